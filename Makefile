@@ -1,0 +1,69 @@
+# Everything happens in a virtual environment of its own, made on demand from the interpreter that PYTHON names.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-input
+
+CXX_FILES := $(wildcard src_cpp/*.cpp src_cpp/*.hpp src_cpp/*.h)
+
+# What the compiled modules are made from: the package is installed in place, so other edits need no new build.
+SOURCES := setup.py setup.cfg pyproject.toml linfengine/_version.py $(CXX_FILES) \
+           $(wildcard linfengine/*.pyx linfengine/*.pxd linfengine/*/*.pyx linfengine/*/*.pxd)
+
+# The interpreter's name is part of the stamp: another PYTHON makes another environment.
+MADE := $(VENV)/made-with-$(subst /,-,$(PYTHON))
+
+ifneq ($(wildcard ../shared/data),)
+export LINFENGINE_DATA ?= $(abspath ../shared/data)
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@echo 'PYTHON=python3.12, say, chooses the interpreter (now $(PYTHON)).'
+
+demo: $(VENV)/installed  ## install, then train and certify a small net (into runs/demo)
+	@$(BIN)/linfengine demo --out runs/demo
+
+test: $(VENV)/tools  ## install, then run the tests
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/tools  ## check style, formatting and types
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet || { echo 'make format would change these files:'; $(BIN)/ruff format --check; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: $(VENV)/tools  ## rewrite the sources in the house format
+	@$(BIN)/ruff check --quiet --fix-only
+	@$(BIN)/ruff format --quiet
+	@$(BIN)/clang-format -i $(CXX_FILES)
+
+bench: $(VENV)/installed  ## run the benchmarks
+	@$(BIN)/python -m benchmarks
+
+clean:  ## remove the environment, builds and caches; results in runs/ stay
+	@rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find linfengine -name '*.so' -delete
+
+$(MADE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+	  { echo 'linfengine needs Python 3.10 or newer, and $(PYTHON) is none: install one, or name it (make PYTHON=...).'; exit 1; }
+	@log=$$($(PYTHON) -m venv --clear $(VENV) 2>&1) || { echo "$$log"; rm -rf $(VENV); \
+	  echo 'linfengine needs a virtual environment: install venv (Debian, Ubuntu: apt install python3-venv).'; exit 1; }
+	@touch $@
+
+# The build says in one sentence what it lacks; where it does, that sentence is all there is to read.
+$(VENV)/installed: $(MADE) $(SOURCES)
+	@echo 'building linfengine ...'
+	@$(PIP) --verbose --editable . >$(VENV)/install.log 2>&1 || \
+	  { grep -o 'linfengine needs .*' $(VENV)/install.log || cat $(VENV)/install.log; exit 1; }
+	@grep -o 'linfengine found no .*' $(VENV)/install.log || true
+	@touch $@
+
+$(VENV)/tools: $(MADE) setup.cfg | $(VENV)/installed
+	@$(PIP) -qq 'linfengine[test,dev]'
+	@touch $@

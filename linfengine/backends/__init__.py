@@ -1,0 +1,142 @@
+"""The rooms where the arithmetic of the distance neurons happens: one short interface, one module per backend.
+
+A backend is a module with exactly the names of `Backend` below, working on arrays and knowing nothing of a Tensor.
+Code above asks `get_backend()` (or `backend_of(*arrays)`) and never which one it got. Backends are imported when they
+are first asked for, so the pure NumPy one works where nothing has been compiled.
+
+The current backend is, in this order: the innermost `use_backend` block, the last `set_backend`, the environment
+variable LINFENGINE_BACKEND, and otherwise "cpu".
+"""
+
+import contextlib
+import functools
+import importlib
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeAlias, cast
+
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+
+NAMES = ("reference", "cpu")
+
+
+class Backend(Protocol):
+    """What every backend module offers.
+
+    x is (n, groups*k), w is (o, k) with o divisible by groups; output o of group q sees columns q*k:(q+1)*k of x.
+    Arrays are float32 or float64, all of one dtype, C-contiguous and not empty: the caller has checked that.
+    """
+
+    @property
+    def name(self) -> str:
+        """The backend's name, as `get_backend` takes it."""
+
+    @property
+    def xp(self) -> Any:
+        """The array module whose functions work on this backend's arrays (numpy)."""
+
+    def linf_dist(self, x: Array, w: Array, groups: int = 1) -> Array:
+        """y[n, o] = max_k |x[n, k] - w[o, k]|, exact up to the one rounding of the subtraction."""
+
+    def linf_dist_argmax(self, x: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
+        """The same y, and the int32 index k (0..k-1, within the group) where it is reached; the lowest wins ties."""
+
+    def linf_dist_backward(self, g: Array, x: Array, w: Array, index: Array, groups: int = 1) -> tuple[Array, Array]:
+        """(grad_x, grad_w): g[n, o]*sign(x - w) goes to column index[n, o] of x, its negative to the same of w[o]."""
+
+    def linf_dist_bounds(self, lower: Array, upper: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
+        """For lower <= x <= upper: (max_k max(lower - w, w - upper, 0), max_k max(|lower - w|, |upper - w|))."""
+
+    def lp_dist(self, x: Array, w: Array, p: float, groups: int = 1) -> Array:
+        """y[n, o] = (sum_k |x[n, k] - w[o, k]|^p)^(1/p) for a finite p >= 1, with no overflow on the way."""
+
+    def lp_dist_backward(
+        self, g: Array, x: Array, w: Array, y: Array, p: float, groups: int = 1
+    ) -> tuple[Array, Array]:
+        """(grad_x, grad_w): sign(d)*(|d|/y)^(p-1)*g with d = x - w, and its negative; nothing where y is 0."""
+
+    def adam_step(
+        self,
+        param: Array,
+        grad: Array,
+        m: Array,
+        v: Array,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        step: int,
+    ) -> None:
+        """One Adam step (counted from 1) that writes into param, m and v:
+
+        m = beta1*m + (1-beta1)*grad;  v = beta2*v + (1-beta2)*grad^2;
+        param -= lr * (m/(1-beta1^step)) / (sqrt(v/(1-beta2^step)) + eps).
+        """
+
+    def all_finite(self, a: Array) -> bool:
+        """Whether a holds neither NaN nor an infinity."""
+
+
+_default = os.environ.get("LINFENGINE_BACKEND") or "cpu"
+_override: ContextVar[str | None] = ContextVar("linfengine_backend", default=None)
+
+
+@functools.cache
+def _load(name: str) -> Backend:
+    if name not in NAMES:
+        raise ValueError(f"there is no backend {name!r}: choose one of {', '.join(NAMES)}.")
+    try:
+        return cast(Backend, importlib.import_module(f"{__name__}.{name}"))
+    except ImportError as error:
+        if not (error.name or "").startswith(__name__):
+            raise
+        raise ImportError(
+            f"the {name!r} backend is not compiled: build it with 'pip install -e .' in the source folder, "
+            "or choose the NumPy one with LINFENGINE_BACKEND=reference."
+        ) from error
+
+
+def get_backend(name: str | None = None) -> Backend:
+    """The backend of that name, or the current one.
+
+    Raises ValueError for a name that is none, ImportError when its compiled part is missing.
+    """
+    return _load(name or _override.get() or _default)
+
+
+def set_backend(name: str) -> None:
+    """Make a backend the current one of the whole process. Raises as `get_backend`."""
+    global _default
+    _load(name)
+    _default = name
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[Backend]:
+    """A `with` block (of this thread or task) inside which a backend is the current one. Raises as `get_backend`."""
+    backend = _load(name)
+    token = _override.set(name)
+    try:
+        yield backend
+    finally:
+        _override.reset(token)
+
+
+def available_backends() -> list[str]:
+    """The names of the backends that work here, the compiled ones only where they have been built."""
+
+    def works(name: str) -> bool:
+        try:
+            return _load(name).name == name
+        except ImportError:
+            return False
+
+    return [name for name in NAMES if works(name)]
+
+
+def backend_of(*arrays: object) -> Backend:
+    """The backend for these arrays: the current one, since NumPy arrays are all there is so far."""
+    return get_backend()

@@ -1,0 +1,135 @@
+# distutils: language = c++
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The C++ kernels as Python functions: shapes become pointers, the GIL is released, groups are walked.
+
+Nothing is checked here; `linfengine.backends.cpu` prepares arrays, and the operations validate what users pass.
+"""
+
+import numpy as np
+
+from libc.stdint cimport int32_t, int64_t
+from libcpp cimport bool
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+
+ctypedef fused real:
+    float
+    double
+
+
+cdef extern from "dispatch.h" namespace "linfengine" nogil:
+    cdef cppclass Shape:
+        int64_t n, o, k, ldx, ldy
+
+    vector[string] instruction_sets_ "linfengine::instruction_sets"() except +
+    void use_instruction_set_ "linfengine::use_instruction_set"(const string&) except +
+    string instruction_set_ "linfengine::instruction_set"() except +
+    void use_threads_ "linfengine::use_threads"(int) except +
+    int threads_ "linfengine::threads"()
+    bool has_openmp_ "linfengine::has_openmp"()
+
+    void linf_forward[T](Shape, const T*, const T*, T*, int32_t*) except +
+    void linf_bounds_ "linfengine::linf_bounds"[T](Shape, const T*, const T*, const T*, T*, T*) except +
+    void linf_backward_ "linfengine::linf_backward"[T](Shape, const T*, const T*, const T*, const int32_t*, T*, T*) except +
+    void lp_forward_ "linfengine::lp_forward"[T](Shape, const T*, const T*, double, T*) except +
+    void lp_backward_ "linfengine::lp_backward"[T](Shape, const T*, const T*, const T*, const T*, double, T*, T*) except +
+    T largest_ "linfengine::largest"[T](const T*, int64_t) except +
+    void adam_ "linfengine::adam"[T](T*, const T*, T*, T*, int64_t, double, double, double, double, int64_t) except +
+
+
+def instruction_sets():
+    return tuple(name.decode() for name in instruction_sets_())
+
+
+def use_instruction_set(name):
+    use_instruction_set_(name.encode())
+
+
+def instruction_set():
+    return instruction_set_().decode()
+
+
+def use_threads(int count):
+    use_threads_(count)
+
+
+def threads():
+    return threads_()
+
+
+def has_openmp():
+    return has_openmp_()
+
+
+cdef Shape group_shape(int64_t n, int64_t o, int64_t k, int64_t groups) noexcept nogil:
+    """The shape of one group: its share of the outputs, in rows as long as those of all groups together."""
+    cdef Shape shape
+    shape.n, shape.o, shape.k, shape.ldx, shape.ldy = n, o // groups, k, groups * k, o
+    return shape
+
+
+def linf_dist(const real[:, ::1] x, const real[:, ::1] w, real[:, ::1] y, int32_t[:, ::1] index, int64_t groups):
+    cdef Shape shape = group_shape(x.shape[0], w.shape[0], w.shape[1], groups)
+    cdef int32_t* where = NULL
+    if index is not None:
+        where = &index[0, 0]
+    cdef int64_t q, out
+    with nogil:
+        for q in range(groups):
+            out = q * shape.o
+            linf_forward(shape, &x[0, q * shape.k], &w[out, 0], &y[0, out], where + out if where else where)
+
+
+def linf_dist_bounds(const real[:, ::1] lower, const real[:, ::1] upper, const real[:, ::1] w,
+                     real[:, ::1] y_lower, real[:, ::1] y_upper, int64_t groups):
+    cdef Shape shape = group_shape(lower.shape[0], w.shape[0], w.shape[1], groups)
+    cdef int64_t q, out
+    with nogil:
+        for q in range(groups):
+            out = q * shape.o
+            linf_bounds_(shape, &lower[0, q * shape.k], &upper[0, q * shape.k], &w[out, 0],
+                               &y_lower[0, out], &y_upper[0, out])
+
+
+def linf_dist_backward(const real[:, ::1] g, const real[:, ::1] x, const real[:, ::1] w, const int32_t[:, ::1] index,
+                       real[:, ::1] grad_x, real[:, ::1] grad_w, int64_t groups):
+    cdef Shape shape = group_shape(x.shape[0], w.shape[0], w.shape[1], groups)
+    cdef int64_t q, out
+    with nogil:
+        for q in range(groups):
+            out = q * shape.o
+            linf_backward_(shape, &g[0, out], &x[0, q * shape.k], &w[out, 0], &index[0, out],
+                                 &grad_x[0, q * shape.k], &grad_w[out, 0])
+
+
+def lp_dist(const real[:, ::1] x, const real[:, ::1] w, double p, real[:, ::1] y, int64_t groups):
+    cdef Shape shape = group_shape(x.shape[0], w.shape[0], w.shape[1], groups)
+    cdef int64_t q, out
+    with nogil:
+        for q in range(groups):
+            out = q * shape.o
+            lp_forward_(shape, &x[0, q * shape.k], &w[out, 0], p, &y[0, out])
+
+
+def lp_dist_backward(const real[:, ::1] g, const real[:, ::1] x, const real[:, ::1] w, const real[:, ::1] y, double p,
+                     real[:, ::1] grad_x, real[:, ::1] grad_w, int64_t groups):
+    cdef Shape shape = group_shape(x.shape[0], w.shape[0], w.shape[1], groups)
+    cdef int64_t q, out
+    with nogil:
+        for q in range(groups):
+            out = q * shape.o
+            lp_backward_(shape, &g[0, out], &x[0, q * shape.k], &w[out, 0], &y[0, out], p,
+                               &grad_x[0, q * shape.k], &grad_w[out, 0])
+
+
+def largest(const real[::1] a):
+    cdef real result
+    with nogil:
+        result = largest_(&a[0], a.shape[0])
+    return result
+
+
+def adam_step(real[::1] param, const real[::1] grad, real[::1] m, real[::1] v,
+              double lr, double beta1, double beta2, double eps, int64_t step):
+    with nogil:
+        adam_(&param[0], &grad[0], &m[0], &v[0], param.shape[0], lr, beta1, beta2, eps, step)

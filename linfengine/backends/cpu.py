@@ -1,0 +1,109 @@
+"""The CPU backend: Cython over the C++ kernels in `src_cpp/`, float32 and float64.
+
+The instruction set is the widest this processor runs unless `LINFENGINE_ISA` pins one (`portable`, `avx2`, `avx512`),
+the number of threads that of the processors unless `LINFENGINE_NUM_THREADS` pins it.  At p = infinity every choice
+gives the same bits; at finite p the thread count never changes a bit and the instruction set only the last few.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linfengine.backends import _cpu
+from linfengine.backends._cpu import (
+    has_openmp,
+    instruction_set,
+    instruction_sets,
+    threads,
+    use_instruction_set,
+    use_threads,
+)
+
+__all__ = ["has_openmp", "instruction_set", "instruction_sets", "threads", "use_instruction_set", "use_threads"]
+
+name = "cpu"
+xp = np
+Array = NDArray
+
+
+def linf_dist(x: Array, w: Array, groups: int = 1) -> Array:
+    y = np.empty((len(x), len(w)), x.dtype)
+    _cpu.linf_dist(x, w, y, None, groups)
+    return y
+
+
+def linf_dist_argmax(x: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
+    y = np.empty((len(x), len(w)), x.dtype)
+    index = np.empty(y.shape, np.int32)
+    _cpu.linf_dist(x, w, y, index, groups)
+    return y, index
+
+
+def linf_dist_backward(g: Array, x: Array, w: Array, index: Array, groups: int = 1) -> tuple[Array, Array]:
+    grad_x, grad_w = np.empty_like(x), np.empty_like(w)
+    _cpu.linf_dist_backward(g, x, w, index, grad_x, grad_w, groups)
+    return grad_x, grad_w
+
+
+def linf_dist_bounds(lower: Array, upper: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
+    y_lower = np.empty((len(lower), len(w)), w.dtype)
+    y_upper = np.empty_like(y_lower)
+    _cpu.linf_dist_bounds(lower, upper, w, y_lower, y_upper, groups)
+    return y_lower, y_upper
+
+
+def lp_dist(x: Array, w: Array, p: float, groups: int = 1) -> Array:
+    y = np.empty((len(x), len(w)), x.dtype)
+    shift = _exponent_to_centre(x, w)
+    if shift:
+        _cpu.lp_dist(np.ldexp(x, shift), np.ldexp(w, shift), p, y, groups)
+        return np.ldexp(y, -shift)
+    _cpu.lp_dist(x, w, p, y, groups)
+    return y
+
+
+def lp_dist_backward(g: Array, x: Array, w: Array, y: Array, p: float, groups: int = 1) -> tuple[Array, Array]:
+    grad_x, grad_w = np.empty_like(x), np.empty_like(w)
+    shift = _exponent_to_centre(x, w)
+    if shift:  # the gradient does not change when x and w are scaled together
+        x, w, y = np.ldexp(x, shift), np.ldexp(w, shift), np.ldexp(y, shift)
+    _cpu.lp_dist_backward(g, x, w, y, p, grad_x, grad_w, groups)
+    return grad_x, grad_w
+
+
+def adam_step(
+    param: Array, grad: Array, m: Array, v: Array, lr: float, beta1: float, beta2: float, eps: float, step: int
+) -> None:
+    _cpu.adam_step(param.reshape(-1), grad.reshape(-1), m.reshape(-1), v.reshape(-1), lr, beta1, beta2, eps, step)
+
+
+def all_finite(a: Array) -> bool:
+    return bool(a.size == 0 or math.isfinite(_cpu.largest(np.ascontiguousarray(a).reshape(-1))))
+
+
+def _exponent_to_centre(x: Array, w: Array) -> int:
+    """The power of two that brings x and w near 1 where their differences might leave the range of their type, else 0.
+
+    Multiplying by a power of two is exact, and ‖s·x − s·w‖_p = s·‖x − w‖_p.
+    """
+    largest = max(_cpu.largest(x.reshape(-1)), _cpu.largest(w.reshape(-1)))
+    exponent = math.frexp(largest)[1]
+    return -exponent if largest > 0 and abs(exponent) > 100 else 0
+
+
+if "LINFENGINE_ISA" in os.environ:
+    try:
+        use_instruction_set(os.environ["LINFENGINE_ISA"])
+    except ValueError as error:
+        raise ValueError(f"LINFENGINE_ISA: {error}") from None
+if "LINFENGINE_NUM_THREADS" in os.environ:
+    try:
+        use_threads(int(os.environ["LINFENGINE_NUM_THREADS"]))
+    except ValueError:
+        raise ValueError(
+            f"LINFENGINE_NUM_THREADS must be a positive integer, got {os.environ['LINFENGINE_NUM_THREADS']!r}"
+        ) from None

@@ -1,0 +1,111 @@
+"""The slow and obvious backend: NumPy, one output neuron after the other. Every fast backend answers to this one.
+
+    y[n, o] = max_k |x[n, k] - w[o, k]|                  linf_dist
+    y[n, o] = (sum_k |x[n, k] - w[o, k]|^p)^(1/p)        lp_dist
+
+Walking over the outputs keeps the memory at one (n, k) array, where a broadcast x[:, None] - w[None] would need
+(n, o, k). The interface is described in `linfengine.backends`.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from . import Array
+
+name = "reference"
+xp = np
+
+
+def _neurons(w: Array, groups: int) -> Iterator[tuple[int, slice]]:
+    """Each output with the columns of x that its group sees:
+
+    outputs   0 .. o/groups-1 | o/groups .. 2*o/groups-1 | ...
+    columns   0 .. k-1        | k .. 2k-1                | ...
+    """
+    outputs, k = w.shape
+    for o in range(outputs):
+        group = o * groups // outputs
+        yield o, slice(group * k, (group + 1) * k)
+
+
+def linf_dist(x: Array, w: Array, groups: int = 1) -> Array:
+    y = np.empty((len(x), len(w)), x.dtype)
+    for o, columns in _neurons(w, groups):
+        y[:, o] = np.abs(x[:, columns] - w[o]).max(axis=1)
+    return y
+
+
+def linf_dist_argmax(x: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
+    y = np.empty((len(x), len(w)), x.dtype)
+    index = np.empty((len(x), len(w)), np.int32)
+    rows = np.arange(len(x))
+    for o, columns in _neurons(w, groups):
+        distance = np.abs(x[:, columns] - w[o])
+        index[:, o] = distance.argmax(axis=1)  # the first of equals, so the lowest index wins ties
+        y[:, o] = distance[rows, index[:, o]]
+    return y, index
+
+
+def linf_dist_backward(g: Array, x: Array, w: Array, index: Array, groups: int = 1) -> tuple[Array, Array]:
+    grad_x, grad_w = np.zeros_like(x), np.zeros_like(w)
+    rows = np.arange(len(x))
+    for o, columns in _neurons(w, groups):
+        k = index[:, o]
+        at = rows, columns.start + k
+        slope = np.sign(x[at] - w[o, k]) * g[:, o]
+        grad_x[at] += slope  # one entry per row: no index repeats
+        np.subtract.at(grad_w[o], k, slope)
+    return grad_x, grad_w
+
+
+def linf_dist_bounds(lower: Array, upper: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
+    y_lower = np.empty((len(lower), len(w)), lower.dtype)
+    y_upper = np.empty_like(y_lower)
+    for o, columns in _neurons(w, groups):
+        from_lower, from_upper = lower[:, columns] - w[o], upper[:, columns] - w[o]
+        y_lower[:, o] = np.maximum(np.maximum(from_lower, -from_upper), 0).max(axis=1)
+        y_upper[:, o] = np.maximum(np.abs(from_lower), np.abs(from_upper)).max(axis=1)
+    return y_lower, y_upper
+
+
+def lp_dist(x: Array, w: Array, p: float, groups: int = 1) -> Array:
+    y = np.empty((len(x), len(w)), x.dtype)
+    for o, columns in _neurons(w, groups):
+        distance = np.abs(x[:, columns] - w[o])
+        largest = distance.max(axis=1, keepdims=True)
+        ratio = distance / np.where(largest == 0, 1, largest)  # at most 1: no power overflows
+        y[:, o] = largest[:, 0] * (ratio**p).sum(axis=1) ** (1 / p)
+    return y
+
+
+def lp_dist_backward(g: Array, x: Array, w: Array, y: Array, p: float, groups: int = 1) -> tuple[Array, Array]:
+    grad_x, grad_w = np.zeros_like(x), np.empty_like(w)
+    for o, columns in _neurons(w, groups):
+        d = x[:, columns] - w[o]
+        length = y[:, o, None]
+        ratio = np.abs(d) / np.where(length == 0, 1, length)
+        slope = np.sign(d) * ratio ** (p - 1) * g[:, o, None]
+        grad_x[:, columns] += slope
+        grad_w[o] = -slope.sum(axis=0)
+    return grad_x, grad_w
+
+
+def adam_step(
+    param: Array,
+    grad: Array,
+    m: Array,
+    v: Array,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+) -> None:
+    m[...] = beta1 * m + (1 - beta1) * grad
+    v[...] = beta2 * v + (1 - beta2) * grad**2
+    param -= lr * (m / (1 - beta1**step)) / (np.sqrt(v / (1 - beta2**step)) + eps)
+
+
+def all_finite(a: Array) -> bool:
+    return bool(np.isfinite(a).all())

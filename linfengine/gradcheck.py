@@ -1,0 +1,67 @@
+"""Gradients against central differences: the check every op, layer and loss of one's own should pass."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .backends import Array
+from .tensor import Tensor, as_array, no_grad
+
+
+def gradcheck(
+    function: Callable[..., Any],
+    *inputs: object,
+    step: float = 1e-6,
+    rtol: float = 1e-5,
+    atol: float = 1e-7,
+    along: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Compare the gradient of F(x) = sum(u * function(x)), u random, with (F(x + h e) - F(x - h e))/(2 h).
+
+    The inputs (Tensors or arrays) are copied to float64 and `function` is called with Tensors of these, so its own
+    constants must be float64 as well. They should keep a gap of more than `step` from ties and kinks, where central
+    differences are no derivative.
+
+    By default e runs through every entry of every input: two calls of `function` for each. With `along`, e is that many
+    random directions through all inputs at once, for functions of many entries: <grad F, e> is then a dot product with
+    the gradient that backward() gives.
+
+    Raises ValueError with the worst place if |backward - difference| exceeds atol + rtol * |difference| anywhere.
+    """
+    rng = np.random.default_rng(seed)
+    points = [np.array(as_array(x), np.float64) for x in inputs]
+    tensors = [Tensor(point.copy(), requires_grad=True) for point in points]
+    output = function(*tensors)
+    u = rng.standard_normal(output.shape)
+    output.backward(u)
+    gradients = [np.zeros(t.shape) if t.grad is None else t.grad for t in tensors]
+
+    def difference(directions: list[Array]) -> float:
+        """The slope of F along a direction; the outputs are subtracted before u sums them up, which loses less."""
+        with no_grad():
+            ahead, behind = (
+                function(*[Tensor(x + h * e) for x, e in zip(points, directions, strict=True)]).data
+                for h in (step, -step)
+            )
+        return float((u * (ahead - behind)).sum()) / (2 * step)
+
+    checks: list[tuple[str, float, float]] = []  # where, by backward, by difference
+    if along is not None:
+        for i in range(along):
+            directions = [rng.standard_normal(point.shape) for point in points]
+            slope = sum(float((g * e).sum()) for g, e in zip(gradients, directions, strict=True))
+            checks.append((f"along random direction {i}", slope, difference(directions)))
+    else:
+        for i, point in enumerate(points):
+            for index in np.ndindex(point.shape):
+                directions = [np.zeros(other.shape) for other in points]
+                directions[i][index] = 1
+                checks.append((f"for input {i} at index {index}", float(gradients[i][index]), difference(directions)))
+
+    where, slope, expected = max(checks, key=lambda check: abs(check[1] - check[2]) - rtol * abs(check[2]))
+    if not abs(slope - expected) <= atol + rtol * abs(expected):
+        raise ValueError(
+            f"the gradient {where} is {slope:.9g} by backward() and {expected:.9g} by central differences."
+        )

@@ -1,0 +1,71 @@
+"""Interval: all the points of a box at once. The ops and layers that compute on a Tensor give bounds on an Interval."""
+
+from typing import Any
+
+import numpy as np
+
+from .backends import Array
+from .tensor import Operand, as_array
+
+
+class Interval(Operand):
+    """The box { x : lower <= x <= upper }, entry by entry; the ends are arrays of one shape and dtype.
+
+    What an op makes of an Interval contains everything it makes of a point of that box *of the same dtype*, its
+    rounding included. An end may be infinite. No gradient flows through an Interval, and like a Tensor it keeps the
+    arrays it is given without a copy.
+
+    Raises TypeError for two dtypes, ValueError for two shapes, a NaN, or a lower end above its upper end.
+    """
+
+    def __init__(self, lower: object, upper: object) -> None:
+        self.lower: Array = as_array(lower)
+        self.upper: Array = as_array(upper)
+        if self.lower.shape != self.upper.shape:
+            raise ValueError(f"an Interval's ends have shapes {self.lower.shape} and {self.upper.shape}, not one.")
+        if self.lower.dtype != self.upper.dtype:
+            raise TypeError(f"an Interval's ends have dtypes {self.lower.dtype} and {self.upper.dtype}, not one.")
+        in_order = self.lower <= self.upper  # never true of a NaN
+        if not in_order.all():
+            index = tuple(int(i) for i in np.argwhere(~in_order)[0])
+            raise ValueError(
+                f"an Interval needs lower <= upper, which fails at index {index}: "
+                f"{self.lower[index]} and {self.upper[index]}."
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.lower.shape
+
+    @property
+    def size(self) -> int:
+        return self.lower.size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.lower.dtype
+
+    @property
+    def centre(self) -> Array:
+        """(lower + upper)/2, rounded; halved first, so that it cannot overflow."""
+        return np.asarray(self.lower / 2 + self.upper / 2)
+
+    @property
+    def radius(self) -> Array:
+        """How far the ends are from the centre, rounded up: centre - radius <= lower and upper <= centre + radius."""
+        centre = self.centre
+        radius = np.maximum(self.upper - centre, centre - self.lower)
+        return np.where(radius > 0, np.nextafter(radius, np.inf), 0).astype(self.dtype)
+
+    def contains(self, x: object) -> bool:
+        """Whether every entry of x, which may be broadcast against the ends, lies between them."""
+        x = as_array(x)
+        return bool(((self.lower <= x) & (x <= self.upper)).all())
+
+    def __repr__(self) -> str:
+        return f"Interval(lower={self.lower!r}, upper={self.upper!r})"
+
+
+def ends(operand: Interval | Array) -> tuple[Array, Array]:
+    """The lower and the upper end of an Interval; an array is both of its own."""
+    return (operand.lower, operand.upper) if isinstance(operand, Interval) else (operand, operand)

@@ -1,0 +1,510 @@
+"""Layers, and the nets made of them.
+
+A layer is called with a Tensor and gives a Tensor; called with an Interval it gives bounds, and no layer has to know
+which.  Each states two things a certificate rests on:
+
+    lipschitz()           L with  ‖f(x) − f(x')‖∞ ≤ L ‖x − x'‖∞  at evaluation (p = ∞)
+    rounding(magnitude)   how far the computed output may be from the exact one when every |x_k| ≤ magnitude
+
+Distance layers use their p in training and always p = ∞ in evaluation.  Inputs of a whole net are pixels in [0, 1];
+its first layer, Normalize, brings them to net units, so that every radius can be stated in pixel units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from . import ops
+from .backends import Array
+from .ops.base import Like, Result
+from .tensor import Tensor
+
+UNIT_ROUNDOFF = 2.0**-24  # of float32: a rounded result is off by at most this fraction of itself
+
+
+class Module:
+    """A layer, or a net of layers.
+
+    Parameters are the attributes that are Tensors, buffers the arrays named in `buffer_names`, children the attributes
+    that are Modules (a Sequential's are numbered).  Names are joined by dots: "3.weight".
+    """
+
+    training = True
+    buffer_names: tuple[str, ...] = ()
+
+    def __call__(self, x: Like) -> Result:
+        raise NotImplementedError
+
+    def lipschitz(self) -> float:
+        """The ℓ∞ Lipschitz constant at evaluation."""
+        raise NotImplementedError
+
+    def rounding(self, magnitude: float) -> tuple[float, float]:
+        """(E, M): for |x_k| ≤ magnitude the computed output is within E of the exact one, and within M of zero."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments that build this layer again, under its class name: see `build`."""
+        raise NotImplementedError
+
+    def children(self) -> dict[str, Module]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Module)}
+
+    def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module and all below it, each with its name."""
+        yield prefix, self
+        for name, child in self.children().items():
+            yield from child.modules(f"{prefix}.{name}" if prefix else name)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """What training changes, by name."""
+        return {
+            f"{prefix}.{name}" if prefix else name: value
+            for prefix, module in self.modules()
+            for name, value in vars(module).items()
+            if isinstance(value, Tensor)
+        }
+
+    def state(self) -> dict[str, Array]:
+        """Parameters and buffers by name: the arrays themselves, not copies."""
+        buffers = {
+            f"{prefix}.{name}" if prefix else name: getattr(module, name)
+            for prefix, module in self.modules()
+            for name in module.buffer_names
+        }
+        return {name: parameter.data for name, parameter in self.parameters().items()} | buffers
+
+    def load_state(self, state: dict[str, Array]) -> None:
+        """Copy arrays into parameters and buffers.
+
+        Raises ValueError when a name is missing or unknown, or a shape or dtype differs; nothing has changed then.
+        """
+        own = self.state()
+        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unknown:
+            raise ValueError(f"the state does not fit this net: missing {missing or 'nothing'}, extra {unknown or 'nothing'}")
+        for name, array in own.items():
+            if array.shape != state[name].shape or array.dtype != state[name].dtype:
+                raise ValueError(
+                    f"{name}: expected {array.dtype} of shape {array.shape}, got {state[name].dtype} {state[name].shape}"
+                )
+        for name, array in own.items():
+            array[...] = state[name]
+
+    def train(self, training: bool = True) -> Module:
+        """Training: distance layers at their p, mean shifts by the batch mean.  Returns the module."""
+        for _, module in self.modules():
+            module.training = training
+        return self
+
+    def eval(self) -> Module:
+        """Evaluation: distance layers at p = ∞, mean shifts by the running mean.  Returns the module."""
+        return self.train(False)
+
+    def _distance_layers(self) -> list[_LinfDistLayer]:
+        return [module for _, module in self.modules() if isinstance(module, _LinfDistLayer)]
+
+    @property
+    def p(self) -> float:
+        """The order of the distance layers in training; setting it sets all of them.  p ≥ 1, or ∞."""
+        orders = {layer.p for layer in self._distance_layers()}
+        if len(orders) > 1:
+            raise ValueError(f"the distance layers have different p: {sorted(orders)}")
+        return orders.pop() if orders else math.inf
+
+    @p.setter
+    def p(self, value: float) -> None:
+        for layer in self._distance_layers():
+            layer.p = value
+
+    def decay_order(self, name: str) -> float:
+        """The p of the ℓp weight decay for the parameter of that name: its distance layer's, 2 for all others."""
+        path, _, leaf = name.rpartition(".")
+        module = dict(self.modules())[path]
+        return module.p if isinstance(module, _LinfDistLayer) and leaf == "weight" else 2.0
+
+
+class Normalize(Module):
+    """y = (x − mean_c) / std: pixels (n, c, h, w) in [0, 1] to net units, one scalar std for all channels.
+
+    The scalar keeps the ball a ball: ε in pixel units is ε/std in net units.  `mean` has one entry a channel.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: float) -> None:
+        if not (math.isfinite(std) and std > 0):
+            raise ValueError(f"Normalize: std must be one positive number, got {std}")
+        self.mean = np.array(mean, np.float32).reshape(-1, 1, 1)
+        self.std = np.float32(std)
+
+    def __call__(self, x: Like) -> Result:
+        return (x - self.mean) / float(self.std)
+
+    def lipschitz(self) -> float:
+        return 1 / float(self.std)
+
+    def rounding(self, magnitude: float) -> tuple[float, float]:
+        size = (magnitude + float(abs(self.mean).max())) / float(self.std)
+        return 3 * UNIT_ROUNDOFF * size, size * (1 + 3 * UNIT_ROUNDOFF)
+
+    def config(self) -> dict[str, Any]:
+        return {"layer": "Normalize", "mean": self.mean.reshape(-1).tolist(), "std": float(self.std)}
+
+
+class _Reshuffle(Module):
+    """A layer that computes nothing that could round: 1-Lipschitz and exact."""
+
+    def lipschitz(self) -> float:
+        return 1.0
+
+    def rounding(self, magnitude: float) -> tuple[float, float]:
+        return 0.0, magnitude
+
+    def config(self) -> dict[str, Any]:
+        return {"layer": type(self).__name__}
+
+
+class Flatten(_Reshuffle):
+    """(n, ...) to (n, features)."""
+
+    def __call__(self, x: Like) -> Result:
+        return ops.reshape(x, (x.shape[0], -1))  # type: ignore[union-attr]
+
+
+class Negate(_Reshuffle):
+    """z = −y: the nearest class has the largest logit."""
+
+    def __call__(self, x: Like) -> Result:
+        return -x  # type: ignore[operator]
+
+
+class ReLU(_Reshuffle):
+    """y = max(x, 0)."""
+
+    def __call__(self, x: Like) -> Result:
+        return ops.relu(x)
+
+
+class Tanh(Module):
+    """y = tanh(x)."""
+
+    def __call__(self, x: Like) -> Result:
+        return ops.tanh(x)
+
+    def lipschitz(self) -> float:
+        return 1.0
+
+    def rounding(self, magnitude: float) -> tuple[float, float]:
+        return 8 * UNIT_ROUNDOFF, 1.0 + 8 * UNIT_ROUNDOFF  # NumPy's vector code stays within 4 units in the last place
+
+    def config(self) -> dict[str, Any]:
+        return {"layer": "Tanh"}
+
+
+class _LinfDistLayer(Module):
+    """What the distance layers share: weight (o, k), perhaps bias (o), groups, and p."""
+
+    weight: Tensor
+    bias: Tensor | None
+    groups: int
+
+    def __init__(self, outputs: int, fan_in: int, groups: int, bias: bool, identity: bool, seed: Any) -> None:
+        if outputs < 1 or fan_in < 1:
+            raise ValueError(f"{type(self).__name__}: sizes must be at least 1, got {outputs} outputs of {fan_in} inputs")
+        if groups < 1 or outputs % groups:
+            raise ValueError(f"{type(self).__name__}: {outputs} outputs cannot be divided into {groups} groups")
+        weight = np.random.default_rng(seed).standard_normal((outputs, fan_in), np.float32)
+        if identity and outputs // groups >= fan_in:
+            rows = np.arange(outputs)
+            weight[rows, rows % (outputs // groups) % fan_in] = -10
+        self.weight = Tensor(weight, requires_grad=True)
+        self.bias = Tensor(np.zeros(outputs, np.float32), requires_grad=True) if bias else None
+        self.groups = groups
+        self._p = math.inf
+
+    @property
+    def p(self) -> float:
+        """The order used in training, ≥ 1 or ∞; evaluation is always at ∞."""
+        return self._p
+
+    @p.setter
+    def p(self, value: float) -> None:
+        if not value >= 1:
+            raise ValueError(f"p must be at least 1 (or ∞), got {value}")
+        self._p = float(value)
+
+    def distance(self, x: Like) -> Result:
+        order = self.p if self.training else math.inf
+        y = ops.lp_dist(x, self.weight, p=order, groups=self.groups)
+        return y if self.bias is None else y + self.bias
+
+    def lipschitz(self) -> float:
+        return 1.0
+
+    def rounding(self, magnitude: float) -> tuple[float, float]:
+        size = magnitude + float(np.abs(self.weight.data).max())
+        error = UNIT_ROUNDOFF * size
+        if self.bias is not None:
+            size += float(np.abs(self.bias.data).max())
+            error += UNIT_ROUNDOFF * size * (1 + UNIT_ROUNDOFF)
+        return error, size * (1 + 2 * UNIT_ROUNDOFF)
+
+
+class LinfDistDense(_LinfDistLayer):
+    """y[n, o] = max_k |x[n, k] − w[o, k]| (+ bias[o]);  x (n, in_features), y (n, out_features).
+
+    In training the maximum is the ℓp norm of the layer's p.  Weights start as N(0, 1); with `identity`, and where
+    out_features ≥ in_features, w[o, o mod k] = −10, so that a neuron starts by passing one coordinate on.  `groups`
+    splits inputs and outputs into as many independent layers.  `seed` is anything numpy.random.default_rng takes.
+
+    1-Lipschitz in ℓ∞ at p = ∞.  Source: Zhang et al., ICML 2021 (arXiv 2102.05363), sections 3 and 5.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = False,
+        groups: int = 1,
+        identity: bool = True,
+        seed: Any = None,
+    ) -> None:
+        if groups < 1 or in_features % groups:
+            raise ValueError(f"LinfDistDense: {in_features} inputs cannot be divided into {groups} groups")
+        super().__init__(out_features, in_features // groups, groups, bias, identity, seed)
+
+    def __call__(self, x: Like) -> Result:
+        return self.distance(x)
+
+    def config(self) -> dict[str, Any]:
+        outputs, k = self.weight.shape
+        return {
+            "layer": "LinfDistDense",
+            "in_features": k * self.groups,
+            "out_features": outputs,
+            "bias": self.bias is not None,
+            "groups": self.groups,
+        }
+
+
+class LinfDistConv2d(_LinfDistLayer):
+    """The distance neuron on every patch: y[n, o, i, j] = max over the patch at (i, j) of |x − w[o]| (+ bias[o]).
+
+    x (n, in_channels, h, w), y (n, out_channels, h', w') with h' = (h + 2·padding − kernel)//stride + 1.  The padding
+    is zero.  `groups`, `identity`, `seed` and p are as in LinfDistDense, a patch taking the place of a row.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = False,
+        groups: int = 1,
+        identity: bool = True,
+        seed: Any = None,
+    ) -> None:
+        if groups < 1 or in_channels % groups:
+            raise ValueError(f"LinfDistConv2d: {in_channels} channels cannot be divided into {groups} groups")
+        super().__init__(out_channels, in_channels // groups * kernel_size**2, groups, bias, identity, seed)
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+
+    def __call__(self, x: Like) -> Result:
+        patches = ops.unfold(x, self.kernel_size, stride=self.stride, padding=self.padding)
+        y = ops.transpose(self.distance(patches), (0, 2, 1))  # (n, o, positions)
+        height, width = (
+            (size + 2 * self.padding - self.kernel_size) // self.stride + 1
+            for size in x.shape[2:]  # type: ignore[union-attr]
+        )
+        return ops.reshape(y, (y.shape[0], y.shape[1], height, width))
+
+    def config(self) -> dict[str, Any]:
+        outputs, k = self.weight.shape
+        return {
+            "layer": "LinfDistConv2d",
+            "in_channels": k // self.kernel_size**2 * self.groups,
+            "out_channels": outputs,
+            "kernel_size": self.kernel_size,
+            "stride": self.stride,
+            "padding": self.padding,
+            "bias": self.bias is not None,
+            "groups": self.groups,
+        }
+
+
+class MeanShift(Module):
+    """y = x − mean_c: the batch mean of each channel in training, the running mean in evaluation.
+
+    x (n, c) or (n, c, h, w).  running ← (1 − momentum)·running + momentum·batch mean.  Nothing is divided: a scale
+    would break the Lipschitz constant.  Gradients flow through the batch mean.
+    """
+
+    buffer_names = ("running_mean",)
+
+    def __init__(self, channels: int, *, momentum: float = 0.1) -> None:
+        self.running_mean = np.zeros(channels, np.float32)
+        self.momentum = momentum
+
+    def __call__(self, x: Like) -> Result:
+        shape: tuple[int, ...] = x.shape  # type: ignore[union-attr]
+        if len(shape) < 2 or shape[1] != len(self.running_mean):
+            raise ValueError(f"MeanShift: expected (n, {len(self.running_mean)}, ...), got {shape}")
+        channels = (-1, *[1] * (len(shape) - 2))
+        if not self.training:
+            return x - self.running_mean.reshape(channels)  # type: ignore[operator]
+        mean = ops.mean(x, axis=(0, *range(2, len(shape))))
+        self.running_mean *= np.float32(1 - self.momentum)
+        self.running_mean += np.float32(self.momentum) * mean.numpy()
+        return x - ops.reshape(mean, channels)  # type: ignore[operator]
+
+    def lipschitz(self) -> float:
+        return 1.0
+
+    def rounding(self, magnitude: float) -> tuple[float, float]:
+        size = magnitude + float(np.abs(self.running_mean).max())
+        return UNIT_ROUNDOFF * size, size * (1 + UNIT_ROUNDOFF)
+
+    def config(self) -> dict[str, Any]:
+        return {"layer": "MeanShift", "channels": len(self.running_mean), "momentum": self.momentum}
+
+
+class Dense(Module):
+    """y = x·Wᵀ/√fan_in + bias;  x (n, in_features), W (out_features, in_features) ~ N(0, 1), bias 0.
+
+    ℓ∞ Lipschitz constant: the largest absolute row sum of W/√fan_in.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, seed: Any = None) -> None:
+        if in_features < 1 or out_features < 1:
+            raise ValueError(f"Dense: sizes must be at least 1, got {in_features} and {out_features}")
+        weight = np.random.default_rng(seed).standard_normal((out_features, in_features), np.float32)
+        self.weight = Tensor(weight, requires_grad=True)
+        self.bias = Tensor(np.zeros(out_features, np.float32), requires_grad=True)
+
+    def __call__(self, x: Like) -> Result:
+        return ops.matmul(x, self.weight.T / math.sqrt(self.weight.shape[1])) + self.bias
+
+    def _row_sum(self) -> float:
+        return float(np.abs(self.weight.data.astype(np.float64)).sum(axis=1).max()) / math.sqrt(self.weight.shape[1])
+
+    def lipschitz(self) -> float:
+        return self._row_sum() * (1 + 4 * UNIT_ROUNDOFF)  # the program divides W by √fan_in in float32
+
+    def rounding(self, magnitude: float) -> tuple[float, float]:
+        n = self.weight.shape[1] + 4  # the sum, the division of W, and the bias, in any order
+        gamma = n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF)
+        size = magnitude * self.lipschitz() + float(np.abs(self.bias.data).max())
+        return gamma * size, size * (1 + gamma)
+
+    def config(self) -> dict[str, Any]:
+        return {"layer": "Dense", "in_features": self.weight.shape[1], "out_features": self.weight.shape[0]}
+
+
+class Sequential(Module):
+    """One layer after the other; its Lipschitz constant is the product of theirs."""
+
+    def __init__(self, *layers: Module) -> None:
+        self.layers = layers
+
+    def children(self) -> dict[str, Module]:
+        return {str(i): layer for i, layer in enumerate(self.layers)}
+
+    def __call__(self, x: Like) -> Result:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def lipschitz(self) -> float:
+        return math.prod(layer.lipschitz() for layer in self.layers)
+
+    def rounding(self, magnitude: float) -> tuple[float, float]:
+        """A layer's error is added to the earlier ones, which its Lipschitz constant carries on."""
+        error = 0.0
+        for layer in self.layers:
+            own, bound = layer.rounding(magnitude + error)
+            error, magnitude = error * layer.lipschitz() + own, bound
+        return error, magnitude
+
+    def config(self) -> dict[str, Any]:
+        return {"layer": "Sequential", "layers": [layer.config() for layer in self.layers]}
+
+
+class LinfDistNet(Sequential):
+    """The ℓ∞-dist net: pixels (n, c, h, w) in [0, 1] to logits (n, classes), 1/std-Lipschitz in ℓ∞.
+
+    Normalize, then depth − 1 hidden LinfDistDense layers of `width` neurons, each followed by a MeanShift, then a
+    LinfDistDense to the classes with a bias; logits z = −y.  `shape` is (channels, height, width), `mean` and `std`
+    those of Normalize.  Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 5.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        classes: int,
+        *,
+        width: int,
+        depth: int,
+        mean: tuple[float, ...],
+        std: float,
+        identity: bool = True,
+        mean_shift: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if depth < 1:
+            raise ValueError(f"LinfDistNet: depth must be at least 1, got {depth}")
+        self.shape, self.classes, self.width, self.depth = tuple(shape), classes, width, depth
+        self.mean_shift = mean_shift
+        layers: list[Module] = [Normalize(mean, std), Flatten()]
+        features = math.prod(shape)
+        for i in range(depth - 1):
+            layers.append(LinfDistDense(features, width, identity=identity, seed=[seed, i]))
+            if mean_shift:
+                layers.append(MeanShift(width))
+            features = width
+        layers += [LinfDistDense(features, classes, bias=True, identity=False, seed=[seed, depth - 1]), Negate()]
+        super().__init__(*layers)
+
+    def config(self) -> dict[str, Any]:
+        normalize = self.layers[0].config()
+        return {
+            "layer": "LinfDistNet",
+            "shape": list(self.shape),
+            "classes": self.classes,
+            "width": self.width,
+            "depth": self.depth,
+            "mean": normalize["mean"],
+            "std": normalize["std"],
+            "mean_shift": self.mean_shift,
+        }
+
+
+LAYERS: dict[str, type[Module]] = {
+    layer.__name__: layer
+    for layer in (
+        Normalize, Flatten, Negate, ReLU, Tanh, LinfDistDense, LinfDistConv2d, MeanShift, Dense, LinfDistNet
+    )
+}  # fmt: skip
+
+
+def build(config: dict[str, Any]) -> Module:
+    """The layer or net that `config()` described, with fresh parameters.
+
+    Raises ValueError for an unknown layer or arguments that do not fit.
+    """
+    arguments = dict(config)
+    name = arguments.pop("layer", None)
+    if name == "Sequential":
+        return Sequential(*map(build, arguments["layers"]))
+    if name not in LAYERS:
+        raise ValueError(f"unknown layer {name!r}: expected one of {', '.join(sorted([*LAYERS, 'Sequential']))}")
+    try:
+        return LAYERS[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"the description of a {name} layer does not fit: {error}") from None

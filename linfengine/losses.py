@@ -1,0 +1,80 @@
+"""Losses on logits z (n, classes) and labels y (n,), averaged over the batch.
+
+The distance losses look at the worst case inside the training radius ε (net units: ε_pixel/std).  For a net that is
+1-Lipschitz after its Normalize, an attacker can raise z_j − z_y by at most 2ε:
+
+    worst_j = z_j − z_y + 2ε  for j ≠ y,   0  for j = y
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from . import ops
+from .backends import Array
+from .tensor import Tensor
+
+
+def cross_entropy(logits: Tensor, labels: Array) -> Tensor:
+    """CE = −mean log softmax(z)_y.
+
+    Raises ValueError when the labels do not fit the logits.
+    """
+    labels = _check_labels(logits, labels)
+    picked = ops.log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+    return -ops.mean(picked)
+
+
+def hinge(logits: Tensor, labels: Array, eps: float, mix: float = 0.75) -> Tensor:
+    """mean over the batch of  mix·max_j (worst_j)₊ + (1 − mix)·mean_j (worst_j)₊.
+
+    Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 5.  Raises ValueError when the labels do not fit the
+    logits, ε is negative or not finite, or mix lies outside [0, 1].
+    """
+    if not 0 <= mix <= 1:
+        raise ValueError(f"mix must lie in [0, 1], got {mix}")
+    worst = ops.relu(_worst_case(logits, labels, eps))
+    return ops.mean(ops.max(worst, axis=1)) * mix + ops.mean(worst) * (1 - mix)
+
+
+def mixture(logits: Tensor, labels: Array, eps: float, weight: float, scale: Tensor | float = 1.0) -> Tensor:
+    """mean over the batch of  clip(max_j worst_j / 2ε, 0, 1) + λ·CE(s·z, y),  λ = `weight`, s = `scale`.
+
+    The first term counts the samples that are not robust (1 for a wrong answer, 0 for a margin of 2ε or more), the
+    second gives those far from it a gradient; λ shrinks while p grows.  s is learned.
+
+    Source: Zhang et al., ICLR 2022 (arXiv 2110.06850), section 4.  Raises ValueError when the labels do not fit the
+    logits, or ε is not positive and finite.
+    """
+    if not eps > 0:
+        raise ValueError(f"eps must be positive, got {eps}")
+    worst = ops.max(_worst_case(logits, labels, eps), axis=1) / (2 * eps)
+    return ops.mean(ops.clip(worst, 0, 1)) + cross_entropy(logits * scale, labels) * weight
+
+
+def _worst_case(logits: Tensor, labels: Array, eps: float) -> Tensor:
+    if not (eps >= 0 and math.isfinite(eps)):
+        raise ValueError(f"eps must be finite and not negative, got {eps}")
+    labels = _check_labels(logits, labels)
+    rows = np.arange(len(labels))
+    others = np.ones(logits.shape, logits.dtype)
+    others[rows, labels] = 0
+    true = ops.reshape(logits[rows, labels], (-1, 1))
+    return (logits - true + 2 * eps) * others
+
+
+def _check_labels(logits: Tensor, labels: Array) -> Array:
+    labels = np.asarray(labels)
+    if logits.ndim != 2 or labels.shape != (logits.shape[0],):
+        raise ValueError(
+            f"labels: expected logits (n, classes) and labels (n,), got shapes {logits.shape} and {labels.shape}"
+        )
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"labels: expected integers, got {labels.dtype}")
+    if len(labels) and not (0 <= labels.min() and labels.max() < logits.shape[1]):
+        raise ValueError(
+            f"labels: expected 0 to {logits.shape[1] - 1}, got values from {labels.min()} to {labels.max()}"
+        )
+    return labels

@@ -1,0 +1,123 @@
+"""What an op is, and the one function that runs it: on Tensors for values and gradients, on Intervals for bounds."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..backends import Array, Backend, backend_of
+from ..interval import Interval, ends
+from ..tensor import Operand, Tensor, as_array, is_grad_enabled, node
+
+Like: TypeAlias = Operand | npt.ArrayLike  # what an op takes
+Result: TypeAlias = Any  # what it gives: an Interval if any of its inputs is one, otherwise a Tensor
+Bounds: TypeAlias = tuple[Array, Array]
+
+
+class Op:
+    """One differentiable function, its three rules side by side. An instance serves one call.
+
+    The constructor takes the settings; `forward` may save on self what `backward` will need. `apply` sets
+
+    needs: for each input whether its gradient is wanted
+    be: the backend, one for forward and backward
+    """
+
+    needs: tuple[bool, ...]
+    be: Backend
+
+    def forward(self, be: Backend, *arrays: Any, **_: Any) -> Array:
+        """The value. Must not write into the inputs."""
+        raise NotImplementedError
+
+    def backward(self, be: Backend, g: Array) -> tuple[Array | None, ...]:
+        """For each input (d value / d input)^T g, or None where self.needs is False.
+
+        Each is g itself, a view, or an array of its own; g is not written into.
+        """
+        raise NotImplementedError
+
+    def bounds(self, be: Backend, *operands: Any, **_: Any) -> Bounds:
+        """(lower, upper) around the values of `forward` at all points of the Intervals among the operands."""
+        raise TypeError(f"no interval bounds are defined for {type(self).__name__}.")
+
+
+class Monotone(Op):
+    """An op that does not decrease when an input grows, rounding included: the value at the ends is the bound.
+
+    That holds for choosing and rearranging (max, reshape, ...) and for a sum of two, since rounding is monotone.
+    """
+
+    def bounds(self, be: Backend, *operands: Interval | Array) -> Bounds:
+        lower, upper = zip(*map(ends, operands), strict=True)
+        return self.forward(be, *lower), self.forward(be, *upper)
+
+
+def apply(op: Op, *inputs: Like) -> Result:
+    """Run an op: `bounds` when an input is an Interval, otherwise `forward`.
+
+    The result remembers op and inputs when gradients are enabled and an input requires one. A Python number takes the
+    dtype of the other inputs; arrays of two dtypes meet as NumPy lets them.
+    """
+    operands = _operands(inputs)
+    if any(isinstance(x, Interval) for x in operands):
+        op.needs = (False,) * len(operands)
+        op.be = backend_of(*[ends(x)[0] for x in operands])
+        return Interval(*op.bounds(op.be, *operands))
+    enabled = is_grad_enabled()
+    op.needs = tuple([enabled and isinstance(x, Tensor) and x.requires_grad for x in inputs])
+    op.be = backend_of(*operands)
+    return node(op.forward(op.be, *operands), op, inputs)
+
+
+def _operands(inputs: tuple[Any, ...]) -> list[Any]:
+    """Every input as an Interval or an array; a Python number as an array of the dtype the others have together."""
+    numbers = [type(x) is float or type(x) is int for x in inputs]
+    operands = [
+        x if number or isinstance(x, Interval) else as_array(x) for x, number in zip(inputs, numbers, strict=True)
+    ]
+    if True not in numbers:
+        return operands
+    dtypes = [x.dtype for x, number in zip(operands, numbers, strict=True) if not number]
+    dtype = dtypes[0] if len(dtypes) == 1 else np.result_type(*dtypes) if dtypes else np.dtype(np.float32)
+    return [np.asarray(x, dtype) if number else x for x, number in zip(operands, numbers, strict=True)]
+
+
+def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
+    """The gradient of an input of this shape that was broadcast to the shape of g: the sum over what was repeated."""
+    if g.shape == shape:
+        return g
+    added = g.ndim - len(shape)
+    stretched = tuple(i + added for i, size in enumerate(shape) if size == 1 and g.shape[i + added] != 1)
+    return g.sum(axis=(*range(added), *stretched), keepdims=True).reshape(shape)
+
+
+def sum_slack(terms: int, magnitude: Array) -> Array:
+    """How much room a bound on a sum of products needs on either side for rounding, in any order of summation.
+
+    A sum of n rounded terms is off by at most gamma_n M, where gamma_n = n u/(1 - n u), u is half the machine epsilon
+    and M the sum of the terms' magnitudes (Higham, Accuracy and Stability of Numerical Algorithms, ch. 3). Twice that,
+    once for the value being enclosed and once for the bound, with M itself computed by such a sum:
+
+        2 gamma_n M/(1 - gamma_n) = 2 n u/(1 - 2 n u) M,    n + 4 in place of n for the bound's own last additions.
+    """
+    info = np.finfo(magnitude.dtype)
+    nu = (terms + 4) * float(info.eps) / 2
+    factor = 2 * nu / (1 - 2 * nu) if 2 * nu < 1 else np.inf
+    tiny = terms * float(info.smallest_normal)  # products may underflow, and infinity times 0 is no bound
+    return np.where(magnitude > 0, factor * magnitude, 0).astype(magnitude.dtype) + np.asarray(tiny, magnitude.dtype)
+
+
+def outward(lower: Array, upper: Array, ulps: int = 8) -> Bounds:
+    """The ends moved apart by a few units in the last place.
+
+    For functions that the library computes to within 4 units, as NumPy's vector code promises, without being monotone:
+    4 for the end and 4 for the value being enclosed.
+    """
+    info = np.finfo(lower.dtype)
+    with np.errstate(over="ignore"):
+        # an end that overflowed says no more than that it is as large as numbers go
+        low, high = np.minimum(lower, info.max), np.maximum(upper, info.min)
+        low = low - (ulps * info.eps * np.abs(low) + info.smallest_normal)
+        high = high + (ulps * info.eps * np.abs(high) + info.smallest_normal)
+    return low, high

@@ -1,0 +1,88 @@
+"""The l-infinity distance neuron, the one op these nets are made of."""
+
+import numpy as np
+
+from ..backends import Array, Backend
+from ..interval import Interval, ends
+from .base import Bounds, Like, Op, Result, apply
+
+
+class LinfDist(Op):
+    """y[..., o] = max_k |x[..., k] - w[o, k]|; the gradient goes to the k that attains it, the lowest of several."""
+
+    def __init__(self, *, groups: int = 1) -> None:
+        self.groups = check_groups("linf_dist", groups)
+
+    def forward(self, be: Backend, x: Array, w: Array) -> Array:
+        self.x_shape = x.shape
+        x, w = prepare(be, "linf_dist", x, w, self.groups)
+        if any(self.needs):
+            self.x, self.w = x, w
+            y, self.index = be.linf_dist_argmax(x, w, self.groups)
+        else:
+            y = be.linf_dist(x, w, self.groups)
+        return y.reshape(*self.x_shape[:-1], len(w))
+
+    def backward(self, be: Backend, g: Array) -> tuple[Array | None, ...]:
+        g = be.xp.ascontiguousarray(g.reshape(-1, len(self.w)))
+        grad_x, grad_w = be.linf_dist_backward(g, self.x, self.w, self.index, self.groups)
+        return grad_x.reshape(self.x_shape) if self.needs[0] else None, grad_w if self.needs[1] else None
+
+    def bounds(self, be: Backend, x: Interval | Array, w: Interval | Array) -> Bounds:
+        # the subtraction is the only rounding, and it is monotone: the ends enclose the computed values as they are
+        if isinstance(w, Interval):
+            raise TypeError("linf_dist has interval bounds for x only: w must be an array or a Tensor.")
+        lower, upper = ends(x)
+        flat, w_ready = prepare(be, "linf_dist", lower, w, self.groups)
+        ys = be.linf_dist_bounds(flat, prepare(be, "linf_dist", upper, w, self.groups)[0], w_ready, self.groups)
+        return ys[0].reshape(*lower.shape[:-1], len(w)), ys[1].reshape(*lower.shape[:-1], len(w))
+
+
+def check_groups(name: str, groups: int) -> int:
+    if isinstance(groups, bool) or not isinstance(groups, int | np.integer) or groups < 1:
+        raise ValueError(f"{name}: groups must be a whole number from 1 on, not {groups!r}.")
+    return int(groups)
+
+
+def prepare(be: Backend, name: str, x: Array, w: Array, groups: int) -> tuple[Array, Array]:
+    """x as (n, groups*k) and w as (o, k), C-contiguous, after all that a backend takes for granted has been checked."""
+    if x.ndim < 1 or w.ndim != 2:
+        raise ValueError(f"{name}: x must be (..., features) and w (outputs, features), not {x.shape} and {w.shape}.")
+    if x.dtype != w.dtype:
+        raise TypeError(f"{name}: x and w must have one dtype, not {x.dtype} and {w.dtype}.")
+    outputs, k = w.shape
+    if outputs % groups:
+        raise ValueError(f"{name}: {outputs} outputs cannot be divided into {groups} groups.")
+    if x.shape[-1] != groups * k:
+        times = f" times {groups} groups" if groups > 1 else ""
+        raise ValueError(f"{name}: x has {x.shape[-1]} features where w has {k}{times} (shapes {x.shape}, {w.shape}).")
+    if x.size == 0 or w.size == 0:
+        raise ValueError(f"{name}: nothing to compute, x has shape {x.shape} and w {w.shape}.")
+    flat, rows = be.xp.ascontiguousarray(x.reshape(-1, groups * k)), be.xp.ascontiguousarray(w)
+    for letter, array, contiguous in (("x", x, flat), ("w", w, rows)):
+        if not be.all_finite(contiguous):
+            bad = be.xp.argwhere(~be.xp.isfinite(array))
+            first = tuple(int(i) for i in bad[0])
+            raise ValueError(f"{name}: {letter} holds {len(bad)} non-finite numbers, the first at index {first}.")
+    return flat, rows
+
+
+def linf_dist(x: Like, w: Like, *, groups: int = 1) -> Result:
+    """y[..., o] = max_k |x[..., k] - w[o, k]|
+
+    x (..., groups*k), w (o, k), y (..., o), float32 or float64 alike. With groups, the outputs fall into as many equal
+    runs, and those of group q see the columns q*k .. (q+1)*k-1 of x.
+
+    1-Lipschitz in the l-infinity norm: |y(x) - y(x')| <= max_k |x_k - x'_k|. The computed value has one rounding, that
+    of the subtraction, and is therefore the same on every machine. The gradient sign(x_k - w_k) goes to the k that
+    attains the maximum, the lowest of several. On an Interval x, for a point w:
+
+        max_k max(lower_k - w_k, w_k - upper_k, 0)  <=  y  <=  max_k max(|lower_k - w_k|, |upper_k - w_k|)
+
+    Raises TypeError for two dtypes or an Interval w; ValueError for shapes that do not fit, an empty x or w, NaN and
+    infinity.
+
+    Source: Zhang, Cai, Lu, He, Wang, "Towards Certifying L-infinity Robustness using Neural Networks with L-inf-dist
+    Neurons", ICML 2021 (arXiv 2102.05363).
+    """
+    return apply(LinfDist(groups=groups), x, w)

@@ -1,0 +1,50 @@
+"""The lp distance neuron: the smooth stand-in for the l-infinity one while a net is trained."""
+
+import math
+
+from ..backends import Array, Backend
+from ..interval import Interval
+from .base import Bounds, Like, Op, Result, apply
+from .linf_dist import LinfDist, check_groups, prepare
+
+
+class LpDist(Op):
+    """y[..., o] = (sum_k |x[..., k] - w[o, k]|^p)^(1/p);  dy/dx_k = sign(d_k)(|d_k|/y)^(p-1) = -dy/dw_k,  d = x - w."""
+
+    def __init__(self, *, p: float, groups: int = 1) -> None:
+        self.p = float(p)
+        if not 1 <= self.p < math.inf:
+            raise ValueError(f"lp_dist: p must be at least 1, not {p!r}.")
+        self.groups = check_groups("lp_dist", groups)
+
+    def forward(self, be: Backend, x: Array, w: Array) -> Array:
+        self.x_shape = x.shape
+        x, w = prepare(be, "lp_dist", x, w, self.groups)
+        y = be.lp_dist(x, w, self.p, self.groups)
+        if any(self.needs):
+            self.x, self.w, self.y = x, w, y
+        return y.reshape(*self.x_shape[:-1], len(w))
+
+    def backward(self, be: Backend, g: Array) -> tuple[Array | None, ...]:
+        g = be.xp.ascontiguousarray(g.reshape(-1, len(self.w)))
+        grad_x, grad_w = be.lp_dist_backward(g, self.x, self.w, self.y, self.p, self.groups)
+        return grad_x.reshape(self.x_shape) if self.needs[0] else None, grad_w if self.needs[1] else None
+
+    def bounds(self, be: Backend, *operands: Interval | Array) -> Bounds:
+        raise ValueError(
+            f"lp_dist has no interval bounds at p = {self.p:g}: a finite p is not 1-Lipschitz in l-infinity."
+        )
+
+
+def lp_dist(x: Like, w: Like, *, p: float, groups: int = 1) -> Result:
+    """y[..., o] = (sum_k |x[..., k] - w[o, k]|^p)^(1/p)
+
+    Shapes, groups and errors as in `linf_dist`, which this is at p = inf. At y = 0 the gradient is 0. Evaluated as
+    m (sum (|d_k|/m)^p)^(1/p) with m = max |d_k|, so that no power overflows.
+
+    Bounds exist only at p = inf: at a finite p the neuron is not 1-Lipschitz in the l-infinity norm, and an Interval x
+    raises ValueError, as does p < 1 or NaN.
+
+    Source: as for `linf_dist`; training raises p from 8 to infinity.
+    """
+    return apply(LinfDist(groups=groups) if p == math.inf else LpDist(p=p, groups=groups), x, w)

@@ -1,0 +1,47 @@
+"""The matrix product, for the linear layers that may follow the distance layers."""
+
+from ..backends import Array, Backend
+from ..interval import Interval
+from .base import Bounds, Like, Op, Result, apply, sum_slack, unbroadcast
+
+
+class Matmul(Op):
+    """x @ y; the gradients are g @ y^T and x^T @ g."""
+
+    def forward(self, be: Backend, x: Array, y: Array) -> Array:
+        if x.ndim == 0 or y.ndim == 0 or x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
+            raise ValueError(f"matmul: x (..., n, k) and y (..., k, m) must share k, but have {x.shape} and {y.shape}.")
+        self.x, self.y = x, y
+        return be.xp.matmul(x, y)
+
+    def backward(self, be: Backend, g: Array) -> tuple[Array | None, ...]:
+        x = self.x[None, :] if self.x.ndim == 1 else self.x  # a vector counts as one row on the left,
+        y = self.y[:, None] if self.y.ndim == 1 else self.y  # as one column on the right
+        batch = g.shape[: max(x.ndim, y.ndim) - 2]
+        g = g.reshape(*batch, x.shape[-2], y.shape[-1])
+        grad_x = grad_y = None
+        if self.needs[0]:
+            grad_x = unbroadcast(be.xp.matmul(g, y.swapaxes(-1, -2)), x.shape).reshape(self.x.shape)
+        if self.needs[1]:
+            grad_y = unbroadcast(be.xp.matmul(x.swapaxes(-1, -2), g), y.shape).reshape(self.y.shape)
+        return grad_x, grad_y
+
+    def bounds(self, be: Backend, x: Interval | Array, y: Interval | Array) -> Bounds:
+        if isinstance(x, Interval) and isinstance(y, Interval):
+            raise TypeError("matmul: there are bounds where one of the two is an Interval, not both.")
+        middles = [z.centre if isinstance(z, Interval) else z for z in (x, y)]
+        sizes = [be.xp.abs(middle) for middle in middles]
+        radii = [z.radius if isinstance(z, Interval) else size for z, size in zip((x, y), sizes, strict=True)]
+        centre, reach = self.forward(be, *middles), self.forward(be, *radii)
+        slack = reach + sum_slack(x.shape[-1], self.forward(be, *sizes) + reach)
+        return centre - slack, centre + slack
+
+
+def matmul(x: Like, y: Like) -> Result:
+    """sum_k x[..., n, k] y[..., k, m], with vectors and leading axes as in NumPy; also spelled x @ y.
+
+    Bounds, with one of the two an Interval of centre c and radius r: c @ y -+ r @ |y|, moved apart by what rounding can
+    do to these sums in any order (`sum_slack`). Raises ValueError for shapes that do not fit, TypeError for two
+    Intervals.
+    """
+    return apply(Matmul(), x, y)

@@ -1,0 +1,192 @@
+"""Ops that take axes away. `axis` is one axis, a tuple of axes, or None for all; keepdims leaves them with size 1.
+
+All raise NumPy's AxisError, a ValueError, for an axis that is not there, and all but `sum` and `log_softmax` raise
+ValueError where there is nothing to reduce.
+"""
+
+import math
+
+import numpy as np
+
+from ..backends import Array, Backend
+from ..interval import Interval, ends
+from .base import Bounds, Like, Monotone, Op, Result, apply, outward, sum_slack
+
+Axis = int | tuple[int, ...] | None
+
+
+class Reduction(Op):
+    """What reductions share: their settings, the shape they come from, and the way back to it."""
+
+    def __init__(self, *, axis: Axis = None, keepdims: bool = False) -> None:
+        self.axis, self.keepdims = axis, keepdims
+
+    def note_shape(self, x: Array) -> None:
+        self.shape = x.shape
+        if self.axis is None:
+            self.axes = tuple(range(x.ndim))
+        else:
+            self.axes = np.lib.array_utils.normalize_axis_tuple(self.axis, x.ndim)
+        self.kept_shape = tuple([1 if i in self.axes else size for i, size in enumerate(x.shape)])
+        self.count = math.prod([x.shape[i] for i in self.axes])
+
+    def refuse_nothing(self) -> None:
+        if self.count == 0:
+            name = type(self).__name__.lower()
+            raise ValueError(f"{name}: there is nothing to reduce in shape {self.shape} along axis {self.axis}.")
+
+    def spread(self, be: Backend, reduced: Array) -> Array:
+        """A reduced array with every entry in all the places it came from (a read-only view)."""
+        return be.xp.broadcast_to(reduced.reshape(self.kept_shape), self.shape)
+
+
+class Sum(Reduction):
+    """The sum over the axes; every entry gets g."""
+
+    def forward(self, be: Backend, x: Array) -> Array:
+        self.note_shape(x)
+        return x.sum(axis=self.axis, keepdims=self.keepdims)
+
+    def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:
+        return (self.spread(be, g),)
+
+    def bounds(self, be: Backend, x: Interval | Array) -> Bounds:
+        lower, upper = ends(x)
+        magnitude = self.forward(be, be.xp.maximum(be.xp.abs(lower), be.xp.abs(upper)))
+        slack = sum_slack(self.count, magnitude)
+        return self.forward(be, lower) - slack, self.forward(be, upper) + slack
+
+
+def sum(x: Like, *, axis: Axis = None, keepdims: bool = False) -> Result:
+    """sum_i x_i over the axes.
+
+    Bounds are those of the ends, moved apart by what rounding can do to a sum in any order (`sum_slack`).
+    """
+    return apply(Sum(axis=axis, keepdims=keepdims), x)
+
+
+class Mean(Sum):
+    """The mean over the axes; every entry gets g divided by their number. Bounds as for the sum."""
+
+    def forward(self, be: Backend, x: Array) -> Array:
+        self.note_shape(x)
+        self.refuse_nothing()
+        return x.sum(axis=self.axis, keepdims=self.keepdims) / self.count
+
+    def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:
+        return (self.spread(be, g / self.count),)
+
+
+def mean(x: Like, *, axis: Axis = None, keepdims: bool = False) -> Result:
+    """sum_i x_i / n over the axes, n being how many entries become one. Bounds as for `sum`."""
+    return apply(Mean(axis=axis, keepdims=keepdims), x)
+
+
+class Extremum(Reduction, Monotone):
+    """The largest or smallest entry along the axes; it alone gets the gradient, the first of several equal ones."""
+
+    best: str  # the array method that finds its index
+
+    def forward(self, be: Backend, x: Array) -> Array:
+        self.note_shape(x)
+        self.refuse_nothing()
+        rest = [i for i in range(x.ndim) if i not in self.axes]
+        self.order = (*rest, *self.axes)
+        moved = x.transpose(self.order)
+        self.moved_shape = moved.shape
+        flat = moved.reshape(*moved.shape[: len(rest)], self.count)  # the axes that go, as one and last
+        self.index = getattr(flat, self.best)(axis=-1, keepdims=True)
+        y = be.xp.take_along_axis(flat, self.index, axis=-1)
+        return y.reshape(self.kept_shape) if self.keepdims else y[..., 0]
+
+    def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:
+        flat = be.xp.zeros((*self.index.shape[:-1], self.count), g.dtype)
+        be.xp.put_along_axis(flat, self.index, g.reshape(self.index.shape), axis=-1)
+        return (flat.reshape(self.moved_shape).transpose(np.argsort(self.order)),)
+
+
+class Max(Extremum):
+    """The largest entry."""
+
+    best = "argmax"
+
+
+def max(x: Like, *, axis: Axis = None, keepdims: bool = False) -> Result:
+    """max_i x_i over the axes. The gradient goes to one entry, the first of several equal ones."""
+    return apply(Max(axis=axis, keepdims=keepdims), x)
+
+
+class Min(Extremum):
+    """The smallest entry."""
+
+    best = "argmin"
+
+
+def min(x: Like, *, axis: Axis = None, keepdims: bool = False) -> Result:
+    """min_i x_i over the axes. The gradient goes to one entry, the first of several equal ones."""
+    return apply(Min(axis=axis, keepdims=keepdims), x)
+
+
+class LogSumExp(Reduction):
+    """log sum_i e^x_i = m + log sum_i e^(x_i - m) with m = max_i x_i; the gradient is g e^(x - y)."""
+
+    def forward(self, be: Backend, x: Array) -> Array:
+        self.note_shape(x)
+        self.refuse_nothing()
+        top = finite_max(be, x, self.axis)
+        y = top + be.xp.log(be.xp.exp(x - top).sum(axis=self.axis, keepdims=True))
+        self.x, self.y = x, y
+        return y if self.keepdims else be.xp.squeeze(y, axis=self.axes)
+
+    def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:
+        return (self.spread(be, g) * be.xp.exp(self.x - self.y),)
+
+    def bounds(self, be: Backend, x: Interval | Array) -> Bounds:
+        lower, upper = (self.forward(be, end) for end in ends(x))
+        # n exponentials of 4 ulps and the rounding of their exponents, their sum and its logarithm: below (5 n + 16) u
+        slack = sum_slack(5 * self.count + 16, be.xp.ones_like(lower))
+        return outward(lower - slack, upper + slack)
+
+
+def logsumexp(x: Like, *, axis: Axis = -1, keepdims: bool = False) -> Result:
+    """log sum_i e^(x_i) over the axes, with no overflow on the way.
+
+    Bounds are those of the ends, moved apart by what n exponentials, their sum and its logarithm can be off by.
+    """
+    return apply(LogSumExp(axis=axis, keepdims=keepdims), x)
+
+
+class LogSoftmax(Op):
+    """x_i - log sum_j e^x_j; the gradient is g - e^y sum_j g_j."""
+
+    def __init__(self, *, axis: int = -1) -> None:
+        self.axis = axis
+
+    def forward(self, be: Backend, x: Array) -> Array:
+        shifted = x - finite_max(be, x, self.axis)
+        self.y = shifted - be.xp.log(be.xp.exp(shifted).sum(axis=self.axis, keepdims=True))
+        return self.y
+
+    def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:
+        return (g - be.xp.exp(self.y) * g.sum(axis=self.axis, keepdims=True),)
+
+    def bounds(self, be: Backend, x: Interval | Array) -> Bounds:
+        # not the tightest: the two terms are bounded apart. logsumexp's slack covers the same sum here
+        lower, upper = ends(x)
+        log_lower, log_upper = LogSumExp(axis=self.axis, keepdims=True).bounds(be, x)
+        low, high = outward(lower - log_upper, upper - log_lower)
+        return low, be.xp.minimum(high, 0)
+
+
+def log_softmax(x: Like, *, axis: int = -1) -> Result:
+    """x_i - log sum_j e^(x_j) along an axis, with no overflow on the way: the logarithms of the softmax probabilities.
+
+    Bounds hold the two terms apart, x_i - logsumexp(x), and so are sound but not the tightest.
+    """
+    return apply(LogSoftmax(axis=axis), x)
+
+
+def finite_max(be: Backend, x: Array, axis: Axis) -> Array:
+    """The largest entry, or 0 where that is infinite: what can be taken off an exponent without making a NaN."""
+    top = x.max(axis=axis, keepdims=True)
+    return be.xp.where(be.xp.isfinite(top), top, 0)

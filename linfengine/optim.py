@@ -1,0 +1,181 @@
+"""Optimizers: they read the `grad` of named parameters and write their `data`.
+
+Weight decay is decoupled: it shrinks the weights before the step and never enters the gradient.  For the weights of a
+distance layer of order p it is the gradient of the ℓp norm of each row that shrinks them (see `lp_decay`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from .backends import Array, backend_of
+from .tensor import Tensor
+
+
+def lp_decay(w: Array, p: float, amount: float) -> None:
+    """In place, for every row of w (o, k):  w_k ← w_k − amount·(|w_k|/‖w‖_p)^(p−2)·w_k.
+
+    p = ∞: only the largest |w_k| of a row decays (the lowest k of several).  p = 2 is ordinary weight decay.  A row of
+    zeros stays.  Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 4.  Raises ValueError for p < 1 or NaN.
+    """
+    if not p >= 1:
+        raise ValueError(f"p must be at least 1 (or ∞), got {p}")
+    if p == 2:
+        w *= w.dtype.type(1 - amount)
+        return
+    rows = w.reshape(len(w), -1)
+    size = np.abs(rows)
+    if math.isinf(p):
+        at = np.arange(len(rows)), size.argmax(axis=1)
+        rows[at] -= w.dtype.type(amount) * rows[at]
+        return
+    largest = size.max(axis=1, keepdims=True)
+    largest[largest == 0] = 1
+    size /= largest  # ≤ 1, so that no power overflows
+    norm = (size**p).sum(axis=1, keepdims=True) ** (1 / p)
+    with np.errstate(divide="ignore"):  # 0^(p−2) at p < 2 is infinite where w_k = 0, and stays 0 in the product
+        factor = (size / np.maximum(norm, 1)) ** (p - 2)
+    rows -= w.dtype.type(amount) * np.where(rows == 0, 0, factor * rows)
+
+
+class Optimizer:
+    """Named parameters, a learning rate that schedules may change at any time, and decoupled weight decay.
+
+    `rate_scale` multiplies the learning rate of single parameters by name; `decay_order(name)` is the p of the decay.
+    Raises ValueError for a negative or non-finite setting.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        lr: float,
+        *,
+        weight_decay: float = 0.0,
+        decay_order: Callable[[str], float] = lambda name: 2.0,
+        rate_scale: Mapping[str, float] | None = None,
+    ) -> None:
+        _check_not_negative(lr=lr, weight_decay=weight_decay)
+        self.parameters = dict(parameters)
+        self.lr, self.weight_decay = lr, weight_decay
+        self.decay_order = decay_order
+        self.rate_scale = dict(rate_scale or {})
+        self.steps = 0
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.zero_grad()
+
+    def step(self) -> None:
+        """Decay and change every parameter that has a gradient."""
+        self.steps += 1
+        for name, parameter in self.parameters.items():
+            if parameter.grad is None:
+                continue
+            lr = self.lr * self.rate_scale.get(name, 1.0)
+            if self.weight_decay:
+                order = self.decay_order(name)
+                lp_decay(parameter.data.reshape(-1) if order == 2 else parameter.data, order, lr * self.weight_decay)
+            self._update(name, parameter, lr)
+
+    def _update(self, name: str, parameter: Tensor, lr: float) -> None:
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Array]:
+        """What a resumed run needs besides the parameters: arrays by name."""
+        return {"steps": np.array(self.steps, np.int64)}
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Take back what `state()` gave.  Raises ValueError when a name is missing."""
+        missing = sorted(self.state().keys() - state.keys())
+        if missing:
+            raise ValueError(f"the optimizer's state lacks {', '.join(missing)}")
+        self.steps = int(state["steps"])
+
+
+class SGD(Optimizer):
+    """v ← momentum·v + g;  w ← w − lr·v."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        lr: float,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        decay_order: Callable[[str], float] = lambda name: 2.0,
+        rate_scale: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(
+            parameters, lr, weight_decay=weight_decay, decay_order=decay_order, rate_scale=rate_scale
+        )
+        _check_not_negative(momentum=momentum)
+        self.momentum = momentum
+        self.velocity = {name: np.zeros_like(parameter.data) for name, parameter in self.parameters.items()}
+
+    def _update(self, name: str, parameter: Tensor, lr: float) -> None:
+        velocity = self.velocity[name]
+        velocity *= velocity.dtype.type(self.momentum)
+        velocity += parameter.grad
+        parameter.data -= velocity.dtype.type(lr) * velocity
+
+    def state(self) -> dict[str, Array]:
+        return super().state() | {f"velocity.{name}": array for name, array in self.velocity.items()}
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        super().load_state(state)
+        for name, array in self.velocity.items():
+            array[...] = state[f"velocity.{name}"]
+
+
+class Adam(Optimizer):
+    """m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  w ← w − lr·(m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + eps).
+
+    β = (0.9, 0.99) and eps = 1e-10 are the values of the ℓ∞-dist papers.  Source: Kingma and Ba, ICLR 2015
+    (arXiv 1412.6980); decoupled decay: Loshchilov and Hutter, ICLR 2019 (arXiv 1711.05101).
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        lr: float,
+        *,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-10,
+        weight_decay: float = 0.0,
+        decay_order: Callable[[str], float] = lambda name: 2.0,
+        rate_scale: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(
+            parameters, lr, weight_decay=weight_decay, decay_order=decay_order, rate_scale=rate_scale
+        )
+        _check_not_negative(eps=eps)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must lie in [0, 1), got {betas}")
+        self.betas, self.eps = betas, eps
+        self.m = {name: np.zeros_like(parameter.data) for name, parameter in self.parameters.items()}
+        self.v = {name: np.zeros_like(parameter.data) for name, parameter in self.parameters.items()}
+
+    def _update(self, name: str, parameter: Tensor, lr: float) -> None:
+        backend = backend_of(parameter.data)
+        backend.adam_step(
+            parameter.data, parameter.grad, self.m[name], self.v[name], lr, *self.betas, self.eps, self.steps
+        )
+
+    def state(self) -> dict[str, Array]:
+        moments = {f"m.{name}": array for name, array in self.m.items()}
+        return super().state() | moments | {f"v.{name}": array for name, array in self.v.items()}
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        super().load_state(state)
+        for name in self.parameters:
+            self.m[name][...] = state[f"m.{name}"]
+            self.v[name][...] = state[f"v.{name}"]
+
+
+def _check_not_negative(**settings: float) -> None:
+    for name, value in settings.items():
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be finite and not negative, got {value}")

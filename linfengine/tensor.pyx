@@ -1,0 +1,300 @@
+"""Tensor: an array that remembers how it was computed, and the one walk that turns this memory into gradients.
+
+    x = Tensor(array, requires_grad=True)
+    loss = linf_dist(x, w).mean()        # every op adds a node to the graph: the op, and the Tensors it came from
+    loss.backward()                      # x.grad is now d loss / d x
+
+Nothing here knows an op. `Operand` gives the arithmetic its spelling (x + y, x.sum(axis=0)) and looks each function up
+in a table that `linfengine.ops` fills when it is imported, so that imports point one way.
+"""
+
+import contextlib
+from contextvars import ContextVar
+
+import numpy as np
+
+cimport cython
+
+cdef object float32 = np.dtype(np.float32)
+cdef object float64 = np.dtype(np.float64)
+cdef object grad_enabled = ContextVar("linfengine_grad_enabled", default=True)
+cdef dict functions = {}
+
+
+def register_functions(dict table):
+    """Give the operators and methods of `Operand` their functions, by name ("add", "sum", ...)."""
+    functions.update(table)
+
+
+def is_grad_enabled():
+    """Whether ops record what a later backward() needs: False inside `no_grad`."""
+    return grad_enabled.get()
+
+
+@contextlib.contextmanager
+def no_grad():
+    """A `with no_grad():` block, or a function under `@no_grad()`, in which ops record nothing (in this thread)."""
+    token = grad_enabled.set(False)
+    try:
+        yield
+    finally:
+        grad_enabled.reset(token)
+
+
+def as_array(data, dtype=None):
+    """The float32 or float64 array that a Tensor of this data would hold; see `Tensor` for what becomes what."""
+    if isinstance(data, Tensor):
+        data = (<Tensor>data)._data
+    elif isinstance(data, Operand):
+        raise TypeError(f"expected a Tensor or an array, got an {type(data).__name__}.")
+    if type(data) is np.ndarray and dtype is None and (data.dtype == float32 or data.dtype == float64):
+        return data
+    if dtype is not None and np.dtype(dtype) not in (float32, float64):
+        raise TypeError(f"a Tensor holds float32 or float64 numbers, not {np.dtype(dtype)}.")
+    try:
+        array = np.asarray(data)
+    except ValueError as error:
+        raise ValueError(f"a Tensor needs numbers in a rectangular arrangement: {error}") from None
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind not in "fbiu" or size > 8:
+        raise TypeError(f"a Tensor holds float32 or float64 numbers, which {array.dtype} does not turn into.")
+    if dtype is None:
+        dtype = float64 if kind == "f" and size == 8 and hasattr(data, "dtype") else float32
+    if kind in "iu" and size > 2:
+        check_exact(array, dtype)
+    return array.astype(dtype, copy=False)
+
+
+cdef check_exact(integers, dtype):
+    limit = 2 ** (np.finfo(dtype).nmant + 1)  # below this every integer is a floating-point number
+    large = integers[(integers > limit) | (integers < -limit)]
+    # Python's own comparison of an integer with a float is exact; NumPy would round the integer first
+    if np.any(large.astype(object) != large.astype(dtype).astype(object)):
+        raise TypeError(f"a {integers.dtype} array holds integers that {np.dtype(dtype)} cannot: convert it yourself.")
+
+
+cdef class Operand:
+    """What arithmetic is written with: a Tensor (one point) or an Interval (all points between two ends).
+
+    Each operator and method calls the function of `linfengine.ops` with the same name.
+    """
+
+    __array_ufunc__ = None  # makes NumPy hand `array + operand` over to __radd__
+
+    def __add__(self, other): return functions["add"](self, other)
+    def __radd__(self, other): return functions["add"](other, self)
+    def __sub__(self, other): return functions["sub"](self, other)
+    def __rsub__(self, other): return functions["sub"](other, self)
+    def __mul__(self, other): return functions["mul"](self, other)
+    def __rmul__(self, other): return functions["mul"](other, self)
+    def __truediv__(self, other): return functions["div"](self, other)
+    def __rtruediv__(self, other): return functions["div"](other, self)
+    def __pow__(self, exponent): return functions["power"](self, exponent)
+    def __rpow__(self, base): return functions["power"](base, self)
+    def __matmul__(self, other): return functions["matmul"](self, other)
+    def __rmatmul__(self, other): return functions["matmul"](other, self)
+    def __neg__(self): return functions["neg"](self)
+    def __abs__(self): return functions["abs"](self)
+    def __getitem__(self, key): return functions["getitem"](self, key)
+    def __iter__(self): return (self[i] for i in range(len(self)))
+
+    def __len__(self):
+        if not self.shape:
+            raise TypeError(f"len() of a 0-d {type(self).__name__}.")
+        return self.shape[0]
+
+    @property
+    def ndim(self): return len(self.shape)
+
+    @property
+    def T(self): return functions["transpose"](self)
+
+    def exp(self): return functions["exp"](self)
+    def log(self): return functions["log"](self)
+    def tanh(self): return functions["tanh"](self)
+    def relu(self): return functions["relu"](self)
+    def abs(self): return functions["abs"](self)
+    def clip(self, low=None, high=None): return functions["clip"](self, low, high)
+    def sum(self, axis=None, keepdims=False): return functions["sum"](self, axis=axis, keepdims=keepdims)
+    def mean(self, axis=None, keepdims=False): return functions["mean"](self, axis=axis, keepdims=keepdims)
+    def max(self, axis=None, keepdims=False): return functions["max"](self, axis=axis, keepdims=keepdims)
+    def min(self, axis=None, keepdims=False): return functions["min"](self, axis=axis, keepdims=keepdims)
+
+    def reshape(self, *shape):
+        """x.reshape(2, -1) or x.reshape((2, -1))."""
+        return functions["reshape"](self, shape[0] if len(shape) == 1 else shape)
+
+    def transpose(self, *axes):
+        """x.transpose() reverses the axes; x.transpose(0, 2, 1) or x.transpose((0, 2, 1)) arranges them."""
+        return functions["transpose"](self, axes[0] if len(axes) == 1 else axes or None)
+
+
+@cython.trashcan(True)  # a long chain of Tensors is dropped without a recursion as deep as the chain
+cdef class Tensor(Operand):
+    """An array of float32 or float64 numbers that takes part in gradients.
+
+    A float32 or float64 array is kept as it is, without a copy: what is written into it later is seen here, and must
+    not happen between a forward and its backward(). Half precision, booleans, integers, and numbers written in Python
+    (`Tensor([0.5, 1])`) become float32 unless `dtype` says float64. Raises TypeError for anything else, and for an
+    integer that the dtype cannot hold exactly.
+
+    Attributes: `data`, the array; `grad`, None or an array of the same shape and dtype that backward() adds to;
+    `requires_grad`, whether it does so.
+    """
+
+    cdef object _data, __weakref__
+    cdef public object grad
+    cdef public bint requires_grad
+    cdef object op       # the Op that made this Tensor; None for a leaf
+    cdef tuple parents   # the op's inputs, None in place of one that needs no gradient
+    cdef bint walked     # a backward() has been here and took op and parents away
+
+    def __init__(self, data, bint requires_grad=False, dtype=None):
+        self._data = as_array(data, dtype)
+        self.requires_grad = requires_grad
+
+    def __reduce__(self):  # pickle and copy.deepcopy: the numbers, as a leaf
+        return type(self), (self._data, self.requires_grad)
+
+    @property
+    def data(self): return self._data
+
+    @data.setter
+    def data(self, value):
+        array = as_array(value)
+        if array.shape != self._data.shape or array.dtype != self._data.dtype:
+            raise ValueError(f"data of shape {array.shape} and dtype {array.dtype} cannot take the place of "
+                             f"shape {self._data.shape} and dtype {self._data.dtype}.")
+        self._data = array
+
+    @property
+    def shape(self): return self._data.shape
+
+    @property
+    def size(self): return self._data.size
+
+    @property
+    def dtype(self): return self._data.dtype
+
+    def numpy(self):
+        """The array itself, not a copy; no gradient flows through it."""
+        return self._data
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self._data, dtype=dtype, copy=copy)
+
+    def detach(self):
+        """A leaf over the same array, through which no gradient flows."""
+        return Tensor(self._data)
+
+    def item(self):
+        """The only number of a Tensor of size 1, as a Python float."""
+        if self._data.size != 1:
+            raise ValueError(f"item() needs a Tensor with one number, not shape {self.shape}.")
+        return self._data.item()
+
+    def __float__(self): return self.item()
+
+    def __bool__(self): return bool(self._data)
+
+    def __repr__(self):
+        numbers = np.array2string(self._data, separator=", ", prefix="Tensor(")
+        return f"Tensor({numbers}, dtype={self.dtype}{', requires_grad=True' if self.requires_grad else ''})"
+
+    def zero_grad(self):
+        """Forget the gradient: `grad` is None again."""
+        self.grad = None
+
+    def backward(self, gradient=None):
+        """For every leaf x that requires it:  x.grad += (d self / d x)^T gradient.
+
+        `gradient` has this Tensor's shape; left out, it is 1, and this Tensor must be a single number. Contributions of
+        a Tensor that was used more than once add up, and so do those of several calls. Tensors that an op made keep
+        grad = None. The graph is taken apart on the way, which frees its memory, so it can be walked only once.
+
+        Raises RuntimeError when this Tensor requires no gradient or its graph has been walked before, ValueError when
+        the gradient is missing or of another shape.
+        """
+        cdef Tensor node, parent
+        cdef tuple parents
+        if not self.requires_grad:
+            raise RuntimeError("backward() starts from a Tensor that requires no gradient: none of its inputs did, "
+                               "or it was computed under no_grad().")
+        consumers = count_consumers(self)
+        gradients = {self: first_gradient(self, gradient)}
+        ready = [self]
+        while ready:  # every node after all the nodes that consume it
+            node = ready.pop()
+            del consumers[node]
+            g = gradients.pop(node)
+            if node.op is None:
+                node.grad = g if node.grad is None else unscalar(node.grad + g)
+                continue
+            op, parents = node.op, node.parents
+            node.op, node.parents, node.walked = None, None, True
+            for parent, part in zip(parents, op.backward(op.be, g)):
+                if parent is None:
+                    continue
+                part = settle(part, g, parent)
+                gradients[parent] = unscalar(gradients[parent] + part) if parent in gradients else part
+                consumers[parent] -= 1
+                if consumers[parent] == 0:
+                    ready.append(parent)
+            op = parents = parent = None  # what was saved for this node is free before the next one is asked
+
+
+cdef dict count_consumers(Tensor output):
+    """For each node below the output, how many times another node of the graph uses it."""
+    cdef Tensor node, parent
+    cdef dict consumers = {output: 0}
+    cdef list stack = [output]
+    while stack:
+        node = stack.pop()
+        if node.walked:
+            raise RuntimeError("backward() has already walked this graph, which took it apart: compute the forward "
+                               "again, or add the losses up and call backward() once.")
+        for parent in node.parents or ():
+            if parent is None:
+                continue
+            if parent not in consumers:
+                consumers[parent] = 0
+                stack.append(parent)
+            consumers[parent] += 1
+    return consumers
+
+
+cdef first_gradient(Tensor output, gradient):
+    if gradient is None:
+        if output._data.size != 1:
+            raise ValueError(f"backward() from shape {output.shape} needs a gradient of that shape.")
+        return np.ones_like(output._data)
+    gradient = as_array(gradient)
+    if gradient.shape != output._data.shape:
+        raise ValueError(f"backward() from shape {output.shape} got a gradient of shape {gradient.shape}.")
+    return gradient.astype(output._data.dtype)  # a copy: leaves may keep it
+
+
+cdef settle(part, g, Tensor parent):
+    """An op's answer as an array of the parent's dtype and, for a leaf that will keep it, one nobody else holds."""
+    part = unscalar(part)
+    if part.dtype != parent._data.dtype:
+        return part.astype(parent._data.dtype)
+    if parent.op is None and (part is g or part.base is not None or not part.flags.c_contiguous):
+        return part.copy()
+    return part
+
+
+cdef unscalar(value):
+    """NumPy answers with a scalar where an array would have no axis left; make it that array."""
+    return np.asarray(value) if isinstance(value, np.generic) else value
+
+
+def node(data, op, tuple inputs):
+    """The Tensor that `op` computed from `inputs`; op.needs says which of them the gradient goes on to."""
+    cdef Tensor tensor = Tensor.__new__(Tensor)
+    tensor._data = unscalar(data)
+    if True in op.needs:
+        tensor.requires_grad = True
+        tensor.op = op
+        tensor.parents = tuple([x if needed else None for x, needed in zip(inputs, op.needs)])
+    return tensor

@@ -1,0 +1,136 @@
+"""Builds the two compiled modules; all else about the package stands in setup.cfg.
+
+linfengine.tensor          linfengine/tensor.pyx, C
+linfengine.backends._cpu   linfengine/backends/_cpu.pyx and src_cpp/dispatch.cpp, C++17, OpenMP where there is one
+  ├─ kernels_portable      src_cpp/kernels.cpp, compiled into one static library
+  ├─ kernels_avx2          for each instruction set; dispatch.cpp chooses among
+  └─ kernels_avx512        them when the program runs
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from glob import glob
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from setuptools import Extension, setup
+from setuptools.command.build_clib import build_clib
+from setuptools.command.build_ext import build_ext
+
+X86 = {"x86_64", "amd64"}
+ISAS = {  # instruction set: machines that may have it (None: all), flags
+    "portable": (None, []),
+    "avx2": (X86, ["-mavx2", "-mfma"]),
+    "avx512": (X86, ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"]),
+}
+C_FLAGS = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# NaN, infinity and the order of sums keep their IEEE meaning; errno and floating-point traps, which nobody reads, go.
+CXX_FLAGS = [*C_FLAGS, "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+
+# A macOS build may aim at several machines at once (universal2): then only what all of them have is built.
+MACHINES = set(re.findall(r"-arch\s+(\S+)", os.environ.get("ARCHFLAGS", ""))) if sys.platform == "darwin" else set()
+MACHINES = MACHINES or {sysconfig.get_platform().rpartition("-")[2]}
+BUILT = [isa for isa, (machines, _) in ISAS.items() if machines is None or machines >= MACHINES]
+
+
+def builds(language: str, program: str, *flags: str) -> bool:
+    """Whether the compiler that setuptools will use makes an executable of `program`."""
+    variable, suffix = {"C": ("CC", "c"), "C++": ("CXX", "cpp")}[language]
+    compiler = shlex.split(os.environ.get(variable) or sysconfig.get_config_var(variable) or variable.lower())
+    with TemporaryDirectory() as folder:
+        source = Path(folder, f"probe.{suffix}")
+        source.write_text(program)
+        try:
+            command = [*compiler, str(source), "-o", str(source.with_suffix(".out")), *flags]
+            return subprocess.run(command, capture_output=True).returncode == 0
+        except OSError:
+            return False
+
+
+def check_toolchain() -> None:
+    """Exits with one sentence, which names the package to install, where a compiler or Python.h is missing."""
+    main = "int main(void) { return 0; }"
+    if not (builds("C", main) and builds("C++", f"#include <string_view>\n{main}", "-std=c++17")):
+        sys.exit(
+            "linfengine needs a C and C++17 compiler and found none that works: install g++ (Debian, Ubuntu), "
+            "gcc-c++ (Fedora) or the command line tools (macOS: xcode-select --install), or name yours in CC and CXX."
+        )
+    include = [f"-I{sysconfig.get_path(name)}" for name in ("include", "platinclude")]
+    if not builds("C", f"#include <Python.h>\n{main}", *include):
+        sys.exit(
+            f"linfengine needs Python.h, which is not in {sysconfig.get_path('include')}: install python3-dev "
+            "(Debian, Ubuntu) or python3-devel (Fedora); on macOS the Python of Homebrew or python.org brings it."
+        )
+
+
+@cache
+def openmp() -> tuple[list[str], list[str]]:
+    """OpenMP's flags for the compiler and for the linker, both empty where there is none."""
+    program = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }"
+    brew = ("/opt/homebrew/opt/libomp", "/usr/local/opt/libomp")  # Homebrew's library for Apple's compiler
+    apple = [(["-Xpreprocessor", "-fopenmp", f"-I{omp}/include"], [f"-L{omp}/lib", "-lomp"]) for omp in brew]
+    for compiling, linking in [(["-fopenmp"], ["-fopenmp"]), *apple]:
+        if builds("C++", program, *compiling, *linking):
+            return compiling, linking
+    print("linfengine found no OpenMP: its kernels will run on one thread.", file=sys.stderr)
+    return [], []
+
+
+class BuildKernels(build_clib):
+    """Compiles the instruction sets side by side."""
+
+    def build_libraries(self, libraries):
+        check_toolchain()
+        for _, library in libraries:
+            library["cflags"] += openmp()[0]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda library: super(BuildKernels, self).build_libraries([library]), libraries))
+
+
+class BuildModules(build_ext):
+    def build_extensions(self):
+        self.run_command("build_clib")  # build_ext alone would not
+        self.cython_c_in_temp = True  # generated code belongs to the build folder, not beside the sources
+        cpu = next(module for module in self.extensions if module.language == "c++")
+        cpu.extra_compile_args += openmp()[0]
+        cpu.extra_link_args += openmp()[1]
+        super().build_extensions()
+
+
+# the flags stand in setup.py, so it is a dependency like the headers
+depends = ["setup.py", *sorted(glob("src_cpp/*.*pp") + glob("src_cpp/*.h"))]
+
+if __name__ == "__main__":
+    setup(
+        # Of an inline function that several of them contain, the linker keeps the first: portable stands first in ISAS.
+        libraries=[
+            (
+                f"kernels_{isa}",
+                {
+                    "sources": [f"src_cpp/kernels_{isa}.cpp"],
+                    "obj_deps": {"": depends},
+                    "cflags": [*CXX_FLAGS, *ISAS[isa][1]],
+                },
+            )
+            for isa in BUILT
+        ],
+        ext_modules=[
+            Extension("linfengine.tensor", ["linfengine/tensor.pyx"], extra_compile_args=C_FLAGS, depends=depends[:1]),
+            Extension(
+                "linfengine.backends._cpu",
+                ["linfengine/backends/_cpu.pyx", "src_cpp/dispatch.cpp"],
+                language="c++",
+                include_dirs=["src_cpp"],
+                define_macros=[(f"LINFENGINE_HAVE_{isa.upper()}", "1") for isa in BUILT],
+                extra_compile_args=CXX_FLAGS,
+                depends=depends,
+            ),
+        ],
+        cmdclass={"build_clib": BuildKernels, "build_ext": BuildModules},
+    )

@@ -1,0 +1,35 @@
+// The kernels as Cython sees them: whole operations, on the chosen instruction set and number of threads.
+// Shapes, types and finiteness are checked in Python; memory that runs out arrives there as MemoryError.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace linfengine {
+
+std::vector<std::string> instruction_sets();  // those this processor can run, widest last
+void use_instruction_set(const std::string& name);
+std::string instruction_set();
+void use_threads(int count);
+int threads();
+bool has_openmp();
+
+// index may be null.  Formulas: kernels.h.
+template <class T>
+void linf_forward(Shape shape, const T* x, const T* w, T* y, int32_t* index);
+template <class T>
+void linf_bounds(Shape shape, const T* lower, const T* upper, const T* w, T* y_lower, T* y_upper);
+template <class T>
+void linf_backward(Shape shape, const T* g, const T* x, const T* w, const int32_t* index, T* grad_x, T* grad_w);
+template <class T>
+void lp_forward(Shape shape, const T* x, const T* w, double p, T* y);
+template <class T>
+void lp_backward(Shape shape, const T* g, const T* x, const T* w, const T* y, double p, T* grad_x, T* grad_w);
+template <class T>
+T largest(const T* a, int64_t count);
+template <class T>
+void adam(T* param, const T* grad, T* m, T* v, int64_t count, double lr, double beta1, double beta2, double eps, int64_t step);
+
+}  // namespace linfengine

@@ -1,0 +1,99 @@
+// What the engine asks of an instruction set: one table of plain functions, filled once per build of kernels.cpp.
+//
+//   x (n, k) row-major with rows ldx apart, w (o, k) row-major, y (n, o) with rows ldy apart; one group at a time.
+//
+//   linf          y[i,j] = max_k |x[i,k] - w[j,k]|
+//   linf_argmax   the same, and index[i,j] = the lowest k that attains it
+//   linf_bounds   for lower <= x <= upper:  hi = max_k max(|lower - w|, |upper - w|),
+//                                           lo = max_k max(lower - w, w - upper, 0)
+//   lp_power      y[i,j] = (sum_k |x[i,k] - w[j,k]|^P)^(1/P) for the P in kPowers, by multiplication
+//   lp_scaled     the same, given y = the l-inf distance on entry: no overflow and no underflow
+//   lp_general    the same for any real p >= 1, likewise
+//   *_backward    grad_x[i,k] = sum_j t,  grad_w[j,k] = -sum_i t,  t = g[i,j] sign(d) (|d| / y[i,j])^(p-1),  d = x - w
+//
+// Every function does one item of work on one thread; no two items write the same number, and the order of every sum
+// is fixed by the shapes alone, so results do not depend on how items are dealt to threads (see dispatch.cpp).
+#pragma once
+
+#include <cstdint>
+
+namespace linfengine {
+
+struct Shape {
+    int64_t n, o, k;   // samples, outputs, inputs
+    int64_t ldx, ldy;  // distance between rows of x and of y
+};
+
+template <class T>
+struct Forward {
+    Shape shape;
+    const T* x;       // the input, or the lower end of its interval
+    const T* x_upper;
+    const T* w;
+    const T* panels;  // w, packed (see pack)
+    T* y;             // the output, or its lower end
+    T* y_upper;
+    int32_t* index;
+    double p;
+};
+
+template <class T>
+struct Backward {
+    Shape shape;
+    const T* x;
+    const T* w;
+    const T* y;
+    const T* g;
+    const int32_t* index;  // p = infinity only
+    T* coefficients;       // finite p only: (1/y, g) interleaved (see coefficients)
+    T* grad_x;             // rows ldx apart
+    T* grad_w;
+    double p;
+};
+
+// False when the result left the range in which this kernel is accurate and another has to be used.
+template <class T>
+using ForwardItem = bool (*)(const Forward<T>&, int64_t item);
+template <class T>
+using BackwardItem = void (*)(const Backward<T>&, int64_t item, T* scratch);
+
+constexpr int kPowers[] = {1, 2, 4, 8, 12, 16, 24, 32, 48, 64};  // with a chain of multiplications compiled in
+constexpr int kPowerCount = sizeof kPowers / sizeof kPowers[0];
+constexpr int64_t kRowChunk = 96;     // rows of x in one item of forward work; a multiple of every tile height
+constexpr int64_t kOutputChunk = 16;  // outputs or rows in one item of the p = infinity backward
+
+template <class T>
+struct Kernels {
+    int64_t lanes;          // numbers in a vector: coordinates in one item of finite-p backward work
+    int64_t panel;          // outputs in a full panel of packed weights
+    int64_t backward_rows;  // samples a finite-p backward keeps in registers
+
+    void (*pack)(const T* w, Shape shape, T* panels, int64_t panel_number);
+    ForwardItem<T> linf, linf_argmax, linf_bounds;
+    ForwardItem<T> lp_power[kPowerCount], lp_scaled[kPowerCount], lp_general;
+
+    BackwardItem<T> linf_backward_x, linf_backward_w;
+    BackwardItem<T> coefficients;
+    BackwardItem<T> lp_power_backward[kPowerCount], lp_general_backward;
+
+    T (*largest)(const T* a, int64_t count);  // max |a|, infinity if any entry is infinite or NaN
+    void (*adam)(T* param, const T* grad, T* m, T* v, int64_t count, T rate, T beta1, T beta2, T root_correction, T eps);
+};
+
+struct InstructionSet {
+    const char* name;
+    const Kernels<float>& f32;
+    const Kernels<double>& f64;
+};
+
+namespace portable {
+extern const InstructionSet instruction_set;
+}
+namespace avx2 {
+extern const InstructionSet instruction_set;
+}
+namespace avx512 {
+extern const InstructionSet instruction_set;
+}
+
+}  // namespace linfengine

@@ -1,0 +1,2 @@
+#define LINFENGINE_ISA avx2
+#include "kernels.cpp"

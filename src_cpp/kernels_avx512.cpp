@@ -1,0 +1,2 @@
+#define LINFENGINE_ISA avx512
+#include "kernels.cpp"

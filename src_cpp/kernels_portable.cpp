@@ -1,0 +1,2 @@
+#define LINFENGINE_ISA portable
+#include "kernels.cpp"

@@ -1,0 +1,298 @@
+// A vector of T as wide as the build's instruction set, and the few things done to it.
+//
+// The compiler's vector extensions give + - * / and comparisons; only what they cannot say, or say badly, is
+// spelled in intrinsics below.  Everything lives in the namespace LINFENGINE_ISA, so that the copies built for
+// different instruction sets never meet at link time.  For the same reason nothing here comes from the standard
+// library's templates: the linker would be free to keep the one copy of them that old processors cannot run.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#if defined(__x86_64__) || defined(__i386__)
+#include <immintrin.h>
+#endif
+
+namespace linfengine {
+namespace LINFENGINE_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
+
+template <class T>
+struct Simd;
+
+template <>
+struct Simd<float> {
+    typedef float Vec __attribute__((vector_size(kVectorBytes)));
+    typedef int32_t Int __attribute__((vector_size(kVectorBytes)));  // same lanes: masks, block numbers, raw bits
+    typedef int32_t Lane;
+    static constexpr int lanes = kVectorBytes / sizeof(float);
+    static constexpr int32_t abs_mask = 0x7fffffff;
+};
+
+template <>
+struct Simd<double> {
+    typedef double Vec __attribute__((vector_size(kVectorBytes)));
+    typedef int64_t Int __attribute__((vector_size(kVectorBytes)));
+    typedef int64_t Lane;
+    static constexpr int lanes = kVectorBytes / sizeof(double);
+    static constexpr int64_t abs_mask = 0x7fffffffffffffff;
+};
+
+template <class T>
+using Vec = typename Simd<T>::Vec;
+template <class T>
+using Int = typename Simd<T>::Int;
+
+#define LINFENGINE_INLINE inline __attribute__((always_inline))
+
+template <class T>
+LINFENGINE_INLINE Vec<T> load(const T* p) {
+    Vec<T> v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+
+template <class T>
+LINFENGINE_INLINE void store(T* p, Vec<T> v) {
+    __builtin_memcpy(p, &v, sizeof v);
+}
+
+// The first `count` lanes only; the others read as zero, or are not written.
+template <class T>
+LINFENGINE_INLINE Vec<T> load_first(const T* p, int64_t count) {
+    if (count >= Simd<T>::lanes) return load(p);
+    T lanes[Simd<T>::lanes] = {};
+    for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
+    return load(lanes);
+}
+
+template <class T>
+LINFENGINE_INLINE void store_first(T* p, Vec<T> v, int64_t count) {
+    if (count >= Simd<T>::lanes) return store(p, v);
+    T lanes[Simd<T>::lanes];
+    store(lanes, v);
+    for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+}
+
+// An all-lanes copy of s.  (`Vec{} + s` would turn -0 into +0 and cost an addition.)
+template <class T>
+LINFENGINE_INLINE Vec<T> broadcast(T s) {
+    Vec<T> v;
+    for (int i = 0; i < Simd<T>::lanes; ++i) v[i] = s;
+    return v;
+}
+
+template <class T>
+LINFENGINE_INLINE Int<T> bits(Vec<T> v) {
+    return (Int<T>)v;
+}
+
+template <class T>
+LINFENGINE_INLINE Vec<T> absolute(Vec<T> v) {
+    return (Vec<T>)(bits<T>(v) & Simd<T>::abs_mask);
+}
+
+template <class T>
+LINFENGINE_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {
+    return a > b ? a : b;
+}
+
+// max(a, |d|) for a >= 0: the step of the l-inf distance.
+template <class T>
+LINFENGINE_INLINE Vec<T> abs_max(Vec<T> a, Vec<T> d) {
+    return maximum<T>(a, absolute<T>(d));
+}
+
+// Whether a >= b in any lane.
+template <class T>
+LINFENGINE_INLINE bool any_ge(Vec<T> a, Vec<T> b) {
+    const Int<T> mask = a >= b;
+    typename Simd<T>::Lane any = 0;
+    for (int i = 0; i < Simd<T>::lanes; ++i) any |= mask[i];
+    return any != 0;
+}
+
+#if defined(__AVX512F__)
+// One instruction takes both absolute values and the maximum: operation 11 (absolute maximum), sign 10 (cleared).
+template <>
+LINFENGINE_INLINE Vec<float> abs_max<float>(Vec<float> a, Vec<float> d) {
+    return (Vec<float>)_mm512_range_ps((__m512)a, (__m512)d, 0b1011);
+}
+template <>
+LINFENGINE_INLINE Vec<double> abs_max<double>(Vec<double> a, Vec<double> d) {
+    return (Vec<double>)_mm512_range_pd((__m512d)a, (__m512d)d, 0b1011);
+}
+template <>
+LINFENGINE_INLINE Vec<float> maximum<float>(Vec<float> a, Vec<float> b) {
+    return (Vec<float>)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
+}
+template <>
+LINFENGINE_INLINE Vec<double> maximum<double>(Vec<double> a, Vec<double> b) {
+    return (Vec<double>)_mm512_maskz_max_pd(0xff, (__m512d)a, (__m512d)b);
+}
+template <>
+LINFENGINE_INLINE bool any_ge<float>(Vec<float> a, Vec<float> b) {
+    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ) != 0;
+}
+template <>
+LINFENGINE_INLINE bool any_ge<double>(Vec<double> a, Vec<double> b) {
+    return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GE_OQ) != 0;
+}
+#elif defined(__AVX2__)
+template <>
+LINFENGINE_INLINE Vec<float> maximum<float>(Vec<float> a, Vec<float> b) {
+    return (Vec<float>)_mm256_max_ps((__m256)a, (__m256)b);
+}
+template <>
+LINFENGINE_INLINE Vec<double> maximum<double>(Vec<double> a, Vec<double> b) {
+    return (Vec<double>)_mm256_max_pd((__m256d)a, (__m256d)b);
+}
+template <>
+LINFENGINE_INLINE bool any_ge<float>(Vec<float> a, Vec<float> b) {
+    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GE_OQ)) != 0;
+}
+template <>
+LINFENGINE_INLINE bool any_ge<double>(Vec<double> a, Vec<double> b) {
+    return _mm256_movemask_pd(_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_GE_OQ)) != 0;
+}
+#elif defined(__SSE2__)
+template <>
+LINFENGINE_INLINE Vec<float> maximum<float>(Vec<float> a, Vec<float> b) {
+    return (Vec<float>)_mm_max_ps((__m128)a, (__m128)b);
+}
+template <>
+LINFENGINE_INLINE Vec<double> maximum<double>(Vec<double> a, Vec<double> b) {
+    return (Vec<double>)_mm_max_pd((__m128d)a, (__m128d)b);
+}
+template <>
+LINFENGINE_INLINE bool any_ge<float>(Vec<float> a, Vec<float> b) {
+    return _mm_movemask_ps(_mm_cmpge_ps((__m128)a, (__m128)b)) != 0;
+}
+template <>
+LINFENGINE_INLINE bool any_ge<double>(Vec<double> a, Vec<double> b) {
+    return _mm_movemask_pd(_mm_cmpge_pd((__m128d)a, (__m128d)b)) != 0;
+}
+#endif
+
+// v^P by squaring; P is known to the compiler, so this is a short chain of multiplications.
+template <int P, class T>
+LINFENGINE_INLINE Vec<T> power(Vec<T> v) {
+    if constexpr (P == 0) {
+        return broadcast<T>(1);
+    } else if constexpr (P == 1) {
+        return v;
+    } else if constexpr (P % 2 == 1) {
+        return power<P - 1, T>(v) * v;
+    } else {
+        const Vec<T> half = power<P / 2, T>(v);
+        return half * half;
+    }
+}
+
+// log2(a) for a normal and positive: a = 2^e (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), log2(1 + f) = f P(f).
+// P is the minimax polynomial of degree 8 (relative error 2.6e-8); f P(f) keeps the relative error as a nears 1.
+LINFENGINE_INLINE Vec<float> log2_positive(Vec<float> a) {
+    using I = Int<float>;
+    const I shifted = bits<float>(a) - 0x3f3504f3;  // the bits of sqrt(1/2)
+    const I e = shifted >> 23;
+    const Vec<float> f = (Vec<float>)(bits<float>(a) - (e << 23)) - 1.0f;
+    Vec<float> q = broadcast(0.1258370727300644f);
+    q = q * f - 0.2072698026895523f;
+    q = q * f + 0.21571561694145203f;
+    q = q * f - 0.23894481360912323f;
+    q = q * f + 0.28791624307632446f;
+    q = q * f - 0.3607036769390106f;
+    q = q * f + 0.48091062903404236f;
+    q = q * f - 0.7213473320007324f;
+    q = q * f + 1.4426950216293335f;
+    return __builtin_convertvector(e, Vec<float>) + q * f;
+}
+
+// 2^z: z = n + f, |f| <= 1/2, a minimax polynomial for 2^f (relative error 1.9e-9), n added to the exponent.
+// z is clamped to [-126, 127], so that no denormal and no infinity is ever made.
+LINFENGINE_INLINE Vec<float> exp2_clamped(Vec<float> z) {
+    z = maximum<float>(z, broadcast(-126.0f));
+    z = -maximum<float>(-z, broadcast(-127.0f));
+    const Vec<float> magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+    const Vec<float> shifted = z + magic;
+    const Vec<float> f = z - (shifted - magic);
+    Vec<float> q = broadcast(0.0001534581242594868f);
+    q = q * f + 0.0013399930903688073f;
+    q = q * f + 0.009618489071726799f;
+    q = q * f + 0.05550328642129898f;
+    q = q * f + 0.24022646248340607f;
+    q = q * f + 0.6931471824645996f;
+    q = q * f + 1.0f;
+    return (Vec<float>)(bits<float>(q) + (bits<float>(shifted) << 23));
+}
+
+// Double precision is for checking gradients, not for speed: the C library, lane by lane.
+LINFENGINE_INLINE Vec<double> log2_positive(Vec<double> a) {
+    for (int i = 0; i < Simd<double>::lanes; ++i) a[i] = ::log2(a[i]);
+    return a;
+}
+LINFENGINE_INLINE Vec<double> exp2_clamped(Vec<double> z) {
+    for (int i = 0; i < Simd<double>::lanes; ++i) z[i] = ::exp2(z[i]);
+    return z;
+}
+
+template <class T>
+LINFENGINE_INLINE Vec<T> square_root(Vec<T> v) {
+    for (int i = 0; i < Simd<T>::lanes; ++i) v[i] = __builtin_sqrt(v[i]);
+    return v;
+}
+#if defined(__AVX512F__)
+template <>
+LINFENGINE_INLINE Vec<float> square_root<float>(Vec<float> v) {
+    return (Vec<float>)_mm512_maskz_sqrt_ps(0xffff, (__m512)v);
+}
+#elif defined(__AVX2__)
+template <>
+LINFENGINE_INLINE Vec<float> square_root<float>(Vec<float> v) {
+    return (Vec<float>)_mm256_sqrt_ps((__m256)v);
+}
+#endif
+
+// While one of these lives, this thread flushes denormal results to zero.  Terms of a finite-p sum that small never
+// matter, and making them costs a hundred cycles each.  Only the finite-p kernels use it: the p = infinity ones and
+// the interval bounds keep IEEE arithmetic to the last bit.
+class FlushDenormals {
+public:
+#if defined(__x86_64__)
+    FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8000); }
+    ~FlushDenormals() { _mm_setcsr(saved_); }
+
+private:
+    unsigned saved_;
+#elif defined(__aarch64__)
+    FlushDenormals() {
+        asm volatile("mrs %0, fpcr" : "=r"(saved_));
+        asm volatile("msr fpcr, %0" ::"r"(saved_ | (uint64_t{1} << 24)));
+    }
+    ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
+
+private:
+    uint64_t saved_;
+#else
+    FlushDenormals() {}
+#endif
+public:
+    FlushDenormals(const FlushDenormals&) = delete;
+    FlushDenormals& operator=(const FlushDenormals&) = delete;
+};
+
+}  // namespace LINFENGINE_ISA
+}  // namespace linfengine

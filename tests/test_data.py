@@ -1,0 +1,632 @@
+"""Readers answer to the published facts and refuse every fault in one sentence; augmentation keeps its laws."""
+
+import gzip
+import hashlib
+import lzma
+import os
+import pickle
+import struct
+import tarfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pooch  # type: ignore[import-untyped]
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.lib.stride_tricks import sliding_window_view
+
+from linfengine import data
+from linfengine.data import DATASETS, Dataset, load_dataset, random_crop, random_flip, split_holdout, to_pixels
+from linfengine.errors import UserError
+
+REAL_DATA = os.environ.get("LINFENGINE_DATA")
+PACK: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+
+
+# Tiny data sets in every published form: 20 train images (four a CIFAR file) and 4 test images.
+
+
+def tiny(channels: int, side: int) -> tuple[Any, Any, Any, Any]:
+    rng = np.random.default_rng(7)
+    images = rng.integers(256, size=(24, channels, side, side), dtype=np.uint8)
+    labels = rng.integers(10, size=24)
+    return images[:20], labels[:20], images[20:], labels[20:]
+
+
+def idx_bytes(array: Any) -> bytes:
+    return struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def write_idx(folder: Path, ending: str = "") -> None:
+    folder.mkdir(parents=True)
+    for file, array in zip(IDX_FILES, tiny(1, 28), strict=True):
+        (folder / (file + ending)).write_bytes(PACK[ending](idx_bytes(array.squeeze())))
+
+
+def binary_bytes(images: Any, labels: Any) -> bytes:
+    return np.c_[labels.astype(np.uint8), images.reshape(len(images), -1)].tobytes()
+
+
+def pickle_bytes(images: Any, labels: Any) -> bytes:
+    """What cPickle of Python 2 wrote (protocol 2, byte strings, numpy.core): the form of the official files."""
+
+    def string(text: bytes) -> bytes:
+        return b"U" + bytes([len(text)]) + text if len(text) < 256 else b"T" + struct.pack("<i", len(text)) + text
+
+    def integer(value: int) -> bytes:
+        return b"M" + struct.pack("<H", value)
+
+    dtype = b"cnumpy\ndtype\n(" + string(b"u1") + b"K\x00K\x01tR"
+    dtype += b"(K\x03" + string(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85" + string(b"b") + b"tR"
+    shape = integer(len(images)) + integer(3072) + b"\x86"
+    array += b"(K\x01" + shape + dtype + b"\x89" + string(images.tobytes()) + b"tb"
+    label_list = b"](" + b"".join(integer(int(label)) for label in labels) + b"e"
+    items = string(b"batch_label") + string(b"tiny batch") + string(b"labels") + label_list + string(b"data") + array
+    return b"\x80\x02}(" + items + b"u."
+
+
+def write_cifar(folder: Path, encode: Callable[[Any, Any], bytes], ending: str) -> None:
+    folder.mkdir(parents=True)
+    train_images, train_labels, test_images, test_labels = tiny(3, 32)
+    parts = zip(np.split(train_images, 5), np.split(train_labels, 5), strict=True)
+    for batch, (images, labels) in zip(BATCHES, [*parts, (test_images, test_labels)], strict=True):
+        name = batch + (".bin" if encode is binary_bytes else "") + ending
+        (folder / name).write_bytes(PACK[ending](encode(images, labels)))
+
+
+def assert_tiny(dataset: Dataset, channels: int, side: int) -> None:
+    found = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
+    for array, expected in zip(found, tiny(channels, side), strict=True):
+        np.testing.assert_array_equal(array, expected)
+    assert [array.dtype for array in found] == [np.uint8, np.int64, np.uint8, np.int64]
+
+
+@pytest.fixture
+def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Tiny sizes in the table, no LINFENGINE_DATA, no network, and an empty cache, whose path this is."""
+
+    def no_network(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError
+
+    for name in ("mnist", "fashion-mnist", "cifar-10"):
+        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], sizes=(20, 4)))
+    monkeypatch.delenv("LINFENGINE_DATA", raising=False)
+    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache")
+    monkeypatch.setattr(pooch, "retrieve", no_network)
+    return tmp_path / "cache"
+
+
+# The data sets themselves
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    digits, ours = datasets.load_digits(), load_dataset("digits")
+    train, test = split_holdout(digits.target, 360)
+    pixels = np.floor(digits.images[:, None] * 255 / 16 + 0.5).astype(np.uint8)
+    np.testing.assert_array_equal(ours.train_images, pixels[train])
+    np.testing.assert_array_equal(ours.train_labels, digits.target[train])
+    np.testing.assert_array_equal(ours.test_images, pixels[test])
+    np.testing.assert_array_equal(ours.test_labels, digits.target[test])
+
+
+def test_digits_facts() -> None:
+    digits = load_dataset("digits")
+    assert digits.train_images.shape == (1437, 1, 8, 8)
+    assert digits.test_images.shape == (360, 1, 8, 8)
+    assert (digits.train_images.dtype, digits.train_labels.dtype) == (np.uint8, np.int64)
+    assert (digits.train_images.min(), digits.train_images.max()) == (0, 255)
+    assert np.bincount(digits.test_labels).tolist() == [36, 37, 35, 37, 36, 36, 36, 36, 35, 36]
+    pixels = digits.train_images / 255
+    assert (round(pixels.mean(), 4), round(pixels.std(), 4)) == (*digits.mean, digits.std)
+
+
+def test_digits_split_never_changes() -> None:
+    digest = hashlib.sha256(load_dataset("digits").test_images.tobytes()).hexdigest()
+    assert digest == "36adb962e227fc90da2ec4dccb85309c9b77f45f5308d52ff39f6d8f32b52656"
+
+
+@cache
+def real(name: str) -> Dataset:
+    return load_dataset(name, download=False)
+
+
+needs_data = pytest.mark.skipif(not REAL_DATA, reason="LINFENGINE_DATA does not name a folder with the data sets")
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "first_labels", "mean", "std", "train_count", "test_count"),
+    [
+        ("mnist", [5, 0, 4, 1, 9], [0.1307], [0.3081], 5421, 892),
+        ("fashion-mnist", [9, 0, 0, 3, 0], [0.2860], [0.3530], 6000, 1000),
+        ("cifar-10", [6, 9, 9, 4, 1], [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616], 5000, 1000),
+    ],
+)
+def test_published_facts(
+    name: str, first_labels: list[int], mean: list[float], std: list[float], train_count: int, test_count: int
+) -> None:
+    """Shapes, first labels, images of class 5, and the mean and standard deviation of each channel."""
+    dataset = real(name)
+    assert dataset.train_images.shape == (DATASETS[name].sizes[0], *DATASETS[name].shape)
+    assert dataset.test_images.shape == (DATASETS[name].sizes[1], *DATASETS[name].shape)
+    assert dataset.train_labels[:5].tolist() == first_labels
+    assert np.bincount(dataset.train_labels)[5] == train_count
+    assert np.bincount(dataset.test_labels)[5] == test_count
+    level = np.arange(256) / 255
+    for channel in range(len(mean)):
+        share = np.bincount(dataset.train_images[:, channel].ravel(), minlength=256) / dataset.train_images[:, 0].size
+        first = float(share @ level)
+        assert round(first, 4) == mean[channel] == dataset.mean[channel]
+        assert round(float(share @ (level - first) ** 2) ** 0.5, 4) == std[channel]
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_table_has_the_sha256_of_the_published_files(name: str) -> None:
+    for file, sha256 in DATASETS[name].sha256.items():
+        path = Path(str(REAL_DATA)) / name / file
+        if not path.is_file():
+            pytest.skip(f"{file} is not there as published")
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_table_is_consistent(name: str) -> None:
+    source = DATASETS[name]
+    assert len(source.classes) == len(set(source.classes)) == 10
+    assert len(source.mean) == source.shape[0]
+    assert all(source.sizes[0] % (len(layout.groups) - 1) == 0 for layout in source.layouts)
+
+
+# Round trips and the search
+
+
+@pytest.mark.parametrize("ending", PACK)
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_idx_round_trip(empty_cache: Path, tmp_path: Path, name: str, ending: str) -> None:
+    write_idx(tmp_path / name, ending)
+    assert_tiny(load_dataset(name, tmp_path), 1, 28)
+
+
+@pytest.mark.parametrize("ending", PACK)
+@pytest.mark.parametrize("encode", [binary_bytes, pickle_bytes])
+def test_cifar_round_trip(empty_cache: Path, tmp_path: Path, encode: Callable[[Any, Any], bytes], ending: str) -> None:
+    write_cifar(tmp_path / "cifar-10", encode, ending)
+    assert_tiny(load_dataset("cifar-10", tmp_path), 3, 32)
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+def test_pickles_rewritten_by_python_3_are_read(empty_cache: Path, tmp_path: Path, protocol: int) -> None:
+    def encode(images: Any, labels: Any) -> bytes:
+        batch = {b"data": images.reshape(len(images), -1), b"labels": labels.tolist()}
+        return pickle.dumps(batch, protocol=protocol)
+
+    write_cifar(tmp_path / "cifar-10", encode, "")
+    assert_tiny(load_dataset("cifar-10", tmp_path), 3, 32)
+
+
+def test_hand_made_pickle_is_what_numpy_reads() -> None:
+    images, labels, _, _ = tiny(3, 32)
+    batch = pickle.loads(pickle_bytes(images, labels).replace(b"numpy.core", b"numpy._core"), encoding="bytes")
+    np.testing.assert_array_equal(batch[b"data"], images.reshape(20, -1))
+    assert batch[b"labels"] == labels.tolist()
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [".", "cifar-10", "cifar-10-batches-bin", "cifar-10-batches-py", "cifar-10/cifar-10-batches-bin"],
+)
+def test_cifar_folders(empty_cache: Path, tmp_path: Path, folder: str) -> None:
+    write_cifar(tmp_path / "root" / folder, binary_bytes, "")
+    assert_tiny(load_dataset("cifar-10", tmp_path / "root"), 3, 32)
+
+
+def test_root_named_after_the_data_set_may_hold_idx_files_itself(empty_cache: Path, tmp_path: Path) -> None:
+    write_idx(tmp_path / "mnist")
+    assert_tiny(load_dataset("mnist", tmp_path / "mnist"), 1, 28)
+    with pytest.raises(UserError, match="fashion-mnist is in no folder"):
+        load_dataset("fashion-mnist", tmp_path / "mnist")
+
+
+def test_search_order(empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """data_dir, LINFENGINE_DATA, cache: the first root that has the data set is read, whatever the others hold."""
+    write_idx(empty_cache / "mnist")
+    assert_tiny(load_dataset("mnist"), 1, 28)
+
+    monkeypatch.setenv("LINFENGINE_DATA", str(tmp_path / "env"))
+    write_idx(tmp_path / "env" / "MNIST" / "raw", ".gz")
+    (empty_cache / "mnist" / IDX_FILES[0]).write_bytes(b"")
+    assert_tiny(load_dataset("mnist"), 1, 28)
+
+    write_idx(tmp_path / "given" / "mnist")
+    (tmp_path / "env" / "MNIST" / "raw" / f"{IDX_FILES[0]}.gz").write_bytes(b"")
+    assert_tiny(load_dataset("mnist", str(tmp_path / "given")), 1, 28)
+
+
+# Faults: one sentence with the file, what was expected, what came, and where to get it
+
+
+def fault(name: str, root: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_dataset(name, root)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert DATASETS[name].url in message
+    assert "LINFENGINE_DATA" in message
+    assert "--data-dir" in message
+    return message
+
+
+IMAGES, LABELS = tiny(1, 28)[:2]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        (0, idx_bytes(IMAGES[:, 0])[:-1], "expected 15,696 bytes for shape (20, 28, 28), found 15,695"),
+        (0, idx_bytes(IMAGES[:, 0]) + b"\0", "expected 15,696 bytes for shape (20, 28, 28), found 15,697"),
+        (0, idx_bytes(IMAGES[:19, 0]), "expected images of shape (20, 1, 28, 28), found (19, 1, 28, 28)"),
+        (0, idx_bytes(IMAGES[:, 0, 1:]), "expected images of shape (20, 1, 28, 28), found (20, 1, 27, 28)"),
+        (0, idx_bytes(LABELS), "expected idx magic 2051, found 2049"),
+        (0, b"\0\0\x08", "expected an idx header of 16 bytes, found 3 bytes"),
+        (0, struct.pack(">4I", 2051, *[2**32 - 1] * 3), "found 16"),
+        (1, idx_bytes(IMAGES[:, 0]), "expected idx magic 2049, found 2051"),
+        (1, idx_bytes(LABELS[:-1]), "expected 20 labels, found an array of shape (19,)"),
+        (1, idx_bytes(np.r_[LABELS[:-1], 10]), "expected labels 0..9, found also [10]"),
+        (1, b"", "expected an idx header of 8 bytes, found 0 bytes"),
+    ],
+)
+def test_idx_faults(empty_cache: Path, tmp_path: Path, file: int, content: bytes, expected: str) -> None:
+    write_idx(tmp_path / "mnist")
+    path = tmp_path / "mnist" / IDX_FILES[file]
+    path.write_bytes(content)
+    message = fault("mnist", tmp_path)
+    assert str(path) in message
+    assert expected in message
+
+
+@pytest.mark.parametrize("ending", [".gz", ".xz"])
+@pytest.mark.parametrize("harm", ["truncated", "flipped", "not packed"])
+def test_packed_file_faults(empty_cache: Path, tmp_path: Path, ending: str, harm: str) -> None:
+    write_idx(tmp_path / "mnist", ending)
+    path = tmp_path / "mnist" / (IDX_FILES[0] + ending)
+    blob = bytearray(path.read_bytes())
+    if harm == "truncated":
+        del blob[-5:]
+    elif harm == "flipped":
+        blob[len(blob) // 2] ^= 1
+    else:
+        blob = bytearray(idx_bytes(IMAGES[:, 0]))
+    path.write_bytes(blob)
+    message = fault("mnist", tmp_path)
+    assert f"{path}: expected a whole, readable file, found a fault" in message
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar-10"])
+def test_missing_file_is_named(empty_cache: Path, tmp_path: Path, name: str) -> None:
+    write_idx(tmp_path / "mnist")
+    write_cifar(tmp_path / "cifar-10", binary_bytes, ".xz")
+    path = tmp_path / name / {"mnist": IDX_FILES[3], "cifar-10": "test_batch.bin.xz"}[name]
+    path.unlink()
+    assert f"{str(path).removesuffix('.xz')}: expected this file" in fault(name, tmp_path)
+
+
+def test_missing_folder_and_unknown_name(empty_cache: Path, tmp_path: Path) -> None:
+    assert "expected a folder of data sets, found none" in fault("mnist", tmp_path / "nowhere")
+    with pytest.raises(UserError, match="'svhn' is unknown: expected one of digits, mnist, fashion-mnist, cifar-10"):
+        load_dataset("svhn")
+
+
+CIFAR_IMAGES, CIFAR_LABELS = (part[:4] for part in tiny(3, 32)[:2])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (binary_bytes(CIFAR_IMAGES, CIFAR_LABELS)[:-1], "expected whole records of 3,073 bytes, found 12,291 bytes"),
+        (binary_bytes(CIFAR_IMAGES[:3], CIFAR_LABELS[:3]), "found (3, 3, 32, 32)"),
+        (binary_bytes(CIFAR_IMAGES, np.r_[CIFAR_LABELS[:3], 10]), "expected labels 0..9, found also [10]"),
+        (b"", "found (0, 3, 32, 32)"),
+    ],
+)
+def test_cifar_binary_faults(empty_cache: Path, tmp_path: Path, content: bytes, expected: str) -> None:
+    write_cifar(tmp_path / "cifar-10", binary_bytes, "")
+    path = tmp_path / "cifar-10" / "data_batch_3.bin"
+    path.write_bytes(content)
+    message = fault("cifar-10", tmp_path)
+    assert str(path) in message
+    assert expected in message
+
+
+class Evil:
+    """A pickle of this creates the file ``crime`` when an ordinary unpickler loads it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("crime"),)
+
+
+def dumped(batch: Any, protocol: int = 4) -> bytes:
+    return pickle.dumps(batch, protocol=protocol)
+
+
+FLAT = CIFAR_IMAGES.reshape(4, -1)
+GOOD_LABELS = CIFAR_LABELS.tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (dumped(Evil()), "is refused"),
+        (dumped({b"data": FLAT, b"labels": GOOD_LABELS, b"x": Evil()}), "is refused"),
+        (b"cos\nsystem\n(S'touch crime'\ntR.", "a reference to os.system is refused"),
+        (b"cbuiltins\neval\n(S'1'\ntR.", "a reference to builtins.eval is refused"),
+        (b"cnumpy\nload\n(S'x'\ntR.", "a reference to numpy.load is refused"),
+        (b"\x80\x04\x8c\x05numpy\x8c\x09ma.extras\x93.", "a reference to numpy.ma.extras is refused"),
+        (dumped({b"data": FLAT}), "KeyError"),
+        (dumped([FLAT, GOOD_LABELS]), "TypeError"),
+        (dumped({b"data": FLAT.astype(np.int8), b"labels": GOOD_LABELS}), "C-ordered uint8 array"),
+        (dumped({b"data": FLAT.astype(object), b"labels": GOOD_LABELS}), "C-ordered uint8 array"),
+        (dumped({b"data": np.asfortranarray(FLAT), b"labels": GOOD_LABELS}), "C-ordered uint8 array"),
+        (dumped({b"data": FLAT, b"labels": ["0"] * 4}), "labels a list of int"),
+        (dumped({b"data": FLAT, b"labels": [2**70] * 4}), "labels a list of int"),
+        (dumped({b"data": FLAT, b"labels": [[0], [1, 2]]}), "ValueError"),
+        (dumped({b"data": FLAT, b"labels": GOOD_LABELS[:3]}), "(4, 3072) for 3 labels"),
+        (dumped({b"data": FLAT.T.copy(), b"labels": GOOD_LABELS}), "(3072, 4) for 4 labels"),
+        (pickle_bytes(CIFAR_IMAGES, CIFAR_LABELS)[:-100], "expected an official CIFAR-10 pickle"),
+        (b"", "EOFError"),
+        (dumped({b"data": FLAT, b"labels": [10] * 4}), "expected labels 0..9, found also [10]"),
+        (dumped({b"data": FLAT, b"labels": [[label] for label in GOOD_LABELS]}), "expected 4 labels"),
+        (dumped({b"data": FLAT[:3], b"labels": GOOD_LABELS[:3]}), "found (3, 3, 32, 32)"),
+    ],
+)
+def test_pickle_faults(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_cifar(tmp_path / "cifar-10", pickle_bytes, "")
+    path = tmp_path / "cifar-10" / "data_batch_2"
+    path.write_bytes(content)
+    message = fault("cifar-10", tmp_path)
+    assert str(path) in message
+    assert expected in message
+    assert not (tmp_path / "crime").exists()
+
+
+@pytest.mark.parametrize("reader", ["idx", "binary", "pickle"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damage_gives_an_array_or_a_user_error(tmp_path: Path, reader: str, draw: st.DataObject) -> None:
+    """No change of some bytes near the start, nor of the length, ends in any other exception."""
+    images, labels = CIFAR_IMAGES[:1], CIFAR_LABELS[:1]
+    read, blob = {
+        "idx": (lambda path: data.read_idx(path, 1), bytearray(idx_bytes(labels))),
+        "binary": (data.read_cifar_binary, bytearray(binary_bytes(images, labels))),
+        "pickle": (data.read_cifar_pickle, bytearray(pickle_bytes(images, labels))),
+    }[reader]
+    for _ in range(draw.draw(st.integers(0, 3))):
+        blob[draw.draw(st.integers(0, min(len(blob), 400) - 1))] = draw.draw(st.integers(0, 255))
+    del blob[draw.draw(st.integers(0, len(blob))) :]
+    path = tmp_path / "file"
+    path.write_bytes(blob)
+    with suppress(UserError):
+        read(path)
+
+
+# Download
+
+
+def test_download_fills_the_cache_once(empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pooch is asked for each published file by address and SHA-256; what is in the cache is not asked for again."""
+    asked = []
+
+    def retrieve(url: str, known_hash: str, fname: str, path: Path, processor: Any = None) -> None:
+        asked.append((url, known_hash))
+        path.mkdir(parents=True, exist_ok=True)
+        (path / fname).write_bytes((tmp_path / "web" / fname).read_bytes())
+
+    write_idx(tmp_path / "web", ".gz")
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    with pytest.raises(UserError, match="mnist was not found in"):
+        load_dataset("mnist", download=False)
+    assert_tiny(load_dataset("mnist"), 1, 28)
+    source = DATASETS["mnist"]
+    assert asked == [(source.url + file, f"sha256:{digest}") for file, digest in source.sha256.items()]
+    assert_tiny(load_dataset("mnist", download=False), 1, 28)
+    assert_tiny(load_dataset("mnist"), 1, 28)
+    assert len(asked) == 4
+    (empty_cache / "mnist" / f"{IDX_FILES[2]}.gz").unlink()  # as if the download had been cut short
+    assert_tiny(load_dataset("mnist"), 1, 28)
+
+
+def test_downloaded_archive_is_unpacked(empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def retrieve(url: str, known_hash: str, fname: str, path: Path, processor: Any = None) -> None:
+        path.mkdir(parents=True)
+        with tarfile.open(path / fname, "w:gz") as archive:
+            archive.add(tmp_path / "web", "cifar-10-batches-bin")
+        processor(str(path / fname), "download", None)
+
+    write_cifar(tmp_path / "web", binary_bytes, "")
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    assert_tiny(load_dataset("cifar-10"), 3, 32)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ConnectionError("Max retries\nexceeded"), "ConnectionError"),
+        (ValueError("SHA256 hash of\ndownloaded file"), "wrong SHA-256"),
+        (tarfile.ReadError("bad"), "ReadError"),
+    ],
+)
+def test_failed_download(empty_cache: Path, tmp_path: Path, monkeypatch: Any, error: Exception, reason: str) -> None:
+    def retrieve(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    message = fault("cifar-10", tmp_path)
+    assert f"cifar-10-binary.tar.gz could not be downloaded ({reason})" in message
+
+
+# Pixels, splits, augmentation, minibatches
+
+
+def test_to_pixels_is_correctly_rounded() -> None:
+    levels = np.arange(256, dtype=np.uint8)
+    pixels = to_pixels(levels)
+    assert pixels.dtype == np.float32
+    np.testing.assert_array_equal(pixels, (np.arange(256) / np.longdouble(255)).astype(np.float32))
+    with pytest.raises(TypeError, match="must be uint8"):
+        to_pixels(pixels)  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=200), st.data(), st.integers(0, 2**32))
+def test_holdout_is_a_stratified_partition(labels: list[int], draw: st.DataObject, seed: int) -> None:
+    n = len(labels)
+    size = draw.draw(st.integers(1, n - 1))
+    train, held_out = split_holdout(labels, size, seed=seed)
+    assert sorted([*train, *held_out]) == list(range(n))
+    assert len(held_out) == size
+    assert (np.diff(train) > 0).all()
+    assert (np.diff(held_out) > 0).all()
+    classes = np.array(labels)
+    for label in set(labels):
+        share = (classes == label).sum() * size / n
+        assert np.floor(share) <= (classes[held_out] == label).sum() <= np.ceil(share)
+
+
+def test_holdout_is_fixed() -> None:
+    labels = np.arange(40) % 4
+    _, held_out = split_holdout(labels, 0.2)
+    assert held_out.tolist() == [2, 3, 11, 13, 18, 20, 21, 32]
+    np.random.default_rng(5).random(3)
+    np.testing.assert_array_equal(split_holdout(labels, 8)[1], held_out)
+    assert split_holdout(labels, 8, seed=1)[1].tolist() != held_out.tolist()
+
+
+@pytest.mark.parametrize("size", [0, 40, -1, 0.0, 1.0, 0.001])
+def test_holdout_needs_two_parts(size: float) -> None:
+    with pytest.raises(ValueError, match="size must hold out between 1 and 39 of 40 samples"):
+        split_holdout(np.arange(40) % 4, size)
+
+
+def image_batch(n: int, channels: int, height: int, width: int, dtype: str) -> Any:
+    return np.arange(n * channels * height * width).reshape(n, channels, height, width).astype(dtype) + 1
+
+
+sides = st.integers(1, 6)
+dtypes = st.sampled_from(["uint8", "float32"])
+seeds = st.integers(0, 2**32)
+
+
+@given(st.integers(0, 5), st.integers(1, 3), sides, sides, st.integers(0, 4), seeds, dtypes, st.booleans())
+def test_crops_are_windows_of_the_padded_image(
+    n: int, channels: int, height: int, width: int, padding: int, seed: int, dtype: str, edge: bool
+) -> None:
+    images = image_batch(n, channels, height, width, dtype)
+    kept = images.copy()
+    mode: Any = "edge" if edge else "constant"
+    crops = random_crop(images, padding, np.random.default_rng(seed), mode)
+    assert (crops.shape, crops.dtype) == (images.shape, images.dtype)
+    np.testing.assert_array_equal(images, kept)
+    for image, crop in zip(images, crops, strict=True):
+        padded = np.stack([np.pad(channel, padding, mode=mode) for channel in image])
+        windows = sliding_window_view(padded, (height, width), axis=(1, 2))
+        assert (windows == crop[:, None, None]).all(axis=(0, 3, 4)).any()
+    again = random_crop(images, padding, np.random.default_rng(seed), mode)
+    np.testing.assert_array_equal(crops, again)
+
+
+@given(st.integers(0, 5), st.integers(1, 3), sides, sides, seeds, dtypes)
+def test_flips_are_images_or_their_mirrors(
+    n: int, channels: int, height: int, width: int, seed: int, dtype: str
+) -> None:
+    images = image_batch(n, channels, height, width, dtype)
+    kept = images.copy()
+    flips = random_flip(images, np.random.default_rng(seed))
+    assert flips.dtype == images.dtype
+    np.testing.assert_array_equal(images, kept)
+    for image, flip in zip(images, flips, strict=True):
+        assert (flip == image).all() or (flip == image[..., ::-1]).all()
+    np.testing.assert_array_equal(flips, random_flip(images, np.random.default_rng(seed)))
+
+
+def test_all_windows_and_both_sides_occur_equally_often() -> None:
+    """Over 9,000 samples each of 9 windows is within five standard deviations (150) of 1,000, each side of 4,500."""
+    images = np.zeros((9000, 1, 3, 3), np.uint8)
+    images[:, 0, 1, 1] = 1
+    crops = random_crop(images, 1, np.random.default_rng(0))
+    assert np.abs(crops.sum(axis=0) - 1000.0).max() < 150
+    images[:, 0, 1] = [1, 0, 0]
+    flips = random_flip(images, np.random.default_rng(0))
+    assert abs(flips[:, 0, 1, 2].sum() - 4500.0) < 240
+
+
+@given(st.integers(0, 30), st.integers(1, 12), seeds, st.booleans())
+def test_batches_are_one_epoch(n: int, batch_size: int, seed: int, drop_last: bool) -> None:
+    images = np.arange(n, dtype=np.uint8).reshape(n, 1, 1, 1)
+    labels = np.arange(n) * 2
+    seen = list(data.batches(images, labels, batch_size, np.random.default_rng(seed), drop_last=drop_last))
+    full, rest = divmod(n, batch_size)
+    assert [len(y) for _, y in seen] == [batch_size] * full + [rest] * (rest > 0 and not drop_last)
+    for x, y in seen:
+        np.testing.assert_array_equal(x, to_pixels(images[y // 2]))
+        assert x.dtype == np.float32
+    order = [int(label) for _, y in seen for label in y]
+    assert len(set(order)) == len(order)
+    again = data.batches(images, labels, batch_size, np.random.default_rng(seed), drop_last=drop_last)
+    assert [int(label) for _, y in again for label in y] == order
+
+
+def test_batches_augment_and_keep_points() -> None:
+    images, labels = np.full((6, 1, 2, 2), 51, np.uint8), np.arange(6)
+    bright = list(data.batches(images, labels, 4, np.random.default_rng(0), lambda x, rng: x * np.uint8(5)))
+    assert all((x == 1).all() for x, _ in bright)
+    points, labels = data.toy_moons(10, np.random.default_rng(0))
+    for x, y in data.batches(points, labels, 4, np.random.default_rng(0)):
+        assert x.dtype == np.float32
+        chosen = [int(np.flatnonzero((points == point).all(axis=1))[0]) for point in x]
+        np.testing.assert_array_equal(labels[chosen], y)
+
+
+def test_batches_refuse_misuse() -> None:
+    images, labels = np.zeros((3, 1, 2, 2), np.uint8), np.zeros(3, np.int64)
+    with pytest.raises(ValueError, match="images and labels must have one length, got 3 and 2"):
+        next(data.batches(images, labels[:2], 1, np.random.default_rng(0)))
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        next(data.batches(images, labels, 0, np.random.default_rng(0)))
+
+
+# Toy problems
+
+
+@pytest.mark.parametrize("toy", [data.toy_moons, data.toy_checkerboard])
+def test_toys_are_seeded_points_of_the_unit_square(toy: Callable[..., tuple[Any, Any]]) -> None:
+    points, labels = toy(500, np.random.default_rng(3))
+    assert (points.shape, points.dtype, labels.shape, labels.dtype) == ((500, 2), np.float32, (500,), np.int64)
+    assert 0 <= points.min() <= points.max() <= 1
+    assert 150 < labels.sum() < 350
+    again = toy(500, np.random.default_rng(3))
+    np.testing.assert_array_equal(points, again[0])
+    np.testing.assert_array_equal(labels, again[1])
+
+
+def l_inf_gap(points: Any, labels: Any) -> float:
+    """The l-inf distance between the two classes."""
+    zeros, ones = points[labels == 0], points[labels == 1]
+    return float(np.abs(zeros[:, None] - ones).max(axis=2).min())
+
+
+def test_toy_classes_are_apart() -> None:
+    assert l_inf_gap(*data.toy_checkerboard(2000, np.random.default_rng(0))) >= 0.05 - 1e-6
+    assert l_inf_gap(*data.toy_checkerboard(2000, np.random.default_rng(0), cells=2, gap=0.2)) >= 0.2 - 1e-6
+    assert l_inf_gap(*data.toy_moons(2000, np.random.default_rng(0), noise=0)) > 0.1
