@@ -24,7 +24,7 @@ from setuptools.command.build_clib import build_clib
 from setuptools.command.build_ext import build_ext
 
 X86 = {"x86_64", "amd64"}
-ISAS = {  # instruction set: machines that may have it (None: all), flags
+ISAS = {  # instruction set: (machines that may have it, None for all; flags)
     "portable": (None, []),
     "avx2": (X86, ["-mavx2", "-mfma"]),
     "avx512": (X86, ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"]),
@@ -39,12 +39,11 @@ MACHINES = MACHINES or {sysconfig.get_platform().rpartition("-")[2]}
 BUILT = [isa for isa, (machines, _) in ISAS.items() if machines is None or machines >= MACHINES]
 
 
-def builds(language: str, program: str, *flags: str) -> bool:
-    """Whether the compiler that setuptools will use makes an executable of `program`."""
-    variable, suffix = {"C": ("CC", "c"), "C++": ("CXX", "cpp")}[language]
-    compiler = shlex.split(os.environ.get(variable) or sysconfig.get_config_var(variable) or variable.lower())
+def builds(variable: str, program: str, *flags: str) -> bool:
+    """Whether the compiler that setuptools takes from `variable`, CC or CXX, makes an executable of `program`."""
+    compiler = shlex.split(os.environ.get(variable) or sysconfig.get_config_var(variable) or "cc")
     with TemporaryDirectory() as folder:
-        source = Path(folder, f"probe.{suffix}")
+        source = Path(folder, "probe.c" if variable == "CC" else "probe.cpp")
         source.write_text(program)
         try:
             command = [*compiler, str(source), "-o", str(source.with_suffix(".out")), *flags]
@@ -56,13 +55,13 @@ def builds(language: str, program: str, *flags: str) -> bool:
 def check_toolchain() -> None:
     """Exits with one sentence, which names the package to install, where a compiler or Python.h is missing."""
     main = "int main(void) { return 0; }"
-    if not (builds("C", main) and builds("C++", f"#include <string_view>\n{main}", "-std=c++17")):
+    if not (builds("CC", main) and builds("CXX", f"#include <string_view>\n{main}", "-std=c++17")):
         sys.exit(
             "linfengine needs a C and C++17 compiler and found none that works: install g++ (Debian, Ubuntu), "
             "gcc-c++ (Fedora) or the command line tools (macOS: xcode-select --install), or name yours in CC and CXX."
         )
     include = [f"-I{sysconfig.get_path(name)}" for name in ("include", "platinclude")]
-    if not builds("C", f"#include <Python.h>\n{main}", *include):
+    if not builds("CC", f"#include <Python.h>\n{main}", *include):
         sys.exit(
             f"linfengine needs Python.h, which is not in {sysconfig.get_path('include')}: install python3-dev "
             "(Debian, Ubuntu) or python3-devel (Fedora); on macOS the Python of Homebrew or python.org brings it."
@@ -76,7 +75,7 @@ def openmp() -> tuple[list[str], list[str]]:
     brew = ("/opt/homebrew/opt/libomp", "/usr/local/opt/libomp")  # Homebrew's library for Apple's compiler
     apple = [(["-Xpreprocessor", "-fopenmp", f"-I{omp}/include"], [f"-L{omp}/lib", "-lomp"]) for omp in brew]
     for compiling, linking in [(["-fopenmp"], ["-fopenmp"]), *apple]:
-        if builds("C++", program, *compiling, *linking):
+        if builds("CXX", program, *compiling, *linking):
             return compiling, linking
     print("linfengine found no OpenMP: its kernels will run on one thread.", file=sys.stderr)
     return [], []
@@ -98,28 +97,25 @@ class BuildModules(build_ext):
         self.run_command("build_clib")  # build_ext alone would not
         self.cython_c_in_temp = True  # generated code belongs to the build folder, not beside the sources
         cpu = next(module for module in self.extensions if module.language == "c++")
-        cpu.extra_compile_args += openmp()[0]
-        cpu.extra_link_args += openmp()[1]
+        compiling, linking = openmp()
+        cpu.extra_compile_args = [*cpu.extra_compile_args, *compiling]
+        cpu.extra_link_args = [*cpu.extra_link_args, *linking]
         super().build_extensions()
 
 
-# the flags stand in setup.py, so it is a dependency like the headers
+# The flags stand in setup.py, so it is a dependency like the headers.
 depends = ["setup.py", *sorted(glob("src_cpp/*.*pp") + glob("src_cpp/*.h"))]
+
+
+def kernels(isa: str) -> tuple[str, dict[str, object]]:
+    sources, flags = [f"src_cpp/kernels_{isa}.cpp"], [*CXX_FLAGS, *ISAS[isa][1]]
+    return f"kernels_{isa}", {"sources": sources, "obj_deps": {"": depends}, "cflags": flags}
+
 
 if __name__ == "__main__":
     setup(
         # Of an inline function that several of them contain, the linker keeps the first: portable stands first in ISAS.
-        libraries=[
-            (
-                f"kernels_{isa}",
-                {
-                    "sources": [f"src_cpp/kernels_{isa}.cpp"],
-                    "obj_deps": {"": depends},
-                    "cflags": [*CXX_FLAGS, *ISAS[isa][1]],
-                },
-            )
-            for isa in BUILT
-        ],
+        libraries=[kernels(isa) for isa in BUILT],
         ext_modules=[
             Extension("linfengine.tensor", ["linfengine/tensor.pyx"], extra_compile_args=C_FLAGS, depends=depends[:1]),
             Extension(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from .backends import Array
-from .certify import box, check_model, check_samples, parse_eps
+from .certify import Certificate, box, certify, check_model, check_samples, clopper_pearson, parse_eps
 from .layers import Module
 from .losses import cross_entropy
 from .tensor import Tensor
@@ -74,3 +76,56 @@ def frozen(model: Module) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad = True
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Clean, attacked and certified verdicts of the same samples, booleans (n,); `attacked` is None without an attack."""
+
+    certificate: Certificate
+    clean: Array
+    attacked: Array | None
+    certified: Array
+
+    def summary(self) -> dict[str, Any]:
+        """The fractions of n, each with its Clopper–Pearson 95% bounds, as plain numbers for JSON."""
+        counts = {"clean": self.clean, "attacked": self.attacked, "certified": self.certified}
+        present = {name: verdicts for name, verdicts in counts.items() if verdicts is not None}
+        n = len(self.clean)
+        return {
+            "n": n,
+            "eps": str(self.certificate.eps),
+            "method": self.certificate.method,
+            **{name: float(verdicts.mean()) for name, verdicts in present.items()},
+            "bounds": {name: list(clopper_pearson(int(verdicts.sum()), n)) for name, verdicts in present.items()},
+            "confidence": 0.95,
+        }
+
+
+class SoundnessError(RuntimeError):
+    """An attack broke a sample that was certified: something is wrong with the engine.  Please report it."""
+
+
+def evaluate(
+    model: Module,
+    pixels: Array,
+    labels: Array,
+    eps: str | float | Fraction,
+    *,
+    method: str = "interval",
+    attack_steps: int = 0,
+    seed: int = 0,
+) -> Evaluation:
+    """Clean, attacked (PGD, where attack_steps > 0) and certified correctness of every sample at radius ε.
+
+    Raises as `certify` and `pgd`, and SoundnessError unless certified ⊆ attacked ⊆ clean, sample by sample.
+    """
+    certificate = certify(model, pixels, labels, eps, method=method)
+    clean = certificate.correct
+    certified = certificate.certified & clean
+    attacked = pgd(model, pixels, labels, eps, steps=attack_steps, seed=seed) if attack_steps else None
+    if attacked is not None:
+        broken = np.flatnonzero((certified & ~attacked) | (attacked & ~clean))
+        if len(broken):
+            raise SoundnessError(f"sample {broken[0]} is certified at eps = {certificate.eps} and yet an attack broke it")
+    return Evaluation(certificate, clean, attacked, certified)

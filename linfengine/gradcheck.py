@@ -60,8 +60,11 @@ def gradcheck(
                 directions[i][index] = 1
                 checks.append((f"for input {i} at index {index}", float(gradients[i][index]), difference(directions)))
 
-    where, slope, expected = max(checks, key=lambda check: abs(check[1] - check[2]) - rtol * abs(check[2]))
-    if not abs(slope - expected) <= atol + rtol * abs(expected):
+    slopes, differences = (np.array([check[i] for check in checks]) for i in (1, 2))
+    excess = np.abs(slopes - differences) - (atol + rtol * np.abs(differences))
+    worst = int(np.where(np.isnan(excess), np.inf, excess).argmax())
+    if not excess[worst] <= 0:
+        where, slope, expected = checks[worst]
         raise ValueError(
             f"the gradient {where} is {slope:.9g} by backward() and {expected:.9g} by central differences."
         )

@@ -1,4 +1,4 @@
-"""Types of tensor.pyx. The methods of an Operand answer in kind: a Tensor with a Tensor, an Interval with an Interval."""
+"""Types of tensor.pyx. The methods of an Operand answer in kind: a Tensor with a Tensor, an Interval with its like."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ContextDecorator

@@ -15,6 +15,7 @@ FRAMEWORKS = (
     "autograd|chainer|flax|jax|jaxlib|keras|lightning|mindspore|mlx|mxnet|onnxruntime|paddle|tensorflow|theano|tinygrad|"
     "torch|torchvision|transformers"
 )
+SOURCES = [path for suffix in ("py", "pyi", "pyx", "pxd") for path in ROOT.glob(f"linfengine/**/*.{suffix}")]
 
 
 def setup_cfg() -> configparser.ConfigParser:
@@ -27,9 +28,7 @@ def test_the_version_stands_in_one_place() -> None:
     assert version("linfengine") == linfengine.__version__
     assert setup_cfg()["metadata"]["version"] == "attr: linfengine._version.__version__"
     quoted = f'"{linfengine.__version__}"'
-    owners = [
-        path.name for path in [ROOT / "setup.py", *ROOT.glob("linfengine/**/*.py*")] if quoted in path.read_text()
-    ]
+    owners = [path.name for path in [ROOT / "setup.py", *SOURCES] if quoted in path.read_text()]
     assert owners == ["_version.py"]
 
 
@@ -52,7 +51,7 @@ sys.meta_path.insert(0, Witness())
 import linfengine.cli
 print(*Witness.tried)
 """
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     tried = result.stdout.split()
     assert {"linfengine", "numpy"} <= set(tried)
     assert [name for name in tried if re.fullmatch(FRAMEWORKS, name)] == []
@@ -61,8 +60,7 @@ print(*Witness.tried)
 def test_no_framework_is_named_by_an_import() -> None:
     statement = re.compile(rf"^\s*(?:from|c?import)\s+(?:{FRAMEWORKS})\b", re.MULTILINE)
     assert statement.search("    import torch.nn")
-    sources = [path for suffix in ("py", "pyx", "pxd") for path in ROOT.glob(f"linfengine/**/*.{suffix}")]
-    assert [path.name for path in sources if statement.search(path.read_text())] == []
+    assert [path.name for path in SOURCES if statement.search(path.read_text())] == []
 
 
 def test_no_framework_is_required() -> None:
@@ -74,9 +72,8 @@ def test_no_framework_is_required() -> None:
 
 
 def test_flags_suit_every_machine_and_keep_ieee_arithmetic() -> None:
-    strings = [
-        node.value for node in ast.walk(ast.parse((ROOT / "setup.py").read_text())) if isinstance(node, ast.Constant)
-    ]
+    tree = ast.parse((ROOT / "setup.py").read_text())
+    strings = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     flags = {word for string in strings if isinstance(string, str) for word in string.split() if word.startswith("-")}
     assert {"-O3", "-std=c++17", "-mavx2", "-mavx512f"} <= flags
     native = r"-march=.*|-mtune=.*"

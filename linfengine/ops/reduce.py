@@ -33,7 +33,7 @@ class Reduction(Op):
     def refuse_nothing(self) -> None:
         if self.count == 0:
             name = type(self).__name__.lower()
-            raise ValueError(f"{name}: there is nothing to reduce in shape {self.shape} along axis {self.axis}.")
+            raise ValueError(f"{name}: there is nothing to reduce along axis {self.axis} of shape {self.shape}.")
 
     def spread(self, be: Backend, reduced: Array) -> Array:
         """A reduced array with every entry in all the places it came from (a read-only view)."""

@@ -1,0 +1,93 @@
+"""Files a user keeps: models and training checkpoints, in safetensors with a description of themselves.
+
+A model file holds the net's parameters and buffers by name and, as metadata: `format` (this page's version), `config`
+(JSON that `layers.build` takes), `p` (the order its training has reached; "inf" when it is done), `version` (of
+linfengine), and whatever the writer adds (dataset, recipe).  Files are written to a temporary name and renamed, so
+that a name always stands for a whole file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ._version import __version__
+from .backends import Array
+from .errors import UserError
+from .layers import Module, build
+
+FORMAT = "linfengine-1"
+
+
+def write_file(path: str | Path, content: bytes) -> None:
+    """Write a whole file or none: to a temporary name beside it, flushed to the disk, then renamed.
+
+    Raises UserError when the place cannot be written to.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Arrays by name with metadata, as one safetensors file.  Raises UserError as `write_file`."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    write_file(path, save(arrays, {"format": FORMAT, "version": __version__, **metadata}))
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """What `save_tensors` wrote: (tensors, metadata).
+
+    Raises UserError for a missing, truncated or foreign file, or one of another format version.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: expected a whole safetensors file, which this is not ({error})") from None
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path}: expected format {FORMAT}, got {metadata.get('format', 'a file without one')}")
+    return tensors, metadata
+
+
+def save_model(model: Module, path: str | Path, **metadata: str) -> None:
+    """Save a net, with its description, its p and what else should stand in the file.  Raises UserError as `write_file`."""
+    save_tensors(path, model.state(), {"config": json.dumps(model.config()), "p": repr(model.p), **metadata})
+
+
+def load_model(path: str | Path) -> tuple[Module, dict[str, str]]:
+    """(net, metadata) from a file `save_model` wrote; the net is in evaluation mode.
+
+    Raises UserError for a file that is not a whole model of this format, or whose tensors do not fit its description.
+    """
+    tensors, metadata = load_tensors(path)
+    try:
+        model = build(json.loads(metadata["config"]))
+        model.load_state(tensors)
+        model.p = float(metadata["p"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a model that fits its own description ({error})") from None
+    return model.eval(), metadata

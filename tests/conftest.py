@@ -1,0 +1,19 @@
+"""What all tests share: they run on every backend present, and Hypothesis sets no time limit for one example."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from linfengine.backends import available_backends, use_backend
+
+# the backend fixture stays the same for all examples of a test, which is what the health check warns about
+settings.register_profile("linfengine", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.load_profile("linfengine")
+
+
+@pytest.fixture(params=available_backends())
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a backend, which is the current one during the test."""
+    with use_backend(request.param):
+        yield request.param
