@@ -29,7 +29,7 @@ ISAS = {  # instruction set: (machines that may have it, None for all; flags)
     "avx2": (X86, ["-mavx2", "-mfma"]),
     "avx512": (X86, ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"]),
 }
-C_FLAGS = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
+C_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # NaN, infinity and the order of sums keep their IEEE meaning; errno and floating-point traps, which nobody reads, go.
 CXX_FLAGS = [*C_FLAGS, "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 

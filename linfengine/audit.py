@@ -61,6 +61,7 @@ def _attack(model: Module, x: Array, y: Array, eps: Fraction, steps: int, rng: n
         logits = model(at)
         intact &= logits.numpy().argmax(axis=1) == y
         cross_entropy(logits, y).backward()
+        assert at.grad is not None
         point = np.clip(point + radius / 4 * np.sign(at.grad), ball.lower, ball.upper)
     return np.asarray(intact & (model(point).numpy().argmax(axis=1) == y))
 
@@ -80,7 +81,7 @@ def frozen(model: Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Clean, attacked and certified verdicts of the same samples, booleans (n,); `attacked` is None without an attack."""
+    """Clean, attacked and certified verdicts on the same samples, booleans (n,); no attack leaves `attacked` None."""
 
     certificate: Certificate
     clean: Array
@@ -127,5 +128,7 @@ def evaluate(
     if attacked is not None:
         broken = np.flatnonzero((certified & ~attacked) | (attacked & ~clean))
         if len(broken):
-            raise SoundnessError(f"sample {broken[0]} is certified at eps = {certificate.eps} and yet an attack broke it")
+            raise SoundnessError(
+                f"sample {broken[0]} is certified at eps = {certificate.eps} and yet an attack broke it"
+            )
     return Evaluation(certificate, clean, attacked, certified)

@@ -51,8 +51,17 @@ def write_file(path: str | Path, content: bytes) -> None:
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
     """Arrays by name with metadata, as one safetensors file.  Raises UserError as `write_file`."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    write_file(path, save(arrays, {"format": FORMAT, "version": __version__, **metadata}))
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    write_file(path, _in_order(save(arrays, {"format": FORMAT, "version": __version__, **metadata})))
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same safetensors file with its header sorted: the library orders metadata by chance, and equal runs should
+    give equal files."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[start:]
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
@@ -63,18 +72,19 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                found = metadata.get("format", "a file without one")
+                raise UserError(f"{path}: expected format {FORMAT}, got {found}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, TypeError, SafetensorError) as error:  # TypeError: a number format that NumPy lacks
         raise UserError(f"{path}: expected a whole safetensors file, which this is not ({error})") from None
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"{path}: expected format {FORMAT}, got {metadata.get('format', 'a file without one')}")
     return tensors, metadata
 
 
 def save_model(model: Module, path: str | Path, **metadata: str) -> None:
-    """Save a net, with its description, its p and what else should stand in the file.  Raises UserError as `write_file`."""
+    """Save a net with its description, its p and any further metadata.  Raises UserError as `write_file`."""
     save_tensors(path, model.state(), {"config": json.dumps(model.config()), "p": repr(model.p), **metadata})
 
 
@@ -84,6 +94,8 @@ def load_model(path: str | Path) -> tuple[Module, dict[str, str]]:
     Raises UserError for a file that is not a whole model of this format, or whose tensors do not fit its description.
     """
     tensors, metadata = load_tensors(path)
+    if "config" not in metadata:
+        raise UserError(f"{path}: expected a model, got a file without a net's description (a training checkpoint?)")
     try:
         model = build(json.loads(metadata["config"]))
         model.load_state(tensors)

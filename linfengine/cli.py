@@ -49,7 +49,9 @@ def speaks_plainly(command: Command) -> Command:
         try:
             command(*arguments, **settings)
         except UserError as error:
-            Console(stderr=True).print(f"Error: {error}.", style="red", markup=False, highlight=False, soft_wrap=True)
+            Console(stderr=True).print(
+                f"Error: {str(error).rstrip('.')}.", style="red", markup=False, highlight=False, soft_wrap=True
+            )
             raise SystemExit(2) from None
         except SoundnessError as error:
             Console(stderr=True).print(f"SOUNDNESS: {error}. Please report this.", style="bold red", soft_wrap=True)
@@ -59,7 +61,9 @@ def speaks_plainly(command: Command) -> Command:
 
 
 data_dir_option = click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="Where data sets lie (else LINFENGINE_DATA, then the user cache)."
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where data sets lie (else LINFENGINE_DATA, then the user cache).",
 )
 
 
@@ -88,7 +92,13 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True, help="Folder for the results.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs/demo"),
+    show_default=True,
+    help="Folder for the results.",
+)
 @speaks_plainly
 def demo(out: Path) -> None:
     """Train on real scans of digits, certify, and show the result, in under a minute.
@@ -121,17 +131,24 @@ def demo(out: Path) -> None:
     write_file(out / "results.json", json.dumps(results, indent=2).encode())
     console.print(result_table(evaluations, f"{len(labels)} test images, % (95% Clopper-Pearson bounds)"))
     console.print(f"[bold]{out}/[/] now holds {MODEL}, results.json and certified.png ({results['seconds']:.0f} s).")
-    console.print(f"Next: [bold]linfengine certify {out / MODEL} --eps 1/10 --attack pgd[/], or [bold]linfengine train mnist-small[/]")
+    console.print(
+        f"Next: [bold]linfengine certify {out / MODEL} --eps 1/10 --attack pgd[/], "
+        "or [bold]linfengine train mnist-small[/]"
+    )
 
 
 @main.command("train")
 @click.argument("recipe", metavar="RECIPE")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Put a setting over the recipe's; may be repeated.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Put a setting over the recipe's; may be repeated."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/RECIPE]")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in the folder.")
 @data_dir_option
 @speaks_plainly
-def train_command(recipe: str, settings: tuple[str, ...], out: Path | None, resume: bool, data_dir: Path | None) -> None:
+def train_command(
+    recipe: str, settings: tuple[str, ...], out: Path | None, resume: bool, data_dir: Path | None
+) -> None:
     """Train a net by a recipe: one of those listed by `linfengine info`, or a TOML file.
 
     The folder gets model.safetensors (the result), checkpoint.safetensors (replaced after every epoch, for --resume)
@@ -144,7 +161,10 @@ def train_command(recipe: str, settings: tuple[str, ...], out: Path | None, resu
         train_watched(chosen, load_dataset(chosen.dataset, data_dir), out, resume=resume)
     except KeyboardInterrupt:
         if (out / CHECKPOINT).exists():
-            console.print(f"\nInterrupted. The last finished epoch is safe in {out / CHECKPOINT}; the same command with --resume goes on from there.")
+            console.print(
+                f"\nInterrupted. The last finished epoch is safe in {out / CHECKPOINT}; "
+                "the same command with --resume goes on from there."
+            )
         else:
             console.print("\nInterrupted before the first epoch was done: there is nothing to resume.")
         raise SystemExit(130) from None
@@ -154,9 +174,13 @@ def train_command(recipe: str, settings: tuple[str, ...], out: Path | None, resu
 
 @main.command("certify")
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
-@click.option("--dataset", "name", type=click.Choice(list(DATASETS)), help="[default: the one the model was trained on]")
+@click.option(
+    "--dataset", "name", type=click.Choice(list(DATASETS)), help="[default: the one the model was trained on]"
+)
 @click.option("--eps", type=EpsType(), required=True, help="Radius of the ℓ∞ ball in pixel units: 0.3, 8/255.")
-@click.option("--method", type=click.Choice(METHODS), default="interval", show_default=True, help="How robustness is proved.")
+@click.option(
+    "--method", type=click.Choice(METHODS), default="interval", show_default=True, help="How robustness is proved."
+)
 @click.option("--attack", type=click.Choice(["pgd"]), help="Also attack every sample, for comparison.")
 @click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="Steps of the attack.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result there as JSON.")
@@ -183,12 +207,16 @@ def certify_command(
     net, metadata = load_model(model)
     name = name or metadata.get("dataset")
     if name not in DATASETS:
-        raise UserError(f"{model} does not say which data set it is for: name one with --dataset ({', '.join(DATASETS)})")
+        raise UserError(
+            f"{model} does not say which data set it is for: name one with --dataset ({', '.join(DATASETS)})"
+        )
     dataset = load_dataset(name, data_dir)
     check_fit(net, dataset)
     pixels, labels = to_pixels(dataset.test_images[:limit]), dataset.test_labels[:limit]
     start = time.perf_counter()
-    with console.status(f"certifying {len(labels):,} images of {name}" + (f", PGD with {steps} steps" if attack else "")):
+    with console.status(
+        f"certifying {len(labels):,} images of {name}" + (f", PGD with {steps} steps" if attack else "")
+    ):
         result = evaluate(net, pixels, labels, eps, method=method, attack_steps=steps if attack else 0)
     console.print(result_table([result], f"{name}, first {len(labels):,} test images, {method} certificate, %"))
     if json_file:
@@ -280,7 +308,11 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
 
     def __init__(self, epochs: int) -> None:
         self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
         )
         self.epochs = self.progress.add_task("epochs", total=epochs)
         self.steps = self.progress.add_task("steps", total=None)

@@ -14,16 +14,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from . import ops
 from .backends import Array
-from .ops.base import Like, Result
+from .interval import Interval
+from .ops.base import Result
 from .tensor import Tensor
 
-UNIT_ROUNDOFF = 2.0**-24  # of float32: a rounded result is off by at most this fraction of itself
+Input: TypeAlias = Tensor | Interval | Array
+
+UNIT_ROUNDOFF = 2.0**-24  # of float32: a rounded result is off by at most this fraction of itself,
+UNDERFLOW = 2.0**-126  # or, where a product or quotient is nearly 0, by less than this
 
 
 class Module:
@@ -36,7 +40,7 @@ class Module:
     training = True
     buffer_names: tuple[str, ...] = ()
 
-    def __call__(self, x: Like) -> Result:
+    def __call__(self, x: Input) -> Result:
         raise NotImplementedError
 
     def lipschitz(self) -> float:
@@ -86,12 +90,13 @@ class Module:
         own = self.state()
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unknown:
-            raise ValueError(f"the state does not fit this net: missing {missing or 'nothing'}, extra {unknown or 'nothing'}")
+            raise ValueError(
+                f"the state does not fit this net: missing {missing or 'nothing'}, extra {unknown or 'nothing'}"
+            )
         for name, array in own.items():
             if array.shape != state[name].shape or array.dtype != state[name].dtype:
-                raise ValueError(
-                    f"{name}: expected {array.dtype} of shape {array.shape}, got {state[name].dtype} {state[name].shape}"
-                )
+                given = state[name]
+                raise ValueError(f"{name}: expected {array.dtype} {array.shape}, got {given.dtype} {given.shape}")
         for name, array in own.items():
             array[...] = state[name]
 
@@ -140,15 +145,18 @@ class Normalize(Module):
         self.mean = np.array(mean, np.float32).reshape(-1, 1, 1)
         self.std = np.float32(std)
 
-    def __call__(self, x: Like) -> Result:
-        return (x - self.mean) / float(self.std)
+    def __call__(self, x: Input) -> Result:
+        if len(x.shape) != 4 or len(self.mean) not in (1, x.shape[1]):
+            raise ValueError(f"Normalize: expected pixels (n, {len(self.mean)}, height, width), got {x.shape}")
+        return ops.div(ops.sub(x, self.mean), float(self.std))
 
     def lipschitz(self) -> float:
         return 1 / float(self.std)
 
     def rounding(self, magnitude: float) -> tuple[float, float]:
         size = (magnitude + float(abs(self.mean).max())) / float(self.std)
-        return 3 * UNIT_ROUNDOFF * size, size * (1 + 3 * UNIT_ROUNDOFF)
+        error = 3 * UNIT_ROUNDOFF * size + UNDERFLOW
+        return error, size + error
 
     def config(self) -> dict[str, Any]:
         return {"layer": "Normalize", "mean": self.mean.reshape(-1).tolist(), "std": float(self.std)}
@@ -170,28 +178,28 @@ class _Reshuffle(Module):
 class Flatten(_Reshuffle):
     """(n, ...) to (n, features)."""
 
-    def __call__(self, x: Like) -> Result:
-        return ops.reshape(x, (x.shape[0], -1))  # type: ignore[union-attr]
+    def __call__(self, x: Input) -> Result:
+        return ops.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
 
 
 class Negate(_Reshuffle):
     """z = −y: the nearest class has the largest logit."""
 
-    def __call__(self, x: Like) -> Result:
-        return -x  # type: ignore[operator]
+    def __call__(self, x: Input) -> Result:
+        return ops.neg(x)
 
 
 class ReLU(_Reshuffle):
     """y = max(x, 0)."""
 
-    def __call__(self, x: Like) -> Result:
+    def __call__(self, x: Input) -> Result:
         return ops.relu(x)
 
 
 class Tanh(Module):
     """y = tanh(x)."""
 
-    def __call__(self, x: Like) -> Result:
+    def __call__(self, x: Input) -> Result:
         return ops.tanh(x)
 
     def lipschitz(self) -> float:
@@ -213,7 +221,9 @@ class _LinfDistLayer(Module):
 
     def __init__(self, outputs: int, fan_in: int, groups: int, bias: bool, identity: bool, seed: Any) -> None:
         if outputs < 1 or fan_in < 1:
-            raise ValueError(f"{type(self).__name__}: sizes must be at least 1, got {outputs} outputs of {fan_in} inputs")
+            raise ValueError(
+                f"{type(self).__name__}: sizes must be at least 1, got {outputs} outputs of {fan_in} inputs"
+            )
         if groups < 1 or outputs % groups:
             raise ValueError(f"{type(self).__name__}: {outputs} outputs cannot be divided into {groups} groups")
         weight = np.random.default_rng(seed).standard_normal((outputs, fan_in), np.float32)
@@ -236,7 +246,7 @@ class _LinfDistLayer(Module):
             raise ValueError(f"p must be at least 1 (or ∞), got {value}")
         self._p = float(value)
 
-    def distance(self, x: Like) -> Result:
+    def distance(self, x: Input) -> Result:
         order = self.p if self.training else math.inf
         y = ops.lp_dist(x, self.weight, p=order, groups=self.groups)
         return y if self.bias is None else y + self.bias
@@ -277,7 +287,7 @@ class LinfDistDense(_LinfDistLayer):
             raise ValueError(f"LinfDistDense: {in_features} inputs cannot be divided into {groups} groups")
         super().__init__(out_features, in_features // groups, groups, bias, identity, seed)
 
-    def __call__(self, x: Like) -> Result:
+    def __call__(self, x: Input) -> Result:
         return self.distance(x)
 
     def config(self) -> dict[str, Any]:
@@ -313,16 +323,18 @@ class LinfDistConv2d(_LinfDistLayer):
     ) -> None:
         if groups < 1 or in_channels % groups:
             raise ValueError(f"LinfDistConv2d: {in_channels} channels cannot be divided into {groups} groups")
+        if kernel_size < 1 or stride < 1 or padding < 0:
+            raise ValueError(
+                "LinfDistConv2d: kernel_size and stride must be at least 1 and padding at least 0, "
+                f"got {kernel_size}, {stride} and {padding}"
+            )
         super().__init__(out_channels, in_channels // groups * kernel_size**2, groups, bias, identity, seed)
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
-    def __call__(self, x: Like) -> Result:
+    def __call__(self, x: Input) -> Result:
         patches = ops.unfold(x, self.kernel_size, stride=self.stride, padding=self.padding)
         y = ops.transpose(self.distance(patches), (0, 2, 1))  # (n, o, positions)
-        height, width = (
-            (size + 2 * self.padding - self.kernel_size) // self.stride + 1
-            for size in x.shape[2:]  # type: ignore[union-attr]
-        )
+        height, width = ((size + 2 * self.padding - self.kernel_size) // self.stride + 1 for size in x.shape[2:])
         return ops.reshape(y, (y.shape[0], y.shape[1], height, width))
 
     def config(self) -> dict[str, Any]:
@@ -349,20 +361,26 @@ class MeanShift(Module):
     buffer_names = ("running_mean",)
 
     def __init__(self, channels: int, *, momentum: float = 0.1) -> None:
+        if channels < 1 or not 0 <= momentum <= 1:
+            raise ValueError(
+                f"MeanShift: expected at least 1 channel and a momentum in [0, 1], got {channels} and {momentum}"
+            )
         self.running_mean = np.zeros(channels, np.float32)
         self.momentum = momentum
 
-    def __call__(self, x: Like) -> Result:
-        shape: tuple[int, ...] = x.shape  # type: ignore[union-attr]
+    def __call__(self, x: Input) -> Result:
+        shape: tuple[int, ...] = x.shape
         if len(shape) < 2 or shape[1] != len(self.running_mean):
             raise ValueError(f"MeanShift: expected (n, {len(self.running_mean)}, ...), got {shape}")
         channels = (-1, *[1] * (len(shape) - 2))
         if not self.training:
-            return x - self.running_mean.reshape(channels)  # type: ignore[operator]
+            return ops.sub(x, self.running_mean.reshape(channels))
+        if isinstance(x, Interval):
+            raise ValueError("MeanShift: a batch mean has no bounds, call eval() on the net first")
         mean = ops.mean(x, axis=(0, *range(2, len(shape))))
         self.running_mean *= np.float32(1 - self.momentum)
         self.running_mean += np.float32(self.momentum) * mean.numpy()
-        return x - ops.reshape(mean, channels)  # type: ignore[operator]
+        return ops.sub(x, ops.reshape(mean, channels))
 
     def lipschitz(self) -> float:
         return 1.0
@@ -388,7 +406,7 @@ class Dense(Module):
         self.weight = Tensor(weight, requires_grad=True)
         self.bias = Tensor(np.zeros(out_features, np.float32), requires_grad=True)
 
-    def __call__(self, x: Like) -> Result:
+    def __call__(self, x: Input) -> Result:
         return ops.matmul(x, self.weight.T / math.sqrt(self.weight.shape[1])) + self.bias
 
     def _row_sum(self) -> float:
@@ -401,7 +419,8 @@ class Dense(Module):
         n = self.weight.shape[1] + 4  # the sum, the division of W, and the bias, in any order
         gamma = n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF)
         size = magnitude * self.lipschitz() + float(np.abs(self.bias.data).max())
-        return gamma * size, size * (1 + gamma)
+        error = gamma * size + n * (1 + magnitude) * UNDERFLOW
+        return error, size + error
 
     def config(self) -> dict[str, Any]:
         return {"layer": "Dense", "in_features": self.weight.shape[1], "out_features": self.weight.shape[0]}
@@ -416,7 +435,7 @@ class Sequential(Module):
     def children(self) -> dict[str, Module]:
         return {str(i): layer for i, layer in enumerate(self.layers)}
 
-    def __call__(self, x: Like) -> Result:
+    def __call__(self, x: Input) -> Result:
         for layer in self.layers:
             x = layer(x)
         return x
@@ -500,11 +519,11 @@ def build(config: dict[str, Any]) -> Module:
     """
     arguments = dict(config)
     name = arguments.pop("layer", None)
-    if name == "Sequential":
-        return Sequential(*map(build, arguments["layers"]))
-    if name not in LAYERS:
+    if name != "Sequential" and name not in LAYERS:
         raise ValueError(f"unknown layer {name!r}: expected one of {', '.join(sorted([*LAYERS, 'Sequential']))}")
     try:
+        if name == "Sequential":
+            return Sequential(*map(build, arguments["layers"]))
         return LAYERS[name](**arguments)
-    except TypeError as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"the description of a {name} layer does not fit: {error}") from None

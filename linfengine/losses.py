@@ -50,7 +50,7 @@ def mixture(logits: Tensor, labels: Array, eps: float, weight: float, scale: Ten
     """
     if not eps > 0:
         raise ValueError(f"eps must be positive, got {eps}")
-    worst = ops.max(_worst_case(logits, labels, eps), axis=1) / (2 * eps)
+    worst = ops.max(_worst_case(logits, labels, eps), axis=1) / (2 * float(eps))
     return ops.mean(ops.clip(worst, 0, 1)) + cross_entropy(logits * scale, labels) * weight
 
 
@@ -62,7 +62,7 @@ def _worst_case(logits: Tensor, labels: Array, eps: float) -> Tensor:
     others = np.ones(logits.shape, logits.dtype)
     others[rows, labels] = 0
     true = ops.reshape(logits[rows, labels], (-1, 1))
-    return (logits - true + 2 * eps) * others
+    return (logits - true + 2 * float(eps)) * others
 
 
 def _check_labels(logits: Tensor, labels: Array) -> Array:

@@ -36,9 +36,9 @@ def lp_decay(w: Array, p: float, amount: float) -> None:
     largest[largest == 0] = 1
     size /= largest  # ≤ 1, so that no power overflows
     norm = (size**p).sum(axis=1, keepdims=True) ** (1 / p)
-    with np.errstate(divide="ignore"):  # 0^(p−2) at p < 2 is infinite where w_k = 0, and stays 0 in the product
-        factor = (size / np.maximum(norm, 1)) ** (p - 2)
-    rows -= w.dtype.type(amount) * np.where(rows == 0, 0, factor * rows)
+    norm[norm == 0] = 1
+    # ‖w‖_p·(|w_k|/‖w‖_p)^(p−1)·sign w_k is the same, and has no negative power of a w_k that is nearly 0
+    rows -= w.dtype.type(amount) * largest * norm * (size / norm) ** (p - 1) * np.sign(rows)
 
 
 class Optimizer:
@@ -58,6 +58,10 @@ class Optimizer:
         rate_scale: Mapping[str, float] | None = None,
     ) -> None:
         _check_not_negative(lr=lr, weight_decay=weight_decay)
+        _check_not_negative(**{f"rate_scale of {name}": scale for name, scale in (rate_scale or {}).items()})
+        for name, parameter in parameters.items():
+            if not parameter.data.flags.c_contiguous:
+                raise ValueError(f"parameter {name} must be C-contiguous, to be changed in place")
         self.parameters = dict(parameters)
         self.lr, self.weight_decay = lr, weight_decay
         self.decay_order = decay_order
@@ -76,22 +80,30 @@ class Optimizer:
                 continue
             lr = self.lr * self.rate_scale.get(name, 1.0)
             if self.weight_decay:
-                order = self.decay_order(name)
-                lp_decay(parameter.data.reshape(-1) if order == 2 else parameter.data, order, lr * self.weight_decay)
-            self._update(name, parameter, lr)
+                lp_decay(parameter.data, self.decay_order(name), lr * self.weight_decay)
+            self._update(name, parameter.data, parameter.grad, lr)
 
-    def _update(self, name: str, parameter: Tensor, lr: float) -> None:
+    def _update(self, name: str, w: Array, g: Array, lr: float) -> None:
         raise NotImplementedError
 
     def state(self) -> dict[str, Array]:
-        """What a resumed run needs besides the parameters: arrays by name."""
+        """What a resumed run needs besides the parameters, by name: the arrays themselves, not copies."""
         return {"steps": np.array(self.steps, np.int64)}
 
     def load_state(self, state: Mapping[str, Array]) -> None:
-        """Take back what `state()` gave.  Raises ValueError when a name is missing."""
-        missing = sorted(self.state().keys() - state.keys())
+        """Copy back what `state()` gave.
+
+        Raises ValueError when a name is missing or a shape differs; nothing has changed then.
+        """
+        own = self.state()
+        missing = sorted(own.keys() - state.keys())
         if missing:
             raise ValueError(f"the optimizer's state lacks {', '.join(missing)}")
+        for name, array in own.items():
+            if array.shape != state[name].shape:
+                raise ValueError(f"{name}: expected shape {array.shape}, got {state[name].shape}")
+        for name, array in own.items():
+            array[...] = state[name]
         self.steps = int(state["steps"])
 
 
@@ -108,26 +120,19 @@ class SGD(Optimizer):
         decay_order: Callable[[str], float] = lambda name: 2.0,
         rate_scale: Mapping[str, float] | None = None,
     ) -> None:
-        super().__init__(
-            parameters, lr, weight_decay=weight_decay, decay_order=decay_order, rate_scale=rate_scale
-        )
+        super().__init__(parameters, lr, weight_decay=weight_decay, decay_order=decay_order, rate_scale=rate_scale)
         _check_not_negative(momentum=momentum)
         self.momentum = momentum
         self.velocity = {name: np.zeros_like(parameter.data) for name, parameter in self.parameters.items()}
 
-    def _update(self, name: str, parameter: Tensor, lr: float) -> None:
+    def _update(self, name: str, w: Array, g: Array, lr: float) -> None:
         velocity = self.velocity[name]
         velocity *= velocity.dtype.type(self.momentum)
-        velocity += parameter.grad
-        parameter.data -= velocity.dtype.type(lr) * velocity
+        velocity += g
+        w -= velocity.dtype.type(lr) * velocity
 
     def state(self) -> dict[str, Array]:
         return super().state() | {f"velocity.{name}": array for name, array in self.velocity.items()}
-
-    def load_state(self, state: Mapping[str, Array]) -> None:
-        super().load_state(state)
-        for name, array in self.velocity.items():
-            array[...] = state[f"velocity.{name}"]
 
 
 class Adam(Optimizer):
@@ -148,9 +153,7 @@ class Adam(Optimizer):
         decay_order: Callable[[str], float] = lambda name: 2.0,
         rate_scale: Mapping[str, float] | None = None,
     ) -> None:
-        super().__init__(
-            parameters, lr, weight_decay=weight_decay, decay_order=decay_order, rate_scale=rate_scale
-        )
+        super().__init__(parameters, lr, weight_decay=weight_decay, decay_order=decay_order, rate_scale=rate_scale)
         _check_not_negative(eps=eps)
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must lie in [0, 1), got {betas}")
@@ -158,21 +161,12 @@ class Adam(Optimizer):
         self.m = {name: np.zeros_like(parameter.data) for name, parameter in self.parameters.items()}
         self.v = {name: np.zeros_like(parameter.data) for name, parameter in self.parameters.items()}
 
-    def _update(self, name: str, parameter: Tensor, lr: float) -> None:
-        backend = backend_of(parameter.data)
-        backend.adam_step(
-            parameter.data, parameter.grad, self.m[name], self.v[name], lr, *self.betas, self.eps, self.steps
-        )
+    def _update(self, name: str, w: Array, g: Array, lr: float) -> None:
+        backend_of(w).adam_step(w, g, self.m[name], self.v[name], lr, *self.betas, self.eps, self.steps)
 
     def state(self) -> dict[str, Array]:
         moments = {f"m.{name}": array for name, array in self.m.items()}
         return super().state() | moments | {f"v.{name}": array for name, array in self.v.items()}
-
-    def load_state(self, state: Mapping[str, Array]) -> None:
-        super().load_state(state)
-        for name in self.parameters:
-            self.m[name][...] = state[f"m.{name}"]
-            self.v[name][...] = state[f"v.{name}"]
 
 
 def _check_not_negative(**settings: float) -> None:

@@ -35,13 +35,18 @@ def plot_certified(
     eps = np.linspace(0, edge, 400)
     with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(11, 4.4), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+        grid = figure.add_gridspec(1, 2, width_ratios=(1.15, 1))
+        left, right = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
         axes = left.subplots()
         axes.plot(eps, 100 * (radius[None, :] > eps[:, None]).mean(axis=1), color=BLUE, label="certified (margin)")
-        axes.plot([e for e, _, _ in points], [100 * c for _, _, c in points], "o", color=BLUE, label="certified (interval)")
+        axes.plot(
+            [e for e, _, _ in points], [100 * c for _, _, c in points], "o", color=BLUE, label="certified (interval)"
+        )
         axes.plot([e for e, _, _ in points], [100 * a for _, a, _ in points], "v", color=ORANGE, label="withstands PGD")
         axes.axhline(100 * margin.correct.mean(), color=GREY, linestyle=":", label="clean")
-        axes.set(xlabel="radius ε of the ℓ∞ ball (pixels in [0, 1])", ylabel="test images, %", ylim=(0, 101), xlim=(0, edge))
+        axes.set(
+            xlabel="radius ε of the ℓ∞ ball (pixels in [0, 1])", ylabel="test images, %", ylim=(0, 101), xlim=(0, edge)
+        )
         axes.legend(frameon=False, loc="lower left")
         _image_grid(right, margin, images, classes)
         buffer = io.BytesIO()
@@ -49,7 +54,9 @@ def plot_certified(
     write_file(path, buffer.getvalue())
 
 
-def _image_grid(figure: matplotlib.figure.SubFigure, margin: Certificate, images: Array, classes: Sequence[str]) -> None:
+def _image_grid(
+    figure: matplotlib.figure.SubFigure, margin: Certificate, images: Array, classes: Sequence[str]
+) -> None:
     """Eight images from the smallest to the largest radius."""
     assert margin.radius is not None
     order = np.argsort(np.where(margin.correct, margin.radius, -1), kind="stable")

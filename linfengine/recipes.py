@@ -68,7 +68,11 @@ class Recipe:
             (self.epochs >= 1, "epochs", "at least 1"),
             (0 <= self.ramp_start, "ramp_start", "an epoch from 0 on"),
             (self.ramp_start <= self.ramp_end, "ramp_end", f"an epoch not before ramp_start = {self.ramp_start:g}"),
-            (self.ramp_end < self.epochs, "ramp_end", f"before the last of the {self.epochs} epochs, so that p is ∞ there"),
+            (
+                self.ramp_end < self.epochs,
+                "ramp_end",
+                f"before the last of the {self.epochs} epochs, so that p is ∞ there",
+            ),
             (0 < self.eps_train <= 1, "eps_train", "a radius in pixel units, above 0 and at most 1"),
             (0 < self.lr < math.inf, "lr", "a positive number"),
             (self.width >= 1, "width", "at least 1"),
@@ -118,7 +122,10 @@ def load_recipe(name: str, settings: Iterable[str] = ()) -> Recipe:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"recipe {name}: cannot be read ({error})") from None
     else:
-        raise UserError(f"there is no recipe {name!r}{_nearest(name, recipe_names())}: expected {', '.join(recipe_names())}, or a .toml file")
+        known = recipe_names()
+        raise UserError(
+            f"there is no recipe {name!r}{_nearest(name, known)}: expected {', '.join(known)}, or a .toml file"
+        )
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

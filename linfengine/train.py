@@ -88,7 +88,9 @@ class Run:
         eps = recipe.eps_train * self.model.lipschitz()  # in net units
         seen, total, correct, robust, margin_sum = 0, 0.0, 0, 0, 0.0
         self.model.train()
-        for step, (pixels, labels) in enumerate(batches(self.images, self.labels, recipe.batch_size, rng, self.augment)):
+        for step, (pixels, labels) in enumerate(
+            batches(self.images, self.labels, recipe.batch_size, rng, self.augment)
+        ):
             self._set_schedules(epoch + step / steps)
             logits = self.model(Tensor(pixels))
             loss = self._loss(logits, labels, eps, epoch + step / steps)
@@ -120,7 +122,7 @@ class Run:
 
     def augment(self, images: Array, rng: np.random.Generator) -> Array:
         if self.recipe.crop_padding:
-            images = random_crop(images, self.recipe.crop_padding, rng, mode=self.recipe.crop_mode)
+            images = random_crop(images, self.recipe.crop_padding, rng, mode=self.recipe.crop_mode)  # type: ignore[arg-type]
         return random_flip(images, rng) if self.recipe.flip else images
 
     def _set_schedules(self, epoch: float) -> None:

@@ -53,19 +53,21 @@ const Kernels<double>& kernels<double>() {
 // Numbers on a cache line's boundary, so that no vector straddles two lines.
 template <class T>
 class Buffer {
-public:
+  public:
     explicit Buffer(int64_t count) : data_(static_cast<T*>(::operator new(count * sizeof(T), alignment))) {}
     ~Buffer() { ::operator delete(data_, alignment); }
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
     T* data() const { return data_; }
 
-private:
+  private:
     static constexpr std::align_val_t alignment{64};
     T* data_;
 };
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
 
 // body(item, thread) for every item, on all threads.  Which thread does which item is left open on purpose: an item's
 // results depend on nothing but the item.
@@ -81,7 +83,7 @@ void parallel_for(int64_t items, const Body& body) {
 
 template <class T>
 class Panels {
-public:
+  public:
     Panels(const Shape& shape, const T* w)
         : buffer_(ceil_div(shape.o, kernels<T>().lanes) * kernels<T>().lanes * shape.k) {
         parallel_for(ceil_div(shape.o, kernels<T>().panel),
@@ -89,7 +91,7 @@ public:
     }
     const T* data() const { return buffer_.data(); }
 
-private:
+  private:
     Buffer<T> buffer_;
 };
 
@@ -129,14 +131,19 @@ void use_instruction_set(const std::string& name) {
     throw std::invalid_argument("instruction set '" + name + "' is not one this build and processor can run: " + known);
 }
 
-std::string instruction_set() { return current_set->name; }
+std::string instruction_set() {
+    return current_set->name;
+}
 
 void use_threads(int count) {
-    if (count < 1) throw std::invalid_argument("the number of threads must be at least 1, got " + std::to_string(count));
+    if (count < 1)
+        throw std::invalid_argument("the number of threads must be at least 1, got " + std::to_string(count));
     thread_count = count;
 }
 
-int threads() { return has_openmp() ? thread_count : 1; }
+int threads() {
+    return has_openmp() ? thread_count : 1;
+}
 
 bool has_openmp() {
 #ifdef _OPENMP
@@ -200,7 +207,8 @@ T largest(const T* a, int64_t count) {
 }
 
 template <class T>
-void adam(T* param, const T* grad, T* m, T* v, int64_t count, double lr, double beta1, double beta2, double eps, int64_t step) {
+void adam(T* param, const T* grad, T* m, T* v, int64_t count, double lr, double beta1, double beta2, double eps,
+          int64_t step) {
     const T rate = static_cast<T>(lr / (1 - std::pow(beta1, step)));
     const T root_correction = static_cast<T>(1 / std::sqrt(1 - std::pow(beta2, step)));
     constexpr int64_t chunk = 1 << 14;
@@ -211,13 +219,13 @@ void adam(T* param, const T* grad, T* m, T* v, int64_t count, double lr, double 
     });
 }
 
-#define LINFENGINE_INSTANTIATE(T)                                                                              \
-    template void linf_forward(Shape, const T*, const T*, T*, int32_t*);                                       \
-    template void linf_bounds(Shape, const T*, const T*, const T*, T*, T*);                                    \
-    template void linf_backward(Shape, const T*, const T*, const T*, const int32_t*, T*, T*);                  \
-    template void lp_forward(Shape, const T*, const T*, double, T*);                                           \
-    template void lp_backward(Shape, const T*, const T*, const T*, const T*, double, T*, T*);                  \
-    template T largest(const T*, int64_t);                                                                     \
+#define LINFENGINE_INSTANTIATE(T)                                                             \
+    template void linf_forward(Shape, const T*, const T*, T*, int32_t*);                      \
+    template void linf_bounds(Shape, const T*, const T*, const T*, T*, T*);                   \
+    template void linf_backward(Shape, const T*, const T*, const T*, const int32_t*, T*, T*); \
+    template void lp_forward(Shape, const T*, const T*, double, T*);                          \
+    template void lp_backward(Shape, const T*, const T*, const T*, const T*, double, T*, T*); \
+    template T largest(const T*, int64_t);                                                    \
     template void adam(T*, const T*, T*, T*, int64_t, double, double, double, double, int64_t);
 
 LINFENGINE_INSTANTIATE(float)

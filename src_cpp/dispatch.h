@@ -30,6 +30,7 @@ void lp_backward(Shape shape, const T* g, const T* x, const T* w, const T* y, do
 template <class T>
 T largest(const T* a, int64_t count);
 template <class T>
-void adam(T* param, const T* grad, T* m, T* v, int64_t count, double lr, double beta1, double beta2, double eps, int64_t step);
+void adam(T* param, const T* grad, T* m, T* v, int64_t count, double lr, double beta1, double beta2, double eps,
+          int64_t step);
 
 }  // namespace linfengine

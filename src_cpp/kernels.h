@@ -27,7 +27,7 @@ struct Shape {
 template <class T>
 struct Forward {
     Shape shape;
-    const T* x;       // the input, or the lower end of its interval
+    const T* x;  // the input, or the lower end of its interval
     const T* x_upper;
     const T* w;
     const T* panels;  // w, packed (see pack)
@@ -77,7 +77,8 @@ struct Kernels {
     BackwardItem<T> lp_power_backward[kPowerCount], lp_general_backward;
 
     T (*largest)(const T* a, int64_t count);  // max |a|, infinity if any entry is infinite or NaN
-    void (*adam)(T* param, const T* grad, T* m, T* v, int64_t count, T rate, T beta1, T beta2, T root_correction, T eps);
+    void (*adam)(T* param, const T* grad, T* m, T* v, int64_t count, T rate, T beta1, T beta2, T root_correction,
+                 T eps);
 };
 
 struct InstructionSet {

@@ -129,7 +129,8 @@ struct LpPower {
         store_first(a.y + row * a.shape.ldy + col, root<P, T>(total), count);
         const T smallest = T(a.shape.k) * T(0x1p-100), largest = T(0x1p+120);
         bool trusted = true;
-        for (int64_t i = 0; i < count && i < Simd<T>::lanes; ++i) trusted &= total[i] >= smallest && total[i] <= largest;
+        for (int64_t i = 0; i < count && i < Simd<T>::lanes; ++i)
+            trusted &= total[i] >= smallest && total[i] <= largest;
         return trusted;
     }
 };

@@ -270,12 +270,12 @@ LINFENGINE_INLINE Vec<float> square_root<float>(Vec<float> v) {
 // matter, and making them costs a hundred cycles each.  Only the finite-p kernels use it: the p = infinity ones and
 // the interval bounds keep IEEE arithmetic to the last bit.
 class FlushDenormals {
-public:
+  public:
 #if defined(__x86_64__)
     FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8000); }
     ~FlushDenormals() { _mm_setcsr(saved_); }
 
-private:
+  private:
     unsigned saved_;
 #elif defined(__aarch64__)
     FlushDenormals() {
@@ -284,12 +284,12 @@ private:
     }
     ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
 
-private:
+  private:
     uint64_t saved_;
 #else
     FlushDenormals() {}
 #endif
-public:
+  public:
     FlushDenormals(const FlushDenormals&) = delete;
     FlushDenormals& operator=(const FlushDenormals&) = delete;
 };

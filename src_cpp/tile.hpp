@@ -18,7 +18,7 @@
 namespace linfengine {
 namespace LINFENGINE_ISA {
 
-constexpr int64_t kBlock = 128;       // k in one block: merging costs 2%, and an argmax is searched in one block
+constexpr int64_t kBlock = 128;  // k in one block: merging costs 2%, and an argmax is searched in one block
 constexpr int kPanelVectors = kWide ? 4 : 2;
 
 template <class T>
@@ -39,7 +39,8 @@ void pack(const T* w, Shape shape, T* panels, int64_t panel_number) {
     for (int64_t k0 = 0; k0 < shape.k; k0 += strip) {
         const int64_t k1 = k0 + strip < shape.k ? k0 + strip : shape.k;
         for (int64_t j = 0; j < width; ++j)
-            for (int64_t k = k0; k < k1; ++k) out[k * width + j] = col + j < shape.o ? w[(col + j) * shape.k + k] : T(0);
+            for (int64_t k = k0; k < k1; ++k)
+                out[k * width + j] = col + j < shape.o ? w[(col + j) * shape.k + k] : T(0);
     }
 }
 
@@ -85,7 +86,8 @@ bool tile(const M& metric, int64_t row, int64_t col, const T* panel, int64_t wid
 template <class M, int kVectors, class T = typename M::Scalar>
 bool rows_of_tiles(const M& metric, int64_t row, int64_t end, int64_t col, const T* panel, int64_t width) {
     bool trusted = true;
-    for (; row + M::kRows <= end; row += M::kRows) trusted &= tile<M, M::kRows, kVectors>(metric, row, col, panel, width);
+    for (; row + M::kRows <= end; row += M::kRows)
+        trusted &= tile<M, M::kRows, kVectors>(metric, row, col, panel, width);
     for (; row < end; ++row) trusted &= tile<M, 1, kVectors>(metric, row, col, panel, width);
     return trusted;
 }
@@ -101,7 +103,8 @@ bool run(const M& metric, int64_t item) {
     bool trusted = true;
     int64_t v = 0;
     for (; v + M::kVectors <= vectors; v += M::kVectors)
-        trusted &= rows_of_tiles<M, M::kVectors>(metric, row, end, col + v * Simd<T>::lanes, panel + v * Simd<T>::lanes, width);
+        trusted &= rows_of_tiles<M, M::kVectors>(metric, row, end, col + v * Simd<T>::lanes, panel + v * Simd<T>::lanes,
+                                                 width);
     for (; v < vectors; ++v)
         trusted &= rows_of_tiles<M, 1>(metric, row, end, col + v * Simd<T>::lanes, panel + v * Simd<T>::lanes, width);
     return trusted;

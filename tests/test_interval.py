@@ -43,7 +43,7 @@ def test_an_interval_is_no_array() -> None:
 
 @given(data=st.data())
 def test_centre_and_radius_enclose_the_ends_exactly(data: st.DataObject) -> None:
-    box = data.draw(boxes((2,), -1e38, 1e38) | boxes((2,)) | boxes((2,), -(2.0**-126), 2.0**-126))
+    box = data.draw(boxes((2,), -(2.0**126), 2.0**126) | boxes((2,)) | boxes((2,), -(2.0**-126), 2.0**-126))
     for end_low, end_high, c, r in zip(box.lower, box.upper, box.centre, box.radius, strict=True):
         low, high, centre, radius = (Fraction(float(number)) for number in (end_low, end_high, c, r))
         assert centre - radius <= low
@@ -52,7 +52,7 @@ def test_centre_and_radius_enclose_the_ends_exactly(data: st.DataObject) -> None
 
 
 def test_a_box_without_width_has_radius_zero() -> None:
-    x = np.array([0.1, -3e38, 1e-45, 0], np.float32)
+    x = np.array([0.1, -3e38, 1e-37, 0], np.float32)
     np.testing.assert_array_equal(Interval(x, x).radius, 0)
 
 
@@ -160,7 +160,7 @@ BOX, POINTS = Interval([[-1.0, 0.0]], [[1.0, 2.0]]), Tensor([[1.0], [2.0]])
         (lambda: le.linf_dist(POINTS.T, BOX), TypeError, "interval bounds for x only"),
         (lambda: le.linf_dist(BOX, POINTS), ValueError, "x has 2 features where w has 1"),
         (lambda: le.lp_dist(BOX, POINTS.T, p=8), ValueError, "p = 8: a finite p is not 1-Lipschitz in l-infinity"),
-        (lambda: BOX + np.inf * (BOX * 0 + np.inf), ValueError, "lower <= upper"),
+        (lambda: BOX * np.inf, ValueError, r"lower <= upper, which fails at index \(0, 1\): nan"),
     ],
 )
 def test_bounds_that_are_refused(call: Any, error: type[Exception], message: str) -> None:

@@ -35,7 +35,7 @@ def test_floating_point_arrays_are_kept_as_they_are(dtype: Any) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        np.float16([0.5, 1]),
+        np.array([0.5, 1], np.float16),
         np.array([True, False]),
         np.array([1, 2], np.uint8),
         np.array([2**24, -(2**24)]),
@@ -76,7 +76,7 @@ def test_big_endian_numbers_become_native() -> None:
         ([1j], TypeError, "float32 or float64 numbers, which complex128 does not turn into"),
         ("abc", TypeError, "float32 or float64"),
         (None, TypeError, "which object does not turn into"),
-        (np.longdouble([1]), TypeError, "float32 or float64"),
+        (np.array([1], np.longdouble), TypeError, "float32 or float64"),
         (np.array(["2020-01-01"], "datetime64[D]"), TypeError, "float32 or float64"),
         ([2**70], TypeError, "float32 or float64"),
         ([[1, 2], [3]], ValueError, "numbers in a rectangular arrangement"),

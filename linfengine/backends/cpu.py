@@ -61,7 +61,8 @@ def lp_dist(x: Array, w: Array, p: float, groups: int = 1) -> Array:
     shift = _exponent_to_centre(x, w)
     if shift:
         _cpu.lp_dist(np.ldexp(x, shift), np.ldexp(w, shift), p, y, groups)
-        return np.ldexp(y, -shift)
+        with np.errstate(over="ignore"):  # the exact distance may lie beyond the largest number
+            return np.ldexp(y, -shift)
     _cpu.lp_dist(x, w, p, y, groups)
     return y
 

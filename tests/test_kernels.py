@@ -1,0 +1,235 @@
+"""The C++ kernels against the slow and obvious backend, on every instruction set this processor runs.
+
+At p = ∞ values, argmaxes and bounds must be the same bits; at finite p they keep to the tolerance table.  Nothing may
+depend on the number of threads.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+from strategies import layers
+from tolerances import FLUSHED, lp_gradient_tolerance, lp_value_tolerance
+
+from linfengine.backends import available_backends, reference
+
+if "cpu" not in available_backends():
+    pytest.skip("the C++ backend is not compiled", allow_module_level=True)
+
+from linfengine.backends import cpu
+
+Array = npt.NDArray[Any]
+
+# Remainders in every dimension: of the register tile, the vector, the panel, the block of k and the chunk of rows.
+SHAPES = [(1, 1, 1), (2, 3, 5), (7, 10, 27), (13, 70, 300), (97, 17, 129), (101, 131, 64), (8, 64, 257)]
+ORDERS = [1, 1.5, 2, 3, 4, 8, 12, 16, 20.3, 24, 32, 48, 64, 100, 300, 1000, 1e4]
+
+
+@pytest.fixture(params=cpu.instruction_sets(), autouse=True)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = cpu.instruction_set()
+    cpu.use_instruction_set(request.param)
+    yield request.param
+    cpu.use_instruction_set(before)
+
+
+def problem(n: int, o: int, k: int, groups: int = 1, dtype: Any = np.float32, scale: float = 1.0) -> list[Array]:
+    """(x, w, g) drawn from a normal distribution, with some coordinates of x equal to those of a weight."""
+    rng = np.random.default_rng([n, o, k, groups])
+    x, w, g = (
+        rng.standard_normal((n, groups * k)),
+        rng.standard_normal((groups * o, k)),
+        rng.standard_normal((n, groups * o)),
+    )
+    x[::3, : k // 2] = w[0, : k // 2]
+    return [array.astype(dtype) for array in (scale * x, scale * w, g)]
+
+
+def equal_bits(a: Array, b: Array) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_linf_is_the_reference_bit_for_bit(shape: tuple[int, int, int], groups: int, dtype: Any) -> None:
+    x, w, _ = problem(*shape, groups=groups, dtype=dtype)
+    expected, expected_index = reference.linf_dist_argmax(x, w, groups)
+    y, index = cpu.linf_dist_argmax(x, w, groups)
+    assert equal_bits(y, expected)
+    assert equal_bits(cpu.linf_dist(x, w, groups), expected)
+    assert (index == expected_index).all()
+    radius = np.abs(x) / 8
+    for bound, expected_bound in zip(
+        cpu.linf_dist_bounds(x - radius, x + radius, w, groups),
+        reference.linf_dist_bounds(x - radius, x + radius, w, groups),
+        strict=True,
+    ):
+        assert equal_bits(bound, expected_bound)
+
+
+@given(layers(), st.booleans())
+def test_linf_is_the_reference_on_small_hard_cases(layer: tuple[Array, Array, int], coarse: bool) -> None:
+    x, w, groups = layer
+    if coarse:  # many ties
+        x, w = np.round(x / 50), np.round(w / 50)
+    y, index = cpu.linf_dist_argmax(x, w, groups)
+    expected, expected_index = reference.linf_dist_argmax(x, w, groups)
+    assert equal_bits(y, expected)
+    assert (index == expected_index).all()
+
+
+@pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e30])
+def test_linf_keeps_denormals_and_large_numbers(scale: float) -> None:
+    x, w, _ = problem(9, 40, 33, scale=scale)
+    assert equal_bits(cpu.linf_dist(x, w), reference.linf_dist(x, w))
+    assert cpu.linf_dist(x, w).any()
+
+
+def test_lowest_index_wins_ties() -> None:
+    x, w = np.zeros((5, 400), np.float32), np.zeros((70, 400), np.float32)
+    x[:, [3, 130, 399]] = 2
+    w[1, 2] = -2
+    _, index = cpu.linf_dist_argmax(x, w)
+    assert (index[:, 0] == 3).all()
+    assert (index[:, 1] == 2).all()
+    assert (cpu.linf_dist_argmax(np.zeros_like(x), w)[1][:, 0] == 0).all()
+
+
+def test_forward_agrees_with_scipy() -> None:
+    x, w, _ = problem(20, 30, 40, dtype=np.float64)
+    assert (cpu.linf_dist(x, w) == cdist(x, w, "chebyshev")).all()
+    for p in (1, 2.5, 8, 30):
+        np.testing.assert_allclose(cpu.lp_dist(x, w, p), cdist(x, w, "minkowski", p=p), rtol=1e-12)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_linf_backward_scatters_like_the_reference(shape: tuple[int, int, int], groups: int) -> None:
+    x, w, g = problem(*shape, groups=groups)
+    _, index = cpu.linf_dist_argmax(x, w, groups)
+    for got, expected in zip(
+        cpu.linf_dist_backward(g, x, w, index, groups),
+        reference.linf_dist_backward(g.astype(float), x.astype(float), w.astype(float), index, groups),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("p", ORDERS)
+@pytest.mark.parametrize("shape", [(2, 3, 5), (7, 10, 27), (13, 70, 300)])
+def test_lp_keeps_to_the_tolerance(shape: tuple[int, int, int], p: float, dtype: Any) -> None:
+    x, w, g = problem(*shape, groups=2, dtype=dtype)
+    check_lp(x, w, g, p, groups=2)
+
+
+@pytest.mark.parametrize("p", [1, 8, 16, 20.3, 64, 1000])
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+def test_lp_keeps_to_the_tolerance_at_every_scale(scale: float, p: float) -> None:
+    check_lp(*problem(7, 20, 50, scale=scale), p)
+
+
+def check_lp(x: Array, w: Array, g: Array, p: float, groups: int = 1) -> None:
+    """Value and gradients against the reference in float64."""
+    exact = [array.astype(np.float64) for array in (x, w, g)]
+    expected = reference.lp_dist(*exact[:2], p, groups)
+    y = cpu.lp_dist(x, w, p, groups)
+    np.testing.assert_allclose(y, expected, rtol=lp_value_tolerance(p, x.dtype), atol=0)
+    gradients = cpu.lp_dist_backward(g, x, w, y, p, groups)
+    for got, want in zip(gradients, reference.lp_dist_backward(exact[2], *exact[:2], expected, p, groups), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=lp_gradient_tolerance(p, x.dtype) * np.abs(want).max())
+
+
+@pytest.mark.parametrize("p", [1, 2, 8, 20.3, 64, 300])
+def test_lp_at_zero_distance_is_zero_with_zero_gradient(p: float) -> None:
+    x = np.full((3, 20), 1.5, np.float32)
+    w = np.full((17, 20), 1.5, np.float32)
+    y = cpu.lp_dist(x, w, p)
+    assert (y == 0).all()
+    grad_x, grad_w = cpu.lp_dist_backward(np.ones_like(y), x, w, y, p)
+    assert not grad_x.any()
+    assert not grad_w.any()
+
+
+@pytest.mark.parametrize("p", [1, 8, 20.3, 64, 1000])
+@pytest.mark.parametrize("magnitudes", [(1e-44, 1.0), (1e-20, 1e20), (1e-44, 3e38), (1e38, 3e38)])
+def test_lp_never_makes_nan_from_finite_input(magnitudes: tuple[float, float], p: float) -> None:
+    rng = np.random.default_rng(0)
+    scales = rng.choice(np.array(magnitudes, np.float32), (6, 30))
+    x = (scales * rng.uniform(-1, 1, (6, 30))).astype(np.float32)
+    w = np.concatenate([x[:3], -x[3:]])
+    y = cpu.lp_dist(x, w, p)
+    assert not np.isnan(y).any()
+    for gradient in cpu.lp_dist_backward(np.ones_like(y), x, w, y, p):
+        assert not np.isnan(gradient).any()
+
+
+@given(layers(), st.sampled_from([1, 2, 8, 20.3, 64, 300]))
+def test_lp_lies_between_linf_and_l1(layer: tuple[Array, Array, int], p: float) -> None:
+    x, w, groups = layer
+    y, k = cpu.lp_dist(x, w, p, groups).astype(float), w.shape[1]
+    smallest = reference.linf_dist(x.astype(float), w.astype(float), groups)
+    slack = 1 + lp_value_tolerance(p, np.float32) + 1e-6
+    assert (smallest <= y * slack + FLUSHED).all()
+    assert (y <= smallest * k ** (1 / p) * slack + FLUSHED).all()
+
+
+@pytest.mark.parametrize("p", [8, 20.3, 64, 300, math.inf])
+def test_no_bit_depends_on_the_number_of_threads(p: float) -> None:
+    x, w, g = problem(210, 150, 70)
+
+    def run() -> list[bytes]:
+        if math.isinf(p):
+            y, index = cpu.linf_dist_argmax(x, w)
+            gradients = cpu.linf_dist_backward(g, x, w, index)
+        else:
+            y = cpu.lp_dist(x, w, p)
+            gradients = cpu.lp_dist_backward(g, x, w, y, p)
+        return [array.tobytes() for array in (y, *gradients)]
+
+    before = cpu.threads()
+    try:
+        results = []
+        for count in (1, 2, 3, 7):
+            cpu.use_threads(count)
+            results.append(run())
+    finally:
+        cpu.use_threads(before)
+    assert all(result == results[0] for result in results)
+
+
+def test_adam_step_is_the_reference_to_rounding() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((), (5,), (37, 129)):
+        ours = [np.array(rng.standard_normal(shape), np.float32) for _ in range(4)]
+        np.abs(ours[3], out=ours[3])
+        theirs = [array.astype(np.float64) for array in ours]
+        for step in (1, 2, 3):
+            cpu.adam_step(*ours, lr=0.02, beta1=0.9, beta2=0.99, eps=1e-10, step=step)
+            reference.adam_step(*theirs, lr=0.02, beta1=0.9, beta2=0.99, eps=1e-10, step=step)
+        for got, expected in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_all_finite_sees_every_position(bad: float) -> None:
+    for size in (1, 15, 16, 17, 100):
+        for position in {0, size // 2, size - 1}:
+            a = np.full(size, 3e38, np.float32)
+            assert cpu.all_finite(a)
+            a[position] = bad
+            assert not cpu.all_finite(a)
+
+
+def test_unknown_instruction_set_and_thread_count_are_refused() -> None:
+    with pytest.raises(ValueError, match="instruction set 'sse9' is not one"):
+        cpu.use_instruction_set("sse9")
+    with pytest.raises(ValueError, match="at least 1"):
+        cpu.use_threads(0)
