@@ -1,4 +1,7 @@
-"""l-infinity distance nets: train them, bound them, certify them. The names below, in the order of the story."""
+"""l-infinity distance nets: train them, bound them, certify them. The names below, in the order of the story.
+
+What takes longer to load stands in modules of its own: `linfengine.train`, `linfengine.certify`, `linfengine.audit`.
+"""
 
 try:
     from .tensor import Tensor, no_grad
@@ -8,7 +11,25 @@ except ModuleNotFoundError as error:
     raise ImportError("linfengine is not compiled: run 'pip install -e .' in its source folder.") from error
 
 from ._version import __version__
+from .checkpoint import load_model, save_model
+from .data import load_dataset
+from .errors import UserError
 from .interval import Interval
+from .layers import (
+    Dense,
+    Flatten,
+    LinfDistConv2d,
+    LinfDistDense,
+    LinfDistNet,
+    MeanShift,
+    Module,
+    Negate,
+    Normalize,
+    ReLU,
+    Sequential,
+    Tanh,
+)
+from .losses import cross_entropy, hinge, mixture
 from .ops import (
     abs,
     add,
@@ -41,6 +62,7 @@ from .ops import (
     transpose,
     unfold,
 )
+from .optim import SGD, Adam
 
 __all__ = [
     "Tensor",
@@ -76,5 +98,26 @@ __all__ = [
     "pad",
     "unfold",
     "Interval",
+    "Module",
+    "Normalize",
+    "Flatten",
+    "LinfDistDense",
+    "LinfDistConv2d",
+    "MeanShift",
+    "Negate",
+    "Dense",
+    "ReLU",
+    "Tanh",
+    "Sequential",
+    "LinfDistNet",
+    "cross_entropy",
+    "hinge",
+    "mixture",
+    "SGD",
+    "Adam",
+    "load_dataset",
+    "load_model",
+    "save_model",
+    "UserError",
     "__version__",
 ]

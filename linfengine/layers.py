@@ -140,10 +140,10 @@ class Normalize(Module):
     """
 
     def __init__(self, mean: tuple[float, ...], std: float) -> None:
-        if not (math.isfinite(std) and std > 0):
-            raise ValueError(f"Normalize: std must be one positive number, got {std}")
         self.mean = np.array(mean, np.float32).reshape(-1, 1, 1)
         self.std = np.float32(std)
+        if not (self.mean.size and np.isfinite(self.mean).all() and 0 < self.std < math.inf):
+            raise ValueError(f"Normalize: expected finite means and one positive std, got {mean} and {std}")
 
     def __call__(self, x: Input) -> Result:
         if len(x.shape) != 4 or len(self.mean) not in (1, x.shape[1]):

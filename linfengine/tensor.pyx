@@ -57,7 +57,7 @@ def as_array(data, dtype=None):
         raise ValueError(f"a Tensor needs numbers in a rectangular arrangement: {error}") from None
     kind, size = array.dtype.kind, array.dtype.itemsize
     if kind not in "fbiu" or size > 8:
-        raise TypeError(f"a Tensor holds float32 or float64 numbers, which {array.dtype} does not turn into.")
+        raise TypeError(f"a Tensor holds float32 or float64 numbers and cannot be made from {array.dtype}.")
     if dtype is None:
         dtype = float64 if kind == "f" and size == 8 and hasattr(data, "dtype") else float32
     if kind in "iu" and size > 2:
@@ -221,26 +221,42 @@ cdef class Tensor(Operand):
             raise RuntimeError("backward() starts from a Tensor that requires no gradient: none of its inputs did, "
                                "or it was computed under no_grad().")
         consumers = count_consumers(self)
-        gradients = {self: first_gradient(self, gradient)}
+        gradients = {self: (first_gradient(self, gradient), True)}
         ready = [self]
         while ready:  # every node after all the nodes that consume it
             node = ready.pop()
             del consumers[node]
-            g = gradients.pop(node)
+            g, own = gradients.pop(node)
             if node.op is None:
-                node.grad = g if node.grad is None else unscalar(node.grad + g)
+                if node.grad is not None:
+                    g, own = unscalar(node.grad + g), True
+                node.grad = g if own and g.flags.c_contiguous else g.copy()
                 continue
             op, parents = node.op, node.parents
             node.op, node.parents, node.walked = None, None, True
             for parent, part in zip(parents, op.backward(op.be, g)):
-                if parent is None:
-                    continue
-                part = settle(part, g, parent)
-                gradients[parent] = unscalar(gradients[parent] + part) if parent in gradients else part
-                consumers[parent] -= 1
-                if consumers[parent] == 0:
-                    ready.append(parent)
+                if parent is not None:
+                    add_up(gradients, parent, part, g)
+                    consumers[parent] -= 1
+                    if consumers[parent] == 0:
+                        ready.append(parent)
             op = parents = parent = None  # what was saved for this node is free before the next one is asked
+
+
+cdef add_up(dict gradients, Tensor tensor, part, g):
+    """Add an op's answer to g to the gradient of a tensor; with it stands whether the walk alone holds that array."""
+    part = unscalar(part)
+    if part.dtype != tensor._data.dtype:
+        part = part.astype(tensor._data.dtype)
+    if tensor not in gradients:
+        gradients[tensor] = part, part is not g and part.base is None
+        return
+    total, own = gradients[tensor]
+    if own:
+        total += part
+    else:
+        total = unscalar(total + part)
+    gradients[tensor] = total, True
 
 
 cdef dict count_consumers(Tensor output):
@@ -272,16 +288,6 @@ cdef first_gradient(Tensor output, gradient):
     if gradient.shape != output._data.shape:
         raise ValueError(f"backward() from shape {output.shape} got a gradient of shape {gradient.shape}.")
     return gradient.astype(output._data.dtype)  # a copy: leaves may keep it
-
-
-cdef settle(part, g, Tensor parent):
-    """An op's answer as an array of the parent's dtype and, for a leaf that will keep it, one nobody else holds."""
-    part = unscalar(part)
-    if part.dtype != parent._data.dtype:
-        return part.astype(parent._data.dtype)
-    if parent.op is None and (part is g or part.base is not None or not part.flags.c_contiguous):
-        return part.copy()
-    return part
 
 
 cdef unscalar(value):

@@ -8,7 +8,7 @@
 //   merge(total, part, k)         at the end of the block that starts at k
 //   finish(total, row, col, n)    write the first n lanes; false if the result cannot be trusted
 //
-// kRows x kVectors is the register tile; inputs is 2 for metrics that read an interval.
+// kRows x kVectors is the register tile, kBlock the k in one block; inputs is 2 for metrics that read an interval.
 #pragma once
 
 #include "kernels.h"
@@ -18,6 +18,7 @@ namespace linfengine {
 namespace LINFENGINE_ISA {
 
 constexpr bool kWide = kRegisters == 32;
+constexpr int64_t kLongBlock = 128;  // merging costs 2%, and sums of 128 terms lose little
 
 // y = max_k |x - w|
 template <class T>
@@ -26,6 +27,7 @@ struct Linf {
     using Part = Vec<T>;
     using Total = Vec<T>;
     static constexpr int inputs = 1, kRows = kWide ? 6 : 4, kVectors = kWide ? 4 : 2;
+    static constexpr int64_t kBlock = kLongBlock;
     const Forward<T>& a;
 
     Total begin(int64_t, int64_t) const { return Vec<T>{}; }
@@ -41,7 +43,7 @@ struct Linf {
 };
 
 // y = max_k |x - w| and the lowest k that attains it.  The inner loop is that of Linf; only the first block that
-// raised the maximum is remembered, and that short block is searched once at the end.
+// raised the maximum is remembered, and that block is searched once at the end: it is short, to make that quick.
 template <class T>
 struct LinfArgmax {
     using Scalar = T;
@@ -51,6 +53,7 @@ struct LinfArgmax {
         Int<T> block;
     };
     static constexpr int inputs = 1, kRows = Linf<T>::kRows, kVectors = Linf<T>::kVectors;
+    static constexpr int64_t kBlock = 32;
     const Forward<T>& a;
 
     Total begin(int64_t, int64_t) const { return {Vec<T>{}, Int<T>{}}; }
@@ -75,6 +78,7 @@ struct LinfBounds {
     };
     using Total = Part;
     static constexpr int inputs = 2, kRows = kWide ? 6 : 2, kVectors = 2;
+    static constexpr int64_t kBlock = kLongBlock;
     const Forward<T>& a;
 
     Total begin(int64_t, int64_t) const { return identity(); }
@@ -116,6 +120,7 @@ struct LpPower {
     using Part = Vec<T>;
     using Total = Vec<T>;
     static constexpr int inputs = 1, kRows = Linf<T>::kRows, kVectors = Linf<T>::kVectors;
+    static constexpr int64_t kBlock = kLongBlock;
     const Forward<T>& a;
 
     Total begin(int64_t, int64_t) const { return Vec<T>{}; }
@@ -147,6 +152,7 @@ struct LpScaledPower {
         Vec<T> sum, inverse, m;
     };
     static constexpr int inputs = 1, kRows = kWide ? 4 : 2, kVectors = Linf<T>::kVectors;
+    static constexpr int64_t kBlock = kLongBlock;
     const Forward<T>& a;
 
     Total begin(int64_t row, int64_t col) const {
@@ -178,6 +184,7 @@ struct LpGeneral {
         Vec<T> sum, threshold, inverse, m;
     };
     static constexpr int inputs = 1, kRows = 2, kVectors = kWide ? 4 : 2;
+    static constexpr int64_t kBlock = kLongBlock;
     static constexpr double cut = sizeof(T) == 4 ? 30.0 : 62.0;
     const Forward<T>& a;
     const T p, relative;  // relative = 2^(-cut/p)
@@ -192,7 +199,7 @@ struct LpGeneral {
     Part identity() const { return Vec<T>{}; }
     LINFENGINE_INLINE void step(Part& part, const Total& total, const T* x, Vec<T> w) const {
         const Vec<T> d = absolute<T>(x[0] - w);
-        if (__builtin_expect(any_ge<T>(d, total.threshold), 0)) {
+        if (__builtin_expect(lanes_ge<T>(d, total.threshold) != 0, 0)) {
             const Vec<T> t = exp2_clamped(p * log2_positive(maximum<T>(d * total.inverse, broadcast(kTiny<T>))));
             part += (Vec<T>)(bits<T>(t) & (Int<T>)(d >= total.threshold));
         }
@@ -233,7 +240,7 @@ struct LpGeneralSlope {
         : exponent(T(p - 1)), threshold(p > 1 ? T(fmax(::exp2(-cut / (p - 1)), kTiny<T>)) : kTiny<T>) {}
     LINFENGINE_INLINE void add(Vec<T> d, T inverse, T g, Vec<T>& grad_x, Vec<T>& grad_w) const {
         const Vec<T> r = d * inverse, size = absolute<T>(r), limit = broadcast(threshold);
-        if (__builtin_expect(any_ge<T>(size, limit), 0)) {
+        if (__builtin_expect(lanes_ge<T>(size, limit) != 0, 0)) {
             Vec<T> t = exp2_clamped(exponent * log2_positive(maximum<T>(size, broadcast(kTiny<T>))));
             const Int<T> sign = bits<T>(r) & ~Simd<T>::abs_mask;
             t = (Vec<T>)((bits<T>(t) | sign) & (Int<T>)(size >= limit)) * g;

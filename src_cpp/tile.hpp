@@ -18,7 +18,6 @@
 namespace linfengine {
 namespace LINFENGINE_ISA {
 
-constexpr int64_t kBlock = 128;  // k in one block: merging costs 2%, and an argmax is searched in one block
 constexpr int kPanelVectors = kWide ? 4 : 2;
 
 template <class T>
@@ -54,8 +53,8 @@ bool tile(const M& metric, int64_t row, int64_t col, const T* panel, int64_t wid
         for (int i = 0; i < M::inputs; ++i) x[i][r] = inputs[i] + (row + r) * shape.ldx;
         for (int v = 0; v < kVectors; ++v) total[r][v] = metric.begin(row + r, col + v * Simd<T>::lanes);
     }
-    for (int64_t k0 = 0; k0 < shape.k; k0 += kBlock) {
-        const int64_t k1 = k0 + kBlock < shape.k ? k0 + kBlock : shape.k;
+    for (int64_t k0 = 0; k0 < shape.k; k0 += M::kBlock) {
+        const int64_t k1 = k0 + M::kBlock < shape.k ? k0 + M::kBlock : shape.k;
         typename M::Part part[kRows][kVectors];
         for (int r = 0; r < kRows; ++r)
             for (int v = 0; v < kVectors; ++v) part[r][v] = metric.identity();
@@ -110,16 +109,16 @@ bool run(const M& metric, int64_t item) {
     return trusted;
 }
 
-// The lowest k in the block [k0, k0 + kBlock) with |x - w| = value; x and w are rows, read along k.
+// The lowest k in [k0, end) with |x - w| = value, which is attained there; x and w are rows, read along k.
 template <class T>
-int64_t first_equal(const T* x, const T* w, T value, int64_t k0, int64_t k_end) {
-    constexpr int64_t lanes = Simd<T>::lanes;
-    int64_t k = k0;
-    for (; k + lanes <= k_end; k += lanes)
-        if (any_ge<T>(absolute<T>(load(x + k) - load(w + k)), broadcast(value))) break;
-    for (; k < k_end; ++k)
-        if (__builtin_fabs(x[k] - w[k]) >= value) return k;
-    return k0;  // not reached: some k of the block attains the maximum
+int64_t first_equal(const T* x, const T* w, T value, int64_t k0, int64_t end) {
+    for (int64_t k = k0; k < end; k += Simd<T>::lanes) {
+        const Vec<T> d = load_first(x + k, end - k) - load_first(w + k, end - k);
+        // Lanes past the end read as |0 - 0| and match only value = 0, which a lane before them matches as well.
+        const unsigned found = lanes_ge<T>(absolute<T>(d), broadcast(value));
+        if (found) return k + __builtin_ctz(found);
+    }
+    return k0;
 }
 
 template <class T>

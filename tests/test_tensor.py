@@ -73,9 +73,9 @@ def test_big_endian_numbers_become_native() -> None:
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        ([1j], TypeError, "float32 or float64 numbers, which complex128 does not turn into"),
+        ([1j], TypeError, "float32 or float64 numbers and cannot be made from complex128"),
         ("abc", TypeError, "float32 or float64"),
-        (None, TypeError, "which object does not turn into"),
+        (None, TypeError, "cannot be made from object"),
         (np.array([1], np.longdouble), TypeError, "float32 or float64"),
         (np.array(["2020-01-01"], "datetime64[D]"), TypeError, "float32 or float64"),
         ([2**70], TypeError, "float32 or float64"),
@@ -162,7 +162,7 @@ def test_gradients_of_a_shared_input_add_up() -> None:
 @settings(max_examples=50)
 def test_gradients_of_any_graph(data: st.DataObject) -> None:
     """A random graph of sums, differences and products of whole numbers against forward-mode derivatives, exactly."""
-    tensors, slopes = [leaf(float(i + 1)) for i in range(3)], [np.eye(3)[i] for i in range(3)]
+    tensors, slopes = [leaf([float(i + 1)]) for i in range(3)], [np.eye(3)[i] for i in range(3)]
     for _ in range(data.draw(st.integers(1, 8))):
         i, j = (data.draw(st.integers(0, len(tensors) - 1)) for _ in range(2))
         op = data.draw(st.sampled_from("+-*")) if abs(tensors[i].item()) < 1e3 > abs(tensors[j].item()) else "-"
@@ -171,7 +171,8 @@ def test_gradients_of_any_graph(data: st.DataObject) -> None:
         by_product = slopes[i] * y.item() + slopes[j] * x.item()
         slopes.append(by_product if op == "*" else slopes[i] + slopes[j] * (1 if op == "+" else -1))
     tensors[-1].backward()
-    np.testing.assert_array_equal([0 if x.grad is None else x.grad for x in tensors[:3]], slopes[-1])
+    for x, slope in zip(tensors[:3], slopes[-1], strict=True):
+        assert (0 if x.grad is None else x.grad) == slope
 
 
 def test_gradients_accumulate_over_calls() -> None:

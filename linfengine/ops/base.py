@@ -27,7 +27,7 @@ class Op:
     be: Backend
 
     def forward(self, be: Backend, *arrays: Any, **_: Any) -> Array:
-        """The value. Must not write into the inputs."""
+        """The value; the inputs are not written into. (`**_` is there so that an op may name its arrays.)"""
         raise NotImplementedError
 
     def backward(self, be: Backend, g: Array) -> tuple[Array | None, ...]:

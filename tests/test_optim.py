@@ -1,0 +1,464 @@
+"""Optimizers against steps computed by hand, in fractions and as sums over the past; lp decay against its laws."""
+
+import math
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from op_cases import Array
+from strategies import arrays
+
+from linfengine import Tensor
+from linfengine.layers import Dense, Flatten, LinfDistConv2d, LinfDistDense, Sequential
+from linfengine.optim import SGD, Adam, Optimizer, lp_decay
+
+
+def parameter(*numbers: float, dtype: Any = np.float64) -> Tensor:
+    return Tensor(np.array(numbers, dtype), requires_grad=True)
+
+
+def walk(optimizer: Optimizer, gradients: list[Array]) -> None:
+    """One step for each gradient of the parameter "w"."""
+    for g in gradients:
+        optimizer.zero_grad()
+        w = optimizer.parameters["w"]
+        w.grad = np.array(g, w.dtype)
+        optimizer.step()
+
+
+def make_sgd(parameters: Mapping[str, Tensor], lr: float = 0.1, **settings: Any) -> Optimizer:
+    return SGD(parameters, lr, momentum=0.5, **settings)
+
+
+def make_adam(parameters: Mapping[str, Tensor], lr: float = 0.1, **settings: Any) -> Optimizer:
+    return Adam(parameters, lr, **settings)
+
+
+every_optimizer = pytest.mark.parametrize("make", [make_sgd, make_adam], ids=["SGD", "Adam"])
+
+
+# steps
+
+
+def test_sgd_by_hand() -> None:
+    """g = 1, then 2, then -1 at momentum 1/2: v = 1, 2.5, 0.25."""
+    w = parameter(1, 10)
+    optimizer = SGD({"w": w}, 0.5, momentum=0.5)
+    path = []
+    for g in (1, 2, -1):
+        walk(optimizer, [np.full(2, g)])
+        path.append(w.data.copy())
+    np.testing.assert_array_equal(path, [[0.5, 9.5], [-0.75, 8.25], [-0.875, 8.125]])
+
+
+def test_plain_sgd_is_gradient_descent() -> None:
+    w = parameter(1)
+    walk(SGD({"w": w}, 0.25), [np.array([4]), np.array([-8])])
+    np.testing.assert_array_equal(w.data, [2])
+
+
+@settings(max_examples=50)
+@given(data=st.data(), momentum=st.sampled_from([0, 0.5, 0.9]))
+def test_sgd_sums_up_the_past(data: st.DataObject, momentum: float) -> None:
+    """w_T = w_0 - lr sum_t v_t,  v_t = sum_{s <= t} momentum^(t - s) g_s."""
+    gradients = data.draw(arrays((5, 3), -8, 8)).astype(np.float64)
+    w = parameter(1, 2, 3)
+    walk(SGD({"w": w}, 0.125, momentum=momentum), list(gradients))
+    shares = [sum(momentum**k for k in range(5 - s)) for s in range(5)]
+    expected = np.array([1, 2, 3]) - 0.125 * (np.array(shares)[:, None] * gradients).sum(axis=0)
+    np.testing.assert_allclose(w.data, expected, rtol=1e-12, atol=1e-12)
+
+
+def adam_path(w: float, gradients: list[float], lr: float, beta1: float, beta2: float, eps: float) -> list[float]:
+    """Kingma and Ba's moments written out as weighted means of all gradients so far."""
+    path = []
+    for t in range(1, len(gradients) + 1):
+        means = []
+        for beta, power in ((beta1, 1), (beta2, 2)):
+            weights = [beta ** (t - s) for s in range(1, t + 1)]
+            means.append(math.fsum(b * g**power for b, g in zip(weights, gradients, strict=False)) / math.fsum(weights))
+        w -= lr * means[0] / (math.sqrt(means[1]) + eps)
+        path.append(w)
+    return path
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.99), (0, 0), (0.5, 0.999)])
+def test_adam_is_a_step_of_weighted_means(backend: str, betas: tuple[float, float]) -> None:
+    gradients = [1.0, -3.0, 0.5, 0.0, 20.0, 1e-3]
+    w = parameter(2.0)
+    optimizer = Adam({"w": w}, 0.1, betas=betas, eps=1e-3)
+    for g, expected in zip(gradients, adam_path(2.0, gradients, 0.1, *betas, 1e-3), strict=True):
+        walk(optimizer, [np.array([g])])
+        np.testing.assert_allclose(w.data, [expected], rtol=1e-12)
+
+
+def test_adam_by_hand(backend: str) -> None:
+    """The first step is lr g/(|g| + eps) whatever the betas; of a second, equal gradient the means are the same."""
+    w = parameter(1, 1, 1)
+    walk(Adam({"w": w}, 0.25, eps=0), [np.array([4, -0.5, 1e-3])])
+    np.testing.assert_allclose(w.data, [0.75, 1.25, 0.75], rtol=1e-14)
+    w = parameter(1)
+    walk(Adam({"w": w}, 0.25, eps=1), [np.array([3]), np.array([3])])
+    np.testing.assert_allclose(w.data, [1 - 2 * 0.25 * 3 / 4], rtol=1e-14)
+
+
+def test_adam_in_float32(backend: str) -> None:
+    gradients = [1.0, -3.0, 0.5, 2.0]
+    w = parameter(2.0, dtype=np.float32)
+    walk(Adam({"w": w}, 0.03), [np.array([g]) for g in gradients])
+    assert w.dtype == np.float32
+    np.testing.assert_allclose(w.data, adam_path(2.0, gradients, 0.03, 0.9, 0.99, 1e-10)[-1:], rtol=1e-6)
+
+
+def test_adam_stays_where_there_is_no_slope(backend: str) -> None:
+    """eps keeps 0/0 away."""
+    w = parameter(1, 2)
+    walk(Adam({"w": w}, 0.1), [np.zeros(2)] * 3)
+    np.testing.assert_array_equal(w.data, [1, 2])
+
+
+@every_optimizer
+def test_shapes_do_not_matter(backend: str, make: Callable[..., Optimizer]) -> None:
+    rng = np.random.default_rng(0)
+    start, gradients = rng.standard_normal(24), rng.standard_normal((3, 24))
+    ends = []
+    for shape in [(24,), (4, 6), (2, 3, 2, 2)]:
+        w = Tensor(start.reshape(shape).copy(), requires_grad=True)
+        walk(make({"w": w}), [g.reshape(shape) for g in gradients])
+        ends.append(w.data.reshape(-1))
+    np.testing.assert_array_equal(ends[0], ends[1])
+    np.testing.assert_array_equal(ends[0], ends[2])
+    single = Tensor(start[0], requires_grad=True)
+    walk(make({"w": single}), [g[0] for g in gradients])
+    np.testing.assert_array_equal(single.data, ends[0][0])
+
+
+@every_optimizer
+def test_a_parameter_without_gradient_stays(backend: str, make: Callable[..., Optimizer]) -> None:
+    """Decay included."""
+    w, frozen = parameter(1), parameter(1)
+    walk(make({"w": w, "frozen": frozen}, weight_decay=0.5), [np.ones(1)])
+    assert w.data[0] < 1
+    np.testing.assert_array_equal(frozen.data, [1])
+
+
+@every_optimizer
+def test_zero_grad_forgets(make: Callable[..., Optimizer]) -> None:
+    w = parameter(1)
+    w.grad = np.ones(1)
+    make({"w": w}).zero_grad()
+    assert w.grad is None
+
+
+@every_optimizer
+def test_the_rate_of_single_parameters(backend: str, make: Callable[..., Optimizer]) -> None:
+    """A rate scaled by 1/4 is a rate of lr/4, for the step and for the decay."""
+    ends = []
+    for optimizer in (
+        make({"w": parameter(1)}, 0.2, weight_decay=0.5, rate_scale={"w": 0.25, "absent": 9}),
+        make({"w": parameter(1)}, 0.05, weight_decay=0.5),
+        make({"w": parameter(1)}, 0.2, weight_decay=0.5),
+    ):
+        walk(optimizer, [np.array([3.0]), np.array([1.0])])
+        ends.append(optimizer.parameters["w"].item())
+    assert ends[0] == pytest.approx(ends[1], rel=1e-14)
+    assert ends[0] != pytest.approx(ends[2], rel=1e-3)
+
+
+@every_optimizer
+def test_a_schedule_may_change_the_rate(backend: str, make: Callable[..., Optimizer]) -> None:
+    w = parameter(1)
+    optimizer = make({"w": w})
+    walk(optimizer, [np.ones(1)])
+    optimizer.lr = 0
+    before = w.item()
+    walk(optimizer, [np.ones(1)])
+    assert w.item() == before
+
+
+# resuming
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_resumed_run_continues_to_the_bit(backend: str, make: Callable[..., Optimizer], dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    gradients = [g.astype(dtype) for g in rng.standard_normal((10, 3, 4))]
+    start = rng.standard_normal((3, 4)).astype(dtype)
+
+    whole = make({"w": Tensor(start.copy(), requires_grad=True)}, weight_decay=0.01)
+    walk(whole, gradients)
+
+    first = make({"w": Tensor(start.copy(), requires_grad=True)}, weight_decay=0.01)
+    walk(first, gradients[:4])
+    saved = {name: array.copy() for name, array in first.state().items()}
+    second = make({"w": Tensor(first.parameters["w"].data.copy(), requires_grad=True)}, weight_decay=0.01)
+    second.load_state(saved)
+    walk(first, gradients[:1])  # what was saved does not change along
+    walk(second, gradients[4:])
+
+    np.testing.assert_array_equal(second.parameters["w"].data, whole.parameters["w"].data)
+    assert second.state().keys() == whole.state().keys()
+    for name, array in whole.state().items():
+        np.testing.assert_array_equal(second.state()[name], array)
+    assert whole.state()["steps"] == 10
+
+
+def test_what_a_state_holds() -> None:
+    assert set(SGD({"w": parameter(1)}, 0.1).state()) == {"steps", "velocity.w"}
+    assert set(Adam({"a": parameter(1), "b": parameter(1)}, 0.1).state()) == {"steps", "m.a", "m.b", "v.a", "v.b"}
+
+
+@every_optimizer
+@pytest.mark.parametrize("shape", [(1,), (2, 3)])
+def test_a_state_that_does_not_fit_changes_nothing(make: Callable[..., Optimizer], shape: tuple[int, ...]) -> None:
+    optimizer = make({"w": parameter(1, 2, 3)})
+    walk(optimizer, [np.ones(3)])
+    before = {name: array.copy() for name, array in optimizer.state().items()}
+    last = list(before)[-1]
+    for change, message in (
+        (lambda state: state.pop(last), f"state lacks {last}"),
+        (lambda state: state.update({last: np.zeros(shape)}), rf"{last}: expected .*\(3,\).*, got"),
+    ):
+        state = {name: array + 1 for name, array in before.items()}
+        change(state)
+        with pytest.raises(ValueError, match=message):
+            optimizer.load_state(state)
+        for name, array in optimizer.state().items():
+            np.testing.assert_array_equal(array, before[name])
+
+
+# settings
+
+
+@every_optimizer
+@pytest.mark.parametrize("value", [-1e-3, math.nan, math.inf])
+@pytest.mark.parametrize("setting", ["lr", "weight_decay", "rate_scale"])
+def test_settings_that_are_none(make: Callable[..., Optimizer], setting: str, value: float) -> None:
+    settings = {setting: {"w": value} if setting == "rate_scale" else value}
+    with pytest.raises(ValueError, match=f"{setting}.* must be finite and not negative, got"):
+        make({"w": parameter(1)}, **settings)
+
+
+def test_settings_of_their_own_that_are_none() -> None:
+    for momentum in (-0.1, math.nan):
+        with pytest.raises(ValueError, match="momentum must be finite and not negative"):
+            SGD({"w": parameter(1)}, 0.1, momentum=momentum)
+    with pytest.raises(ValueError, match="eps must be finite and not negative"):
+        Adam({"w": parameter(1)}, 0.1, eps=-1e-10)
+    for betas in ((0.9, 1), (-0.1, 0.9), (math.nan, 0.9)):
+        with pytest.raises(ValueError, match=r"betas must lie in \[0, 1\)"):
+            Adam({"w": parameter(1)}, 0.1, betas=betas)
+
+
+@every_optimizer
+def test_a_parameter_that_cannot_be_written_in_place(make: Callable[..., Optimizer]) -> None:
+    """A step on a copy would be lost without a word."""
+    turned = Tensor(np.ones((2, 3)).T, requires_grad=True)
+    with pytest.raises(ValueError, match="parameter w must be C-contiguous"):
+        make({"w": turned})
+
+
+# lp decay
+
+
+def decayed(w: Any, p: float, amount: float) -> Array:
+    w = np.array(w, np.float64) if not isinstance(w, np.ndarray) else w.copy()
+    assert lp_decay(w, p, amount) is None  # type: ignore[func-returns-value]
+    return w
+
+
+FINITE_ORDERS = [1, 1.5, 2, 3, 8, 100, 1000]
+
+
+def test_lp_decay_at_3_by_hand() -> None:
+    """3^3 + 4^3 + 5^3 = 6^3, so the norm of the first row is 6: w_k <- w_k - a (|w_k|/6) w_k."""
+    w = decayed([[3, -4, 5], [0, 0, -2]], 3, 0.5)
+    expected = [[3 - Fraction(9, 12), -4 + Fraction(16, 12), 5 - Fraction(25, 12)], [0, 0, -1]]
+    np.testing.assert_allclose(w, np.array(expected, float), rtol=1e-14)
+
+
+def test_lp_decay_at_1_by_hand() -> None:
+    """Every entry loses the norm times a, in the direction of 0: (w_k/|w_k|) ||w||_1."""
+    np.testing.assert_allclose(decayed([[1, -2, 0, 5]], 1, 0.125), [[0, -1, 0, 4]], rtol=1e-14)
+
+
+@given(w=arrays((3, 4)))
+def test_lp_decay_at_2_is_ordinary_decay(w: Array) -> None:
+    """To the bit."""
+    np.testing.assert_array_equal(decayed(w, 2, 0.25), w * np.float32(0.75))
+    np.testing.assert_array_equal(decayed(w, 2.0, 0.01), w * np.float32(0.99))
+
+
+@given(w=arrays((3, 4)))
+def test_lp_decay_is_continuous_at_2(w: Array) -> None:
+    w = w.astype(np.float64)
+    for p in (2 - 1e-9, 2 + 1e-9):
+        np.testing.assert_allclose(decayed(w, p, 0.25), 0.75 * w, rtol=1e-6, atol=1e-40)
+
+
+def test_lp_decay_at_infinity_by_hand() -> None:
+    """Only the largest of a row, the first of several."""
+    w = [[1, -4, 2], [-3, 3, 3], [0, 0, 0], [0, 5, -5]]
+    np.testing.assert_array_equal(decayed(w, math.inf, 0.25), [[1, -3, 2], [-2.25, 3, 3], [0, 0, 0], [0, 3.75, -5]])
+
+
+@given(w=arrays((3, 4)), amount=st.sampled_from([0.0, 0.25, 1.0]))
+def test_lp_decay_at_infinity_touches_one_entry_of_a_row(w: Array, amount: float) -> None:
+    after = decayed(w, math.inf, amount)
+    for row, before in zip(after, w, strict=True):
+        k = max(range(4), key=lambda k: abs(before[k]))  # Python's max is the first of equals
+        assert row[k] == pytest.approx(before[k] * (1 - amount), rel=1e-6)
+        np.testing.assert_array_equal(np.delete(row, k), np.delete(before, k))
+
+
+def exact_decay(row: Array, p: int, amount: Fraction) -> list[float]:
+    """For a whole p: the ratio to the norm by logarithms of fractions, which do not overflow."""
+    sizes = [abs(Fraction(float(value))) for value in row]
+    total = sum((size**p for size in sizes), Fraction(0))
+    after = []
+    for value, size in zip(row, sizes, strict=True):
+        factor = float((size**p / total)) ** ((p - 2) / p) if size else 0.0
+        after.append(float(value) * (1 - float(amount) * factor))
+    return after
+
+
+@settings(max_examples=50)
+@given(
+    w=arrays((2, 3), -8, 8).filter(lambda w: (np.abs(w) > 2**-6).all()),
+    p=st.sampled_from([1, 3, 8, 24, 100]),
+    amount=st.sampled_from([Fraction(1, 64), Fraction(1, 2)]),
+)
+def test_lp_decay_is_its_formula_in_fractions(w: Array, p: int, amount: Fraction) -> None:
+    """(|w_k|/||w||_p)^(p-2) = (|w_k|^p / sum_j |w_j|^p)^((p-2)/p)."""
+    expected = [exact_decay(row, p, amount) for row in w]
+    np.testing.assert_allclose(decayed(w.astype(np.float64), p, float(amount)), expected, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(decayed(w, p, float(amount)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 3, 8])
+def test_lp_decay_descends_half_the_squared_norm(p: float) -> None:
+    """The step is the gradient of ||w||_p^2 / 2 by rows, here by central differences."""
+    w = np.random.default_rng(0).standard_normal((2, 3))
+    step = (w - decayed(w, p, 1e-3)) / 1e-3
+    for o, k in np.ndindex(2, 3):
+        h = np.zeros((2, 3))
+        h[o, k] = 1e-6
+        ahead, behind = ((np.abs(w + sign * h) ** p).sum(axis=1)[o] ** (2 / p) / 2 for sign in (1, -1))
+        assert step[o, k] == pytest.approx((ahead - behind) / 2e-6, rel=1e-6)
+
+
+@pytest.mark.parametrize("p", [*FINITE_ORDERS, math.inf])
+@given(w=arrays((2, 3), -8, 8))
+def test_lp_decay_scales_with_the_weights(p: float, w: Array) -> None:
+    w = w.astype(np.float64)
+    np.testing.assert_allclose(decayed(8 * w, p, 0.25), 8 * decayed(w, p, 0.25), rtol=1e-12)
+    np.testing.assert_allclose(decayed(-w, p, 0.25), -decayed(w, p, 0.25), rtol=1e-12)
+
+
+@pytest.mark.parametrize("p", [*FINITE_ORDERS[2:], math.inf])
+@given(w=arrays((2, 3)))
+def test_lp_decay_from_2_on_shrinks_every_weight(p: float, w: Array) -> None:
+    """By a factor between 1 - a and 1, so that no sign changes."""
+    after = decayed(w, p, 0.25)
+    assert (np.abs(after) <= np.abs(w)).all()
+    assert (np.abs(after) >= np.abs(w) * np.float32(0.7499)).all()
+    assert (np.sign(after) * np.sign(w) >= 0).all()
+
+
+def test_lp_decay_of_a_large_order_is_that_of_infinity() -> None:
+    w = np.array([[1, -4, 2], [0.5, 0, 0.25]])
+    np.testing.assert_allclose(decayed(w, 1000, 0.25), decayed(w, math.inf, 0.25), rtol=1e-12)
+
+
+@pytest.mark.parametrize("p", [*FINITE_ORDERS, math.inf])
+@pytest.mark.filterwarnings("error")
+def test_lp_decay_of_zeros_and_of_extreme_weights(p: float) -> None:
+    """A row of zeros stays; no power overflows, neither of a small nor of a large weight."""
+    w = np.array([[0, 0, 0], [1e-40, -1, 1e-20], [3e37, 1e-30, 0], [1e-45, 0, -1e-45]], np.float32)
+    after = decayed(w, p, 0.125)
+    assert np.isfinite(after).all()
+    np.testing.assert_array_equal(after[0], [0, 0, 0])
+    assert after[1, 1] == pytest.approx(-0.875)
+    assert after[2, 0] == pytest.approx(3e37 * 0.875)
+
+
+@pytest.mark.parametrize("p", [3, math.inf])
+def test_rows_decay_apart_and_a_filter_is_a_row(p: float) -> None:
+    w = np.random.default_rng(0).standard_normal((3, 2, 2, 2))
+    after = decayed(w, p, 0.25)
+    for before, row in zip(w, after, strict=True):
+        np.testing.assert_array_equal(row.reshape(1, 8), decayed(before.reshape(1, 8), p, 0.25))
+
+
+@pytest.mark.parametrize("p", [0.5, 0, -2, -math.inf, math.nan])
+def test_an_order_below_1_is_refused(p: float) -> None:
+    w = np.ones((2, 2))
+    with pytest.raises(ValueError, match="p must be at least 1"):
+        lp_decay(w, p, 0.1)
+    np.testing.assert_array_equal(w, 1)
+
+
+# decay in a step
+
+
+@every_optimizer
+def test_decay_is_decoupled(backend: str, make: Callable[..., Optimizer]) -> None:
+    """With no slope, a step multiplies by 1 - lr wd; with one, the decay comes first and leaves the moments alone."""
+    w = parameter(8)
+    walk(make({"w": w}, 0.5, weight_decay=0.25), [np.zeros(1)] * 2)
+    np.testing.assert_allclose(w.data, [8 * 0.875**2], rtol=1e-14)
+    decaying, plain = make({"w": parameter(8)}, 0.5, weight_decay=0.25), make({"w": parameter(7)}, 0.5)
+    walk(decaying, [np.ones(1)])
+    walk(plain, [np.ones(1)])
+    np.testing.assert_array_equal(decaying.parameters["w"].data, plain.parameters["w"].data)
+    for name, array in plain.state().items():
+        np.testing.assert_array_equal(decaying.state()[name], array)
+
+
+def test_decay_follows_the_order_of_the_layer(backend: str) -> None:
+    """Distance weights, filters among them, by their p; everything else as usual."""
+    net = Sequential(LinfDistConv2d(1, 3, 2, bias=True, seed=0), Flatten(), LinfDistDense(12, 3, seed=1), Dense(3, 2))
+    parameters = net.parameters()
+    optimizer = SGD(parameters, 0.5, weight_decay=0.5, decay_order=net.decay_order)
+    for p in (8, 3.5, math.inf):
+        net.p = p
+        expected = {}
+        for name, tensor in parameters.items():
+            tensor.grad = np.zeros_like(tensor.data)
+            expected[name] = decayed(tensor.data, p if name in ("0.weight", "2.weight") else 2, 0.25)
+        optimizer.step()
+        for name, tensor in parameters.items():
+            np.testing.assert_allclose(tensor.data, expected[name], rtol=1e-6, err_msg=f"{name} at p = {p}")
+    assert parameters["0.weight"].shape == (3, 4)
+
+
+def test_at_infinity_a_step_decays_one_weight_of_each_neuron() -> None:
+    layer = LinfDistDense(6, 4, seed=0)
+    before = layer.weight.data.copy()
+    optimizer = SGD(layer.parameters(), 0.5, weight_decay=0.5, decay_order=layer.decay_order)
+    layer.weight.grad = np.zeros_like(before)
+    optimizer.step()
+    changed = layer.weight.data != before
+    np.testing.assert_array_equal(changed.sum(axis=1), 1)
+    np.testing.assert_array_equal(changed.argmax(axis=1), np.abs(before).argmax(axis=1))
+
+
+# what it is for
+
+
+@every_optimizer
+def test_it_finds_a_minimum(backend: str, make: Callable[..., Optimizer]) -> None:
+    target = np.array([[1.0, -2], [0.5, 3]])
+    w = Tensor(np.zeros((2, 2)), requires_grad=True)
+    optimizer = make({"w": w}, 0.1)
+    for step in range(300):
+        optimizer.lr = 0.1 * (1 - step / 300)
+        optimizer.zero_grad()
+        ((w - target) ** 2).sum().backward()
+        optimizer.step()
+    np.testing.assert_allclose(w.data, target, atol=1e-3)
