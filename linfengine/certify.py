@@ -33,8 +33,8 @@ METHODS = ("interval", "margin")
 class Certificate:
     """The verdict on every sample: `prediction` (n,), `correct` and `certified` (n,) booleans, `margin` (n,) float64.
 
-    For `method` margin, `radius` (n,) is the largest radius proved (pixel units, 0 where the prediction is wrong).  For
-    interval there is no radius, and `margin` is min_j (lower(z_y) − upper(z_j)).
+    For `method` margin, `radius` (n,) is the largest radius proved (pixel units, at most 1, and 0 where the prediction
+    is wrong).  For interval there is no radius, and `margin` is min_j (lower(z_y) − upper(z_j)).
     """
 
     method: str
@@ -94,9 +94,9 @@ def certify(
 
 def box(pixels: Array, eps: Fraction) -> Interval:
     """The clipped box [max(x − ε, 0), min(x + ε, 1)] in float32, its ends rounded away from x by one place."""
-    centre = pixels.astype(np.float64)
-    lower = np.nextafter((centre - float(eps)).astype(np.float32), np.float32(-np.inf))
-    upper = np.nextafter((centre + float(eps)).astype(np.float32), np.float32(np.inf))
+    centre, radius = pixels.astype(np.float64), math.nextafter(float(eps), math.inf)  # ε itself may round down
+    lower = np.nextafter((centre - radius).astype(np.float32), np.float32(-np.inf))
+    upper = np.nextafter((centre + radius).astype(np.float32), np.float32(np.inf))
     return Interval(np.clip(lower, 0, 1), np.clip(upper, 0, 1))
 
 
@@ -118,25 +118,36 @@ def margins(logits: Array, labels: Array) -> Array:
 
 
 def _certify_margin(model: Module, pixels: Array, labels: Array, eps: Fraction) -> tuple[Array, ...]:
-    logits = model(pixels).numpy()
+    logits = _logits(model, pixels, labels)
     prediction = logits.argmax(axis=1)
     margin = margins(logits, labels)
     lipschitz = model.lipschitz()
-    slack = 4 * model.rounding(1 + float(eps))[0]
+    error, size = model.rounding(2.0)  # a ball of radius 1, the largest claimed, reaches to 2
+    slack = 4 * error if size < np.finfo(np.float32).max else math.inf  # rounding is bounded where nothing overflows
     guard = 1 + 1e-9  # of the few float64 operations here
     certified = margin > (2 * lipschitz * float(eps) + slack) * guard
-    radius = np.maximum(margin - slack * guard, 0) / (2 * lipschitz * guard)
+    radius = np.minimum(np.maximum(margin - slack * guard, 0) / (2 * lipschitz * guard), 1)
     return prediction, certified, margin, radius
 
 
 def _certify_interval(model: Module, pixels: Array, labels: Array, eps: Fraction) -> tuple[Array, ...]:
-    prediction = model(pixels).numpy().argmax(axis=1)
+    prediction = _logits(model, pixels, labels).argmax(axis=1)
     bounds = model(box(pixels, eps))
     rows = np.arange(len(labels))
     worst = bounds.upper.copy()
     worst[rows, labels] = bounds.lower[rows, labels]  # the lowest logit of the label against the highest of the others
     margin = margins(worst, labels)
     return prediction, margin > 0, margin, np.zeros_like(margin)
+
+
+def _logits(model: Module, pixels: Array, labels: Array) -> Array:
+    """Logits (n, classes).  Raises UserError unless every label is a class of theirs."""
+    logits: Array = model(pixels).numpy()
+    if logits.ndim != 2 or labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise UserError(
+            f"labels from {labels.min()} to {labels.max()} do not fit the model, whose logits have shape {logits.shape}"
+        )
+    return logits
 
 
 def check_model(model: Module) -> None:

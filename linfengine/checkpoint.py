@@ -100,6 +100,6 @@ def load_model(path: str | Path) -> tuple[Module, dict[str, str]]:
         model = build(json.loads(metadata["config"]))
         model.load_state(tensors)
         model.p = float(metadata["p"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
         raise UserError(f"{path}: not a model that fits its own description ({error})") from None
     return model.eval(), metadata

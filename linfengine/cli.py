@@ -11,7 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from fractions import Fraction
 from functools import wraps
 from pathlib import Path
@@ -28,7 +28,7 @@ from rich.text import Text
 from . import __version__
 from .audit import Evaluation, SoundnessError, evaluate
 from .backends import available_backends, get_backend
-from .certify import METHODS, certify, parse_eps
+from .certify import METHODS, certify, check_model, parse_eps, predict
 from .checkpoint import load_model, write_file
 from .data import DATASETS, Dataset, load_dataset, to_pixels
 from .errors import UserError
@@ -47,6 +47,7 @@ def speaks_plainly(command: Command) -> Command:
     @wraps(command)
     def wrapped(*arguments: Any, **settings: Any) -> None:
         try:
+            check_environment()
             command(*arguments, **settings)
         except UserError as error:
             Console(stderr=True).print(
@@ -58,6 +59,14 @@ def speaks_plainly(command: Command) -> Command:
             raise SystemExit(3) from None
 
     return wrapped  # type: ignore[return-value]
+
+
+def check_environment() -> None:
+    """Raises UserError where LINFENGINE_BACKEND, LINFENGINE_ISA or LINFENGINE_NUM_THREADS ask for what there is not."""
+    try:
+        get_backend()
+    except (ImportError, ValueError) as error:
+        raise UserError(str(error)) from None
 
 
 data_dir_option = click.option(
@@ -114,7 +123,8 @@ def demo(out: Path) -> None:
         f"Training an ℓ∞-distance net on {len(dataset.train_labels):,} scans of digits, "
         f"{recipe.depth} layers, {recipe.width} neurons wide:"
     )
-    (out / CHECKPOINT).unlink(missing_ok=True)  # the demo begins anew each time
+    with suppress(OSError):  # where it cannot be removed, training says why
+        (out / CHECKPOINT).unlink()  # the demo begins anew each time
     model = train_watched(recipe, dataset, out, resume=False)
     pixels, labels = to_pixels(dataset.test_images), dataset.test_labels
     evaluations = [evaluate(model, pixels, labels, eps, attack_steps=20) for eps in DEMO_EPS]
@@ -211,6 +221,7 @@ def certify_command(
             f"{model} does not say which data set it is for: name one with --dataset ({', '.join(DATASETS)})"
         )
     dataset = load_dataset(name, data_dir)
+    check_model(net)
     check_fit(net, dataset)
     pixels, labels = to_pixels(dataset.test_images[:limit]), dataset.test_labels[:limit]
     start = time.perf_counter()
@@ -261,13 +272,21 @@ def installation_facts() -> dict[str, Any]:
 
 def check_fit(net: Module, dataset: Dataset) -> None:
     """Raises UserError where the model takes images of another shape, or has another number of classes."""
-    if not isinstance(net, LinfDistNet):
-        return
     shape, classes = dataset.test_images.shape[1:], len(dataset.classes)
-    if net.shape != shape or net.classes != classes:
+    if isinstance(net, LinfDistNet):
+        if (net.shape, net.classes) != (shape, classes):
+            raise UserError(
+                f"the model takes images of shape {net.shape} in {net.classes} classes; "
+                f"{dataset.name} has {shape} in {classes}"
+            )
+        return
+    try:  # a net of any layers says what it takes only by taking it
+        logits = predict(net, to_pixels(dataset.test_images[:1]))
+    except ValueError as error:
+        raise UserError(f"the model does not take the images of {dataset.name}: {error}") from None
+    if logits.shape != (1, classes):
         raise UserError(
-            f"the model takes images of shape {net.shape} in {net.classes} classes; "
-            f"{dataset.name} has {shape} in {classes}"
+            f"the model gives an image logits of shape {logits.shape}; {dataset.name} has {classes} classes"
         )
 
 

@@ -48,6 +48,8 @@ class Run:
         self.recipe = recipe
         held_out = np.empty(0, np.intp)
         train = np.arange(len(dataset.train_labels))
+        if recipe.held_out >= len(train):
+            raise UserError(f"recipe: held_out {recipe.held_out} leaves none of the {len(train)} training samples")
         if recipe.held_out:
             train, held_out = split_holdout(dataset.train_labels, recipe.held_out)
         if recipe.batch_size > len(train):
@@ -92,13 +94,16 @@ class Run:
             batches(self.images, self.labels, recipe.batch_size, rng, self.augment)
         ):
             self._set_schedules(epoch + step / steps)
-            logits = self.model(Tensor(pixels))
-            loss = self._loss(logits, labels, eps, epoch + step / steps)
-            if not math.isfinite(loss.item()):
+            try:
+                logits = self.model(Tensor(pixels))
+                loss = self._loss(logits, labels, eps, epoch + step / steps)
+                if not math.isfinite(loss.item()):
+                    raise ValueError(f"the loss is {loss.item()}")
+            except ValueError as error:  # distances refuse what is not finite
                 raise UserError(
-                    f"training diverged: the loss is {loss.item()} in step {step} of epoch {epoch + 1} "
+                    f"training diverged in step {step + 1} of epoch {epoch + 1}: {str(error).rstrip('.')} "
                     "(try a smaller lr; the last checkpoint is whole)"
-                )
+                ) from error
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -179,7 +184,7 @@ class Run:
             self.epochs_done = int(metadata["epoch"])
         except UserError:
             raise
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: not a checkpoint that fits its own description ({error})") from None
 
 
@@ -204,10 +209,11 @@ def train(
     elif checkpoint.exists():
         raise UserError(f"{out} already holds a training run: --resume continues it, another --out starts a new one")
     lines = _metrics_up_to(out / METRICS, run.epochs_done) if resume else []
+    _write_lines(out / METRICS, lines)  # now, so that a place which cannot be written to is known before an epoch is
     while run.epochs_done < recipe.epochs:
         figures = run.train_epoch(observer)
         lines.append(json.dumps(figures))
-        write_file(out / METRICS, "".join(f"{line}\n" for line in lines).encode())
+        _write_lines(out / METRICS, lines)
         run.save(checkpoint)
         observer.epoch(figures)
     save_model(run.model.eval(), out / MODEL, dataset=recipe.dataset, recipe=json.dumps(recipe.to_dict()))
@@ -216,5 +222,12 @@ def train(
 
 def _metrics_up_to(path: Path, epoch: int) -> list[str]:
     """The lines of the epochs that the checkpoint has seen: a run may have been stopped between line and checkpoint."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [line for line in lines if json.loads(line)["epoch"] <= epoch]
+    try:
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line for line in lines if json.loads(line)["epoch"] <= epoch]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: expected a JSON object with its epoch in every line ({error})") from None
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    write_file(path, "".join(f"{line}\n" for line in lines).encode())

@@ -178,6 +178,12 @@ void linf_backward(Shape shape, const T* g, const T* x, const T* w, const int32_
 }
 
 template <class T>
+void dot(Shape shape, const T* x, const T* w, T* y) {
+    const Panels<T> panels(shape, w);
+    forward(kernels<T>().dot, {shape, x, nullptr, w, panels.data(), y, nullptr, nullptr, 0});
+}
+
+template <class T>
 void lp_forward(Shape shape, const T* x, const T* w, double p, T* y) {
     const Panels<T> panels(shape, w);
     const Forward<T> problem{shape, x, nullptr, w, panels.data(), y, nullptr, nullptr, p};
@@ -223,6 +229,7 @@ void adam(T* param, const T* grad, T* m, T* v, int64_t count, double lr, double 
     template void linf_forward(Shape, const T*, const T*, T*, int32_t*);                      \
     template void linf_bounds(Shape, const T*, const T*, const T*, T*, T*);                   \
     template void linf_backward(Shape, const T*, const T*, const T*, const int32_t*, T*, T*); \
+    template void dot(Shape, const T*, const T*, T*);                                         \
     template void lp_forward(Shape, const T*, const T*, double, T*);                          \
     template void lp_backward(Shape, const T*, const T*, const T*, const T*, double, T*, T*); \
     template T largest(const T*, int64_t);                                                    \

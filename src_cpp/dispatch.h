@@ -24,6 +24,8 @@ void linf_bounds(Shape shape, const T* lower, const T* upper, const T* w, T* y_l
 template <class T>
 void linf_backward(Shape shape, const T* g, const T* x, const T* w, const int32_t* index, T* grad_x, T* grad_w);
 template <class T>
+void dot(Shape shape, const T* x, const T* w, T* y);
+template <class T>
 void lp_forward(Shape shape, const T* x, const T* w, double p, T* y);
 template <class T>
 void lp_backward(Shape shape, const T* g, const T* x, const T* w, const T* y, double p, T* grad_x, T* grad_w);

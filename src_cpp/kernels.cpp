@@ -25,6 +25,11 @@ bool linf_bounds(const Forward<T>& a, int64_t item) {
     return run(LinfBounds<T>{a}, item);
 }
 
+template <class T>
+bool dot(const Forward<T>& a, int64_t item) {
+    return run(Dot<T>{a}, item);
+}
+
 template <class T, int P>
 bool lp_power(const Forward<T>& a, int64_t item) {
     FlushDenormals flush;
@@ -95,6 +100,7 @@ constexpr Kernels<T> make_kernels(Powers<I...>) {
             linf<T>,
             linf_argmax<T>,
             linf_bounds<T>,
+            dot<T>,
             {lp_power<T, kPowers[I]>...},
             {lp_scaled<T, kPowers[I]>...},
             lp_general<T>,

@@ -6,6 +6,7 @@
 //   linf_argmax   the same, and index[i,j] = the lowest k that attains it
 //   linf_bounds   for lower <= x <= upper:  hi = max_k max(|lower - w|, |upper - w|),
 //                                           lo = max_k max(lower - w, w - upper, 0)
+//   dot           y[i,j] = sum_k x[i,k] w[j,k]
 //   lp_power      y[i,j] = (sum_k |x[i,k] - w[j,k]|^P)^(1/P) for the P in kPowers, by multiplication
 //   lp_scaled     the same, given y = the l-inf distance on entry: no overflow and no underflow
 //   lp_general    the same for any real p >= 1, likewise
@@ -69,7 +70,7 @@ struct Kernels {
     int64_t backward_rows;  // samples a finite-p backward keeps in registers
 
     void (*pack)(const T* w, Shape shape, T* panels, int64_t panel_number);
-    ForwardItem<T> linf, linf_argmax, linf_bounds;
+    ForwardItem<T> linf, linf_argmax, linf_bounds, dot;
     ForwardItem<T> lp_power[kPowerCount], lp_scaled[kPowerCount], lp_general;
 
     BackwardItem<T> linf_backward_x, linf_backward_w;

@@ -99,6 +99,26 @@ struct LinfBounds {
     }
 };
 
+// y = sum_k x w: the matrix product of the linear layers, in an order of summation that the shapes alone fix.
+template <class T>
+struct Dot {
+    using Scalar = T;
+    using Part = Vec<T>;
+    using Total = Vec<T>;
+    static constexpr int inputs = 1, kRows = Linf<T>::kRows, kVectors = Linf<T>::kVectors;
+    static constexpr int64_t kBlock = kLongBlock;
+    const Forward<T>& a;
+
+    Total begin(int64_t, int64_t) const { return Vec<T>{}; }
+    Part identity() const { return Vec<T>{}; }
+    LINFENGINE_INLINE void step(Part& part, const Total&, const T* x, Vec<T> w) const { part += x[0] * w; }
+    void merge(Total& total, const Part& part, int64_t) const { total += part; }
+    bool finish(const Total& total, int64_t row, int64_t col, int64_t count) const {
+        store_first(a.y + row * a.shape.ldy + col, total, count);
+        return true;
+    }
+};
+
 // s^(1/P) for s > 0
 template <int P, class T>
 LINFENGINE_INLINE Vec<T> root(Vec<T> s) {

@@ -39,7 +39,9 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     cpu.use_instruction_set(before)
 
 
-def problem(n: int, o: int, k: int, groups: int = 1, dtype: Any = np.float32, scale: float = 1.0) -> list[Array]:
+def problem(
+    n: int, o: int, k: int, groups: int = 1, dtype: Any = np.float32, scale: float = 1.0
+) -> tuple[Array, Array, Array]:
     """(x, w, g) drawn from a normal distribution, with some coordinates of x equal to those of a weight."""
     rng = np.random.default_rng([n, o, k, groups])
     x, w, g = (
@@ -48,7 +50,7 @@ def problem(n: int, o: int, k: int, groups: int = 1, dtype: Any = np.float32, sc
         rng.standard_normal((n, groups * o)),
     )
     x[::3, : k // 2] = w[0, : k // 2]
-    return [array.astype(dtype) for array in (scale * x, scale * w, g)]
+    return (scale * x).astype(dtype), (scale * w).astype(dtype), g.astype(dtype)
 
 
 def equal_bits(a: Array, b: Array) -> bool:
@@ -138,12 +140,12 @@ def test_lp_keeps_to_the_tolerance_at_every_scale(scale: float, p: float) -> Non
 
 def check_lp(x: Array, w: Array, g: Array, p: float, groups: int = 1) -> None:
     """Value and gradients against the reference in float64."""
-    exact = [array.astype(np.float64) for array in (x, w, g)]
-    expected = reference.lp_dist(*exact[:2], p, groups)
+    x64, w64, g64 = x.astype(np.float64), w.astype(np.float64), g.astype(np.float64)
+    expected = reference.lp_dist(x64, w64, p, groups)
     y = cpu.lp_dist(x, w, p, groups)
     np.testing.assert_allclose(y, expected, rtol=lp_value_tolerance(p, x.dtype), atol=0)
     gradients = cpu.lp_dist_backward(g, x, w, y, p, groups)
-    for got, want in zip(gradients, reference.lp_dist_backward(exact[2], *exact[:2], expected, p, groups), strict=True):
+    for got, want in zip(gradients, reference.lp_dist_backward(g64, x64, w64, expected, p, groups), strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=lp_gradient_tolerance(p, x.dtype) * np.abs(want).max())
 
 
@@ -192,7 +194,7 @@ def test_no_bit_depends_on_the_number_of_threads(p: float) -> None:
         else:
             y = cpu.lp_dist(x, w, p)
             gradients = cpu.lp_dist_backward(g, x, w, y, p)
-        return [array.tobytes() for array in (y, *gradients)]
+        return [array.tobytes() for array in (y, *gradients, cpu.matmul(x, w.T))]
 
     before = cpu.threads()
     try:
@@ -205,6 +207,15 @@ def test_no_bit_depends_on_the_number_of_threads(p: float) -> None:
     assert all(result == results[0] for result in results)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_matmul_agrees_with_numpy_in_float64(shape: tuple[int, int, int], dtype: Any) -> None:
+    x, w, _ = problem(*shape, dtype=dtype)
+    exact = x.astype(np.float64) @ w.T.astype(np.float64)
+    size = np.abs(x).astype(np.float64) @ np.abs(w.T).astype(np.float64)
+    assert (np.abs(cpu.matmul(x, w.T) - exact) <= np.finfo(dtype).eps * (shape[2] + 1) * size).all()
+
+
 def test_adam_step_is_the_reference_to_rounding() -> None:
     rng = np.random.default_rng(0)
     for shape in ((), (5,), (37, 129)):
@@ -212,8 +223,9 @@ def test_adam_step_is_the_reference_to_rounding() -> None:
         np.abs(ours[3], out=ours[3])
         theirs = [array.astype(np.float64) for array in ours]
         for step in (1, 2, 3):
-            cpu.adam_step(*ours, lr=0.02, beta1=0.9, beta2=0.99, eps=1e-10, step=step)
-            reference.adam_step(*theirs, lr=0.02, beta1=0.9, beta2=0.99, eps=1e-10, step=step)
+            settings: Any = {"lr": 0.02, "beta1": 0.9, "beta2": 0.99, "eps": 1e-10, "step": step}
+            cpu.adam_step(ours[0], ours[1], ours[2], ours[3], **settings)
+            reference.adam_step(theirs[0], theirs[1], theirs[2], theirs[3], **settings)
         for got, expected in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-6)
 

@@ -37,6 +37,10 @@ from linfengine.layers import (
 RGB = (0.4914, 0.4822, 0.4465)
 
 
+def single(numbers: Any) -> Array:
+    return np.array(numbers, np.float32)
+
+
 @dataclass(frozen=True)
 class Case:
     """A layer or net and the shape of one of its inputs."""
@@ -239,8 +243,8 @@ def test_conv_is_the_dense_layer_on_explicit_patches(backend: str) -> None:
 
 def test_a_neuron_by_hand(backend: str) -> None:
     layer = LinfDistDense(3, 2, bias=True)
-    layer.load_state({"weight": np.float32([[0, 0, 0], [1, -1, 2]]), "bias": np.float32([0.5, -1])})
-    x = Tensor(np.float32([[1, 2, -3], [1, -1, 2]]))
+    layer.load_state({"weight": single([[0, 0, 0], [1, -1, 2]]), "bias": single([0.5, -1])})
+    x = Tensor(single([[1, 2, -3], [1, -1, 2]]))
     np.testing.assert_array_equal(layer.eval()(x).data, [[3.5, 4], [2.5, -1]])
     layer.train().p = 1
     np.testing.assert_array_equal(layer(x).data, [[6.5, 7], [4.5, -1]])
@@ -450,19 +454,19 @@ def test_a_description_that_is_none(config: dict[str, Any], message: str) -> Non
 def test_mean_shift_by_hand(backend: str) -> None:
     """running <- 0.75 running + 0.25 batch mean, in numbers that float32 holds exactly."""
     layer = MeanShift(2, momentum=0.25)
-    x = np.float32([[1, 10], [3, -2], [5, 4]])  # means 3 and 4
+    x = single([[1, 10], [3, -2], [5, 4]])  # means 3 and 4
     np.testing.assert_array_equal(layer(Tensor(x)).data, [[-2, 6], [0, -6], [2, 0]])
     np.testing.assert_array_equal(layer.running_mean, [0.75, 1])
-    layer(Tensor(x + np.float32([4, -4])))  # means 7 and 0
+    layer(Tensor(x + single([4, -4])))  # means 7 and 0
     np.testing.assert_array_equal(layer.running_mean, [2.3125, 0.75])
     layer.eval()
-    np.testing.assert_array_equal(layer(Tensor(x)).data, x - np.float32([2.3125, 0.75]))
+    np.testing.assert_array_equal(layer(Tensor(x)).data, x - single([2.3125, 0.75]))
     np.testing.assert_array_equal(layer.running_mean, [2.3125, 0.75])
 
 
 def test_mean_shift_of_channels_by_hand(backend: str) -> None:
     layer = MeanShift(2, momentum=0.5)
-    x = np.float32([[[[1, 3]], [[0, 2]]], [[[5, 7]], [[-4, 10]]]])  # (2, 2, 1, 2), means 4 and 2
+    x = single([[[[1, 3]], [[0, 2]]], [[[5, 7]], [[-4, 10]]]])  # (2, 2, 1, 2), means 4 and 2
     expected = [[[[-3, -1]], [[-2, 0]]], [[[1, 3]], [[-6, 8]]]]
     np.testing.assert_array_equal(layer(Tensor(x)).data, expected)
     np.testing.assert_array_equal(layer.running_mean, [2, 1])
@@ -471,7 +475,7 @@ def test_mean_shift_of_channels_by_hand(backend: str) -> None:
 def test_the_usual_momentum_is_a_tenth() -> None:
     layer = MeanShift(1)
     for _ in range(3):
-        layer(Tensor(np.float32([[1], [1]])))
+        layer(Tensor(single([[1], [1]])))
     np.testing.assert_allclose(layer.running_mean, [1 - 0.9**3], rtol=1e-6)
 
 
@@ -492,6 +496,7 @@ def test_the_gradient_flows_through_the_batch_mean(shape: tuple[int, ...]) -> No
     layer, x, g = MeanShift(3), Tensor(rng.standard_normal(shape), requires_grad=True), rng.standard_normal(shape)
     layer(x).backward(g)
     axes = (0, *range(2, len(shape)))
+    assert x.grad is not None
     np.testing.assert_allclose(x.grad, g - g.mean(axis=axes, keepdims=True), atol=1e-12)
     gradcheck(layer, x, **CENTRAL_DIFFERENCES)
     x.zero_grad()
@@ -596,7 +601,7 @@ def test_the_lipschitz_constant_is_attained(layer: Module) -> None:
 
 def test_lipschitz_constants_by_hand() -> None:
     dense = Dense(4, 2)
-    dense.load_state({"weight": np.float32([[1, -2, 3, 0], [-4, 4, 4, -4]]), "bias": np.float32([9, 9])})
+    dense.load_state({"weight": single([[1, -2, 3, 0], [-4, 4, 4, -4]]), "bias": single([9, 9])})
     assert dense.lipschitz() == pytest.approx(16 / 2, rel=1e-6)  # the largest absolute row sum over √4
     assert dense.lipschitz() >= 8
     assert Normalize((0.25,), 0.5).lipschitz() == 2
@@ -659,7 +664,7 @@ def test_rounding_of_a_linear_layer_with_any_weights(data: st.DataObject) -> Non
 
 def test_rounding_covers_products_that_underflow() -> None:
     layer = Dense(2, 1)
-    layer.load_state({"weight": np.float32([[1e-30, 1e-30]]), "bias": np.float32([0])})
+    layer.load_state({"weight": single([[1e-30, 1e-30]]), "bias": single([0])})
     x = np.full((1, 2), 1e-16, np.float32)
     assert layer(Tensor(x)).item() == 0
     assert max(exceeds(layer, x)) <= 0
@@ -668,8 +673,8 @@ def test_rounding_covers_products_that_underflow() -> None:
 def test_rounding_is_small_and_in_the_end_attained() -> None:
     """A bound within a factor of two of an error that happens is no idle one: 2^24 + 1.5 has no float32."""
     layer = LinfDistDense(1, 1)
-    layer.load_state({"weight": np.float32([[-(2.0**24)]])})
-    x = np.float32([[1]])  # 2^24 + 1 lies halfway between two float32 numbers
+    layer.load_state({"weight": single([[-(2.0**24)]])})
+    x = single([[1]])  # 2^24 + 1 lies halfway between two float32 numbers
     error, magnitude = layer.rounding(1.0)
     computed, exact = layer.eval()(Tensor(x)).item(), 2.0**24 + 1
     assert abs(computed - exact) == 1
@@ -681,12 +686,12 @@ def test_errors_add_up_over_distance_layers_and_grow_with_linear_ones() -> None:
     """E of a chain is E1 L2 + E2: here by hand, with magnitudes that make each u or 2 u."""
     u = 2.0**-24
     one = LinfDistDense(1, 1)
-    one.load_state({"weight": np.float32([[1]])})
+    one.load_state({"weight": single([[1]])})
     assert one.rounding(1)[0] == pytest.approx(2 * u)
     assert Sequential(one, one).rounding(1)[0] == pytest.approx(2 * u + 3 * u, rel=1e-6)
     assert Sequential(Flatten(), Negate(), ReLU()).rounding(5.0) == (0.0, 5.0)
     linear = Dense(1, 1)
-    linear.load_state({"weight": np.float32([[8]]), "bias": np.float32([0])})
+    linear.load_state({"weight": single([[8]]), "bias": single([0])})
     own = linear.rounding(one.rounding(1)[1])[0]
     assert Sequential(one, linear).rounding(1)[0] == pytest.approx(8 * 2 * u + own, rel=1e-5)
 
@@ -748,7 +753,7 @@ def test_logits_are_negative_distances() -> None:
 
 
 def test_normalize_by_hand() -> None:
-    x = np.float32([0.5, 0.25, 1]).reshape(1, 3, 1, 1)
+    x = single([0.5, 0.25, 1]).reshape(1, 3, 1, 1)
     y = Normalize((0.5, 0, 0.25), 0.25)(Tensor(x))
     np.testing.assert_array_equal(y.data.reshape(-1), [0, 1, 3])
     np.testing.assert_array_equal(Normalize((0.5,), 0.25)(x).data.reshape(-1), [0, -1, 2])  # one mean for all

@@ -58,6 +58,9 @@ class Backend(Protocol):
     ) -> tuple[Array, Array]:
         """(grad_x, grad_w): sign(d)*(|d|/y)^(p-1)*g with d = x - w, and its negative; nothing where y is 0."""
 
+    def matmul(self, x: Array, y: Array) -> Array:
+        """z[n, m] = sum_k x[n, k] y[k, m]; x and y need not be contiguous. "cpu" sums in an order fixed by shapes."""
+
     def adam_step(
         self,
         param: Array,

@@ -31,6 +31,7 @@ cdef extern from "dispatch.h" namespace "linfengine" nogil:
     void linf_forward[T](Shape, const T*, const T*, T*, int32_t*) except +
     void linf_bounds_ "linfengine::linf_bounds"[T](Shape, const T*, const T*, const T*, T*, T*) except +
     void linf_backward_ "linfengine::linf_backward"[T](Shape, const T*, const T*, const T*, const int32_t*, T*, T*) except +
+    void dot_ "linfengine::dot"[T](Shape, const T*, const T*, T*) except +
     void lp_forward_ "linfengine::lp_forward"[T](Shape, const T*, const T*, double, T*) except +
     void lp_backward_ "linfengine::lp_backward"[T](Shape, const T*, const T*, const T*, const T*, double, T*, T*) except +
     T largest_ "linfengine::largest"[T](const T*, int64_t) except +
@@ -100,6 +101,11 @@ def linf_dist_backward(const real[:, ::1] g, const real[:, ::1] x, const real[:,
             out = q * shape.o
             linf_backward_(shape, &g[0, out], &x[0, q * shape.k], &w[out, 0], &index[0, out],
                                  &grad_x[0, q * shape.k], &grad_w[out, 0])
+
+
+def dot(const real[:, ::1] x, const real[:, ::1] w, real[:, ::1] y):
+    with nogil:
+        dot_(group_shape(x.shape[0], w.shape[0], w.shape[1], 1), &x[0, 0], &w[0, 0], &y[0, 0])
 
 
 def lp_dist(const real[:, ::1] x, const real[:, ::1] w, double p, real[:, ::1] y, int64_t groups):

@@ -76,6 +76,12 @@ def lp_dist_backward(g: Array, x: Array, w: Array, y: Array, p: float, groups: i
     return grad_x, grad_w
 
 
+def matmul(x: Array, y: Array) -> Array:
+    z = np.empty((len(x), y.shape[1]), x.dtype)
+    _cpu.dot(np.ascontiguousarray(x), np.ascontiguousarray(y.T), z)
+    return z
+
+
 def adam_step(
     param: Array, grad: Array, m: Array, v: Array, lr: float, beta1: float, beta2: float, eps: float, step: int
 ) -> None:

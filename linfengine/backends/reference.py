@@ -91,6 +91,10 @@ def lp_dist_backward(g: Array, x: Array, w: Array, y: Array, p: float, groups: i
     return grad_x, grad_w
 
 
+def matmul(x: Array, y: Array) -> Array:
+    return np.matmul(x, y)
+
+
 def adam_step(
     param: Array,
     grad: Array,

@@ -13,6 +13,8 @@ Like: TypeAlias = Operand | npt.ArrayLike  # what an op takes
 Result: TypeAlias = Any  # what it gives: an Interval if any of its inputs is one, otherwise a Tensor
 Bounds: TypeAlias = tuple[Array, Array]
 
+NUMBERS = (int, float)  # the types that have no dtype of their own
+
 
 class Op:
     """One differentiable function, its three rules side by side. An instance serves one call.
@@ -72,15 +74,13 @@ def apply(op: Op, *inputs: Like) -> Result:
 
 def _operands(inputs: tuple[Any, ...]) -> list[Any]:
     """Every input as an Interval or an array; a Python number as an array of the dtype the others have together."""
-    numbers = [type(x) is float or type(x) is int for x in inputs]
-    operands = [
-        x if number or isinstance(x, Interval) else as_array(x) for x, number in zip(inputs, numbers, strict=True)
-    ]
-    if True not in numbers:
-        return operands
-    dtypes = [x.dtype for x, number in zip(operands, numbers, strict=True) if not number]
-    dtype = dtypes[0] if len(dtypes) == 1 else np.result_type(*dtypes) if dtypes else np.dtype(np.float32)
-    return [np.asarray(x, dtype) if number else x for x, number in zip(operands, numbers, strict=True)]
+    operands = [x if type(x) in NUMBERS or isinstance(x, Interval) else as_array(x) for x in inputs]
+    numbers = [type(x) in NUMBERS for x in operands]
+    if True in numbers:
+        dtypes = {x.dtype for x, number in zip(operands, numbers, strict=True) if not number}
+        dtype = np.result_type(*dtypes) if dtypes else np.dtype(np.float32)
+        operands = [np.asarray(x, dtype) if number else x for x, number in zip(operands, numbers, strict=True)]
+    return operands
 
 
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:

@@ -12,7 +12,7 @@ class Matmul(Op):
         if x.ndim == 0 or y.ndim == 0 or x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
             raise ValueError(f"matmul: x (..., n, k) and y (..., k, m) must share k, but have {x.shape} and {y.shape}.")
         self.x, self.y = x, y
-        return be.xp.matmul(x, y)
+        return _product(be, x, y)
 
     def backward(self, be: Backend, g: Array) -> tuple[Array | None, ...]:
         x = self.x[None, :] if self.x.ndim == 1 else self.x  # a vector counts as one row on the left,
@@ -21,9 +21,9 @@ class Matmul(Op):
         g = g.reshape(*batch, x.shape[-2], y.shape[-1])
         grad_x = grad_y = None
         if self.needs[0]:
-            grad_x = unbroadcast(be.xp.matmul(g, y.swapaxes(-1, -2)), x.shape).reshape(self.x.shape)
+            grad_x = unbroadcast(_product(be, g, y.swapaxes(-1, -2)), x.shape).reshape(self.x.shape)
         if self.needs[1]:
-            grad_y = unbroadcast(be.xp.matmul(x.swapaxes(-1, -2), g), y.shape).reshape(self.y.shape)
+            grad_y = unbroadcast(_product(be, x.swapaxes(-1, -2), g), y.shape).reshape(self.y.shape)
         return grad_x, grad_y
 
     def bounds(self, be: Backend, x: Interval | Array, y: Interval | Array) -> Bounds:
@@ -35,6 +35,13 @@ class Matmul(Op):
         centre, reach = self.forward(be, *middles), self.forward(be, *radii)
         slack = reach + sum_slack(x.shape[-1], self.forward(be, *sizes) + reach)
         return centre - slack, centre + slack
+
+
+def _product(be: Backend, x: Array, y: Array) -> Array:
+    """x @ y: of matrices by the backend, whose sums do not depend on the number of threads; otherwise by NumPy."""
+    if x.ndim == y.ndim == 2 and x.dtype == y.dtype and x.size and y.size:
+        return be.matmul(x, y)
+    return be.xp.matmul(x, y)
 
 
 def matmul(x: Like, y: Like) -> Result:

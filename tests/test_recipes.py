@@ -1,0 +1,307 @@
+"""Shipped recipes against the published tables, and every way in which a recipe or a setting can be wrong."""
+
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from linfengine.errors import UserError
+from linfengine.recipes import LOSSES, Recipe, load_recipe, make_recipe, recipe_names
+
+# As published in arXiv 2102.05363 (hinge) and 2110.06850 (mixture). eps_train is in pixel units; the epochs are those
+# of the p ramp's start and end, of the whole run, and of the constant learning rate.
+HINGE = {"loss": "hinge", "lr": 0.02, "weight_decay": 5e-3, "crop_mode": "constant"}
+MIXTURE = {"loss": "mixture", "lr": 0.03, "scale_lr": 0.006, "weight_decay": 0, "crop_mode": "edge"}
+MNIST = {"width": 5120, "depth": 5, "crop_padding": 1, "flip": False}
+CIFAR = {"width": 5120, "depth": 6, "flip": True, "dataset": "cifar-10"}
+
+
+def schedule(start: int, end: int, total: int, hold: int) -> dict[str, Any]:
+    return {"ramp_start": start, "ramp_end": end, "epochs": total, "lr_hold": hold}
+
+
+Z21, Z21_CIFAR = schedule(50, 350, 400, hold=50), schedule(100, 750, 800, hold=100)
+Z22A, Z22A_CIFAR = schedule(25, 400, 450, hold=0), schedule(100, 1250, 1300, hold=0)
+
+
+def weights(first: float, last: float) -> dict[str, Any]:
+    return {"lambda_first": first, "lambda_last": last}
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "z21-mnist": MNIST | HINGE | Z21 | {"dataset": "mnist", "mix": 0.75, "eps_train": 0.45},
+    "z21-fashion": MNIST | HINGE | Z21 | {"dataset": "fashion-mnist", "mix": 1, "eps_train": 0.225},
+    "z21-cifar": CIFAR | HINGE | Z21_CIFAR | {"mix": 0.75, "eps_train": 0.1568, "crop_padding": 4},
+    "z22a-mnist-0.1": MNIST | MIXTURE | Z22A | weights(0.05, 2e-4) | {"dataset": "mnist", "eps_train": 0.3},
+    "z22a-mnist-0.3": MNIST | MIXTURE | Z22A | weights(0.05, 2e-4) | {"dataset": "mnist", "eps_train": 0.45},
+    "z22a-cifar-2": CIFAR | MIXTURE | Z22A_CIFAR | weights(0.05, 2e-3) | {"eps_train": 0.03922, "crop_padding": 3},
+    "z22a-cifar-8": CIFAR | MIXTURE | Z22A_CIFAR | weights(0.1, 5e-4) | {"eps_train": 0.09411, "crop_padding": 3},
+    "z22a-cifar-16": CIFAR | MIXTURE | Z22A_CIFAR | weights(0.1, 2e-4) | {"eps_train": 0.15685, "crop_padding": 3},
+}
+OURS = {"digits": "digits", "mnist-small": "mnist"}  # recipes of our own, and their data sets
+COMMON = {  # what all the published runs share
+    "p_first": 8, "p_last": 1000, "cheap_orders": False, "batch_size": 512, "beta1": 0.9, "beta2": 0.99,
+    "adam_eps": 1e-10, "mean_shift": True, "held_out": 0,
+}  # fmt: skip
+
+MINIMAL = {"dataset": "mnist", "epochs": 10, "ramp_start": 2, "ramp_end": 8, "eps_train": 0.3, "lr": 0.02}
+
+
+# what is shipped
+
+
+def test_the_shipped_recipes() -> None:
+    assert recipe_names() == sorted([*PUBLISHED, *OURS])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_recipe_is_the_row_of_its_table(name: str) -> None:
+    recipe = load_recipe(name).to_dict()
+    expected = COMMON | PUBLISHED[name]
+    assert {key: recipe[key] for key in expected} == expected
+    paper = "2102.05363" if name.startswith("z21") else "2110.06850"
+    assert paper in recipe["source"]
+
+
+@pytest.mark.parametrize(("name", "dataset"), OURS.items())
+def test_a_recipe_of_our_own_is_whole(name: str, dataset: str) -> None:
+    """It names a data set, and leaves epochs at p = infinity after a ramp from 8 to 1000."""
+    recipe = load_recipe(name)
+    assert recipe.dataset == dataset
+    assert recipe.ramp_start < recipe.ramp_end <= recipe.epochs - 1
+    assert (recipe.p_first, recipe.p_last) == (8, 1000)
+
+
+def test_a_recipe_survives_its_dictionary() -> None:
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        assert make_recipe(recipe.to_dict()) == recipe
+    assert set(recipe.to_dict()) == {field.name for field in fields(Recipe)}
+
+
+def test_a_recipe_stays_as_it_is() -> None:
+    with pytest.raises(AttributeError):
+        load_recipe("digits").lr = 1.0  # type: ignore[misc]
+
+
+# settings
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "value"),
+    [
+        ("epochs=120", "epochs", 120),
+        ("lr=0.5", "lr", 0.5),
+        ("lr=1", "lr", 1.0),
+        ("lr=1e-3", "lr", 0.001),
+        ("adam_eps=0", "adam_eps", 0.0),
+        ("eps_train=8/255", "eps_train", 8 / 255),
+        ("eps_train=0.3", "eps_train", 0.3),
+        ("eps_train=1", "eps_train", 1.0),
+        ('eps_train="1/10"', "eps_train", 0.1),
+        ("dataset=cifar-10", "dataset", "cifar-10"),
+        ('dataset="mnist"', "dataset", "mnist"),
+        ("loss=cross-entropy", "loss", "cross-entropy"),
+        ("source=a note of 2 words", "source", "a note of 2 words"),
+        ("source=", "source", ""),
+        ("source=a=b", "source", "a=b"),
+        ("flip=true", "flip", True),
+        ("cheap_orders=false", "cheap_orders", False),
+        ("batch_size = 64", "batch_size", 64),
+        ("batch_size=1_000", "batch_size", 1000),
+        ("seed=0", "seed", 0),
+    ],
+)
+def test_a_setting_is_put_over_the_recipe(setting: str, key: str, value: Any) -> None:
+    recipe, plain = load_recipe("digits", [setting]).to_dict(), load_recipe("digits").to_dict()
+    assert recipe[key] == value
+    assert type(recipe[key]) is type(value)
+    assert {k: v for k, v in recipe.items() if k != key} == {k: v for k, v in plain.items() if k != key}
+
+
+def test_of_several_settings_the_last_one_counts() -> None:
+    recipe = load_recipe("digits", ["width=16", "depth=2", "width=32"])
+    assert (recipe.width, recipe.depth) == (32, 2)
+
+
+def test_a_setting_can_add_what_the_file_lacks(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('dataset = "mnist"\nepochs = 10\nramp_start = 2\nramp_end = 8\nlr = 0.02\n')
+    with pytest.raises(UserError, match="recipe: missing eps_train"):
+        load_recipe(str(file))
+    assert load_recipe(str(file), ["eps_train=1/10"]) == make_recipe(MINIMAL | {"eps_train": 0.1})
+
+
+@given(lr=st.floats(1e-10, 1e10), epochs=st.integers(91, 10**9))
+def test_numbers_come_through_as_they_were_written(lr: float, epochs: int) -> None:
+    recipe = load_recipe("digits", [f"lr={lr!r}", f"epochs={epochs}"])
+    assert (recipe.lr, recipe.epochs) == (lr, epochs)
+
+
+# files
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('# ε as a fraction\ndataset = "cifar-10"\nepochs = 10\nramp_start = 2\nramp_end = 8.5\n'
+                    'eps_train = "8/255"\nlr = 1\n', encoding="utf-8")  # fmt: skip
+    recipe = load_recipe(str(file), ["lr=0.5"])
+    assert recipe == make_recipe(MINIMAL | {"dataset": "cifar-10", "ramp_end": 8.5, "eps_train": 8 / 255, "lr": 0.5})
+    assert [type(value) for value in (recipe.epochs, recipe.ramp_start)] == [int, float]
+
+
+def test_what_a_recipe_can_leave_out() -> None:
+    recipe = make_recipe(dict(MINIMAL))
+    assert recipe == Recipe("mnist", 10, 2.0, 8.0, 0.3, 0.02)
+    assert {key: recipe.to_dict()[key] for key in COMMON} == COMMON
+
+
+# what is refused
+
+
+def refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        make_recipe(MINIMAL | values)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digit", r"there is no recipe 'digit' \(did you mean 'digits'\?\): expected digits, .*, or a .toml file"),
+        ("z22a-cifar-9", "did you mean 'z22a-cifar-"),
+        ("entirely something else", "there is no recipe 'entirely something else': expected digits, "),
+        ("", "there is no recipe ''"),
+        ("absent.toml", r"recipe absent.toml: cannot be read \(.*No such file"),
+    ],
+)
+def test_a_recipe_that_is_not_there(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_recipe(name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"epochs 10", r"not a TOML file \(.*line 1"),
+        (b"epochs = 10\nepochs = 20\n", r"not a TOML file \(.*line 2"),
+        (b"lr = .02\n", "not a TOML file"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (b"", "recipe: missing dataset, epochs, ramp_start, ramp_end, eps_train, lr$"),
+        (b'[training]\ndataset = "mnist"\n', "recipe: unknown key 'training'"),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_recipe(str(file))
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    folder = tmp_path / "mine.toml"
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"mine.toml: cannot be read"):
+        load_recipe(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epochs", "--set epochs: expected key=value"),
+        ("", "--set : expected key=value"),
+        ("=3", "recipe: unknown key ''"),
+        ("widht=3", r"recipe: unknown key 'widht' \(did you mean 'width'\?\)"),
+        ("learning rate=3", "recipe: unknown key 'learning rate'"),
+        ("epochs=ten", "recipe: epochs must be a whole number, got 'ten'"),
+        ("epochs=", "recipe: epochs must be a whole number, got ''"),
+        ("epochs=10.0", "recipe: epochs must be a whole number, got 10.0"),
+        ("epochs=1e2", "recipe: epochs must be a whole number, got 100.0"),
+        ("epochs=true", "recipe: epochs must be a whole number, got True"),
+        ("lr=fast", "recipe: lr must be a number, got 'fast'"),
+        ("lr=true", "recipe: lr must be a number, got True"),
+        ("lr=1/2", "recipe: lr must be a number, got '1/2'"),
+        ("lr=[0.1]", r"recipe: lr must be a number, got \[0.1\]"),
+        ("flip=1", "recipe: flip must be true or false, got 1"),
+        ("flip=True", "recipe: flip must be true or false, got 'True'"),
+        ("dataset=3", "recipe: dataset must be text, got 3"),
+        ("eps_train=a lot", "eps: expected a number or a fraction such as 0.3 or 8/255, got 'a lot'"),
+        ("eps_train=8/0", "eps: expected a number or a fraction"),
+        ("eps_train=300/255", "eps: expected a radius in pixel units from 0 to 1, got 300/255"),
+        ("eps_train=true", "recipe: eps_train must be a number, got True"),
+    ],
+)
+def test_a_setting_that_is_none(setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        load_recipe("digits", [setting])
+    assert "\n" not in str(error.value)
+
+
+IMPOSSIBLE: dict[str, list[Any]] = {
+    "dataset": ["imagenet", "MNIST", ""],
+    "epochs": [0, -1],
+    "ramp_start": [-0.5, math.nan],
+    "ramp_end": [1.5, 10, 11, math.inf, math.nan],  # before the ramp's start at 2, or not before the end at 10
+    "eps_train": [0, -0.1, 1.01, math.nan, math.inf],
+    "lr": [0, -0.1, math.nan, math.inf],
+    "width": [0, -1],
+    "depth": [0, -1],
+    "loss": ["hinge loss", ""],
+    "mix": [-0.1, 1.1, math.nan],
+    "lambda_first": [0, -1, math.inf, math.nan],
+    "lambda_last": [0, -1, math.inf, math.nan],
+    "scale_lr": [-1, math.inf, math.nan],
+    "p_first": [0.5, math.inf, math.nan],
+    "p_last": [7, math.inf, math.nan],  # below p_first = 8
+    "batch_size": [0, -1],
+    "lr_hold": [-1, 10, math.nan],
+    "weight_decay": [-1, math.inf, math.nan],
+    "beta1": [-0.1, 1, math.nan],
+    "beta2": [-0.1, 1, math.nan],
+    "adam_eps": [-1, math.inf, math.nan],
+    "crop_padding": [-1],
+    "crop_mode": ["reflect", ""],
+    "held_out": [-1],
+    "seed": [-1],
+}
+
+
+def test_every_key_with_impossible_values_is_tried() -> None:
+    """All but the switches and the note."""
+    free = {"identity", "mean_shift", "cheap_orders", "flip", "source"}
+    assert set(IMPOSSIBLE) == {field.name for field in fields(Recipe)} - free
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in IMPOSSIBLE.items() for value in values])
+def test_a_value_that_is_impossible(key: str, value: Any) -> None:
+    refused({key: value}, rf"recipe: {key} must be .*, got {value!r}")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"epochs": 1, "ramp_start": 0, "ramp_end": 0},
+        {"ramp_start": 8},
+        {"eps_train": 1},
+        {"width": 1, "depth": 1, "batch_size": 1},
+        {"mix": 0},
+        {"mix": 1},
+        {"scale_lr": 0, "weight_decay": 0, "adam_eps": 0, "beta1": 0, "beta2": 0},
+        {"p_first": 1, "p_last": 1},
+        *({"loss": loss} for loss in LOSSES),
+    ],
+)
+def test_values_at_the_edge_of_the_possible(values: dict[str, Any]) -> None:
+    recipe = make_recipe(MINIMAL | values).to_dict()
+    assert {key: recipe[key] for key in values} == values
+
+
+def test_the_first_fault_is_named_with_what_it_depends_on() -> None:
+    refused({"ramp_end": 1}, r"recipe: ramp_end must be an epoch not before ramp_start = 2, got 1.0")
+    refused({"epochs": 8}, r"recipe: ramp_end must be before the last of the 8 epochs.*, got 8.0")
+    refused({"p_last": 4}, r"recipe: p_last must be a finite number from p_first = 8 on, got 4.0")
+    refused({"dataset": "cifar"}, r"recipe: dataset must be one of digits, mnist, fashion-mnist, cifar-10, got 'cifar'")
