@@ -59,6 +59,7 @@ class Recipe:
     crop_mode: str = "constant"
     flip: bool = False
     held_out: int = 0  # training samples set apart to choose settings by
+    eps_test: float = 0.0  # the radius at which they are certified after every epoch
     seed: int = 0
     source: str = ""  # the paper and table the recipe is taken from
 
@@ -68,11 +69,7 @@ class Recipe:
             (self.epochs >= 1, "epochs", "at least 1"),
             (0 <= self.ramp_start, "ramp_start", "an epoch from 0 on"),
             (self.ramp_start <= self.ramp_end, "ramp_end", f"an epoch not before ramp_start = {self.ramp_start:g}"),
-            (
-                self.ramp_end < self.epochs,
-                "ramp_end",
-                f"before the last of the {self.epochs} epochs, so that p is ∞ there",
-            ),
+            (self.ramp_end <= self.epochs - 1, "ramp_end", f"before the last of {self.epochs} epochs, where p is ∞"),
             (0 < self.eps_train <= 1, "eps_train", "a radius in pixel units, above 0 and at most 1"),
             (0 < self.lr < math.inf, "lr", "a positive number"),
             (self.width >= 1, "width", "at least 1"),
@@ -93,6 +90,7 @@ class Recipe:
             (self.crop_padding >= 0, "crop_padding", "a number of pixels from 0 on"),
             (self.crop_mode in CROP_MODES, "crop_mode", f"one of {', '.join(CROP_MODES)}"),
             (self.held_out >= 0, "held_out", "a number of samples from 0 on"),
+            (0 <= self.eps_test <= 1, "eps_test", "a radius in pixel units from 0 to 1"),
             (self.seed >= 0, "seed", "a number from 0 on"),
         ):
             if not condition:
@@ -151,10 +149,10 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
 
 
 def _convert(field: Field[Any], value: Any) -> Any:
-    if field.name == "eps_train" and isinstance(value, str):
+    if field.name in ("eps_train", "eps_test") and isinstance(value, str):
         return float(parse_eps(value))  # "8/255"
     if field.type == "float" and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**53 else math.inf
     if type(value).__name__ != field.type:
         words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
         raise UserError(f"recipe: {field.name} must be {words[str(field.type)]}, got {value!r}")

@@ -19,7 +19,7 @@ import numpy as np
 
 from . import losses, schedules
 from .backends import Array
-from .certify import margins, predict
+from .certify import certify, margins
 from .checkpoint import load_tensors, save_model, save_tensors, write_file
 from .data import Dataset, batches, random_crop, random_flip, split_holdout, to_pixels
 from .errors import UserError
@@ -123,7 +123,7 @@ class Run:
             observer.step(epoch + 1, step + 1, steps, figures)
         self.epochs_done += 1
         figures |= {"epoch": self.epochs_done, "robust": robust / seen, "scale": self.scale.item()}
-        return figures | self._held_out_accuracy() | {"seconds": time.perf_counter() - start}
+        return figures | self._held_out_figures() | {"seconds": time.perf_counter() - start}
 
     def augment(self, images: Array, rng: np.random.Generator) -> Array:
         if self.recipe.crop_padding:
@@ -146,12 +146,18 @@ class Run:
         weight = schedules.geometric(progress, recipe.lambda_first, recipe.lambda_last)
         return losses.mixture(logits, labels, eps, weight, self.scale)
 
-    def _held_out_accuracy(self) -> dict[str, float]:
-        """Accuracy on the held-out samples at p = ∞, which is what will be certified in the end."""
+    def _held_out_figures(self) -> dict[str, float]:
+        """Clean and certified accuracy of the p = ∞ net on the held-out samples, whatever p training has reached."""
         pixels, labels = self.held_out
         if not len(labels):
             return {}
-        return {"held_out_accuracy": float((predict(self.model, pixels).argmax(axis=1) == labels).mean())}
+        p, self.model.p = self.model.p, math.inf
+        proof = certify(self.model, pixels, labels, self.recipe.eps_test, method="margin")
+        self.model.p = p
+        return {
+            "held_out_accuracy": float(proof.correct.mean()),
+            "held_out_certified": float((proof.certified & proof.correct).mean()),
+        }
 
     def save(self, path: Path) -> None:
         """The whole state between two epochs."""
@@ -212,7 +218,8 @@ def train(
     _write_lines(out / METRICS, lines)  # now, so that a place which cannot be written to is known before an epoch is
     while run.epochs_done < recipe.epochs:
         figures = run.train_epoch(observer)
-        lines.append(json.dumps(figures))
+        p = figures["p"] if math.isfinite(figures["p"]) else "inf"  # JSON has no infinity
+        lines.append(json.dumps(figures | {"p": p}, allow_nan=False))
         _write_lines(out / METRICS, lines)
         run.save(checkpoint)
         observer.epoch(figures)

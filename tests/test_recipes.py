@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from linfengine.errors import UserError
 from linfengine.recipes import LOSSES, Recipe, load_recipe, make_recipe, recipe_names
 
-# As published in arXiv 2102.05363 (hinge) and 2110.06850 (mixture). eps_train is in pixel units; the epochs are those
-# of the p ramp's start and end, of the whole run, and of the constant learning rate.
+# As published in arXiv 2102.05363 (hinge) and 2110.06850 (mixture). eps are in pixel units; the epochs are those of
+# the p ramp's start and end, of the whole run, and of the constant learning rate.
 HINGE = {"loss": "hinge", "lr": 0.02, "weight_decay": 5e-3, "crop_mode": "constant"}
 MIXTURE = {"loss": "mixture", "lr": 0.03, "scale_lr": 0.006, "weight_decay": 0, "crop_mode": "edge"}
 MNIST = {"width": 5120, "depth": 5, "crop_padding": 1, "flip": False}
@@ -32,15 +32,21 @@ def weights(first: float, last: float) -> dict[str, Any]:
     return {"lambda_first": first, "lambda_last": last}
 
 
+def eps(train: float, test: float) -> dict[str, Any]:
+    return {"eps_train": train, "eps_test": test}
+
+
+Z21_MNIST, Z22A_MNIST = MNIST | HINGE | Z21, MNIST | MIXTURE | Z22A | weights(0.05, 2e-4)
+Z22A_COLOR = CIFAR | MIXTURE | Z22A_CIFAR | {"crop_padding": 3}
 PUBLISHED: dict[str, dict[str, Any]] = {
-    "z21-mnist": MNIST | HINGE | Z21 | {"dataset": "mnist", "mix": 0.75, "eps_train": 0.45},
-    "z21-fashion": MNIST | HINGE | Z21 | {"dataset": "fashion-mnist", "mix": 1, "eps_train": 0.225},
-    "z21-cifar": CIFAR | HINGE | Z21_CIFAR | {"mix": 0.75, "eps_train": 0.1568, "crop_padding": 4},
-    "z22a-mnist-0.1": MNIST | MIXTURE | Z22A | weights(0.05, 2e-4) | {"dataset": "mnist", "eps_train": 0.3},
-    "z22a-mnist-0.3": MNIST | MIXTURE | Z22A | weights(0.05, 2e-4) | {"dataset": "mnist", "eps_train": 0.45},
-    "z22a-cifar-2": CIFAR | MIXTURE | Z22A_CIFAR | weights(0.05, 2e-3) | {"eps_train": 0.03922, "crop_padding": 3},
-    "z22a-cifar-8": CIFAR | MIXTURE | Z22A_CIFAR | weights(0.1, 5e-4) | {"eps_train": 0.09411, "crop_padding": 3},
-    "z22a-cifar-16": CIFAR | MIXTURE | Z22A_CIFAR | weights(0.1, 2e-4) | {"eps_train": 0.15685, "crop_padding": 3},
+    "z21-mnist": Z21_MNIST | eps(0.45, 0.3) | {"dataset": "mnist", "mix": 0.75},
+    "z21-fashion": Z21_MNIST | eps(0.225, 0.1) | {"dataset": "fashion-mnist", "mix": 1},
+    "z21-cifar": CIFAR | HINGE | Z21_CIFAR | eps(0.1568, 8 / 255) | {"mix": 0.75, "crop_padding": 4},
+    "z22a-mnist-0.1": Z22A_MNIST | eps(0.3, 0.1) | {"dataset": "mnist"},
+    "z22a-mnist-0.3": Z22A_MNIST | eps(0.45, 0.3) | {"dataset": "mnist"},
+    "z22a-cifar-2": Z22A_COLOR | weights(0.05, 2e-3) | eps(0.03922, 2 / 255),
+    "z22a-cifar-8": Z22A_COLOR | weights(0.1, 5e-4) | eps(0.09411, 8 / 255),
+    "z22a-cifar-16": Z22A_COLOR | weights(0.1, 2e-4) | eps(0.15685, 16 / 255),
 }
 OURS = {"digits": "digits", "mnist-small": "mnist"}  # recipes of our own, and their data sets
 COMMON = {  # what all the published runs share
@@ -103,6 +109,7 @@ def test_a_recipe_stays_as_it_is() -> None:
         ("eps_train=0.3", "eps_train", 0.3),
         ("eps_train=1", "eps_train", 1.0),
         ('eps_train="1/10"', "eps_train", 0.1),
+        ("eps_test=2/255", "eps_test", 2 / 255),
         ("dataset=cifar-10", "dataset", "cifar-10"),
         ('dataset="mnist"', "dataset", "mnist"),
         ("loss=cross-entropy", "loss", "cross-entropy"),
@@ -232,6 +239,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
         ("eps_train=a lot", "eps: expected a number or a fraction such as 0.3 or 8/255, got 'a lot'"),
         ("eps_train=8/0", "eps: expected a number or a fraction"),
         ("eps_train=300/255", "eps: expected a radius in pixel units from 0 to 1, got 300/255"),
+        ("eps_test=-1/255", "eps: expected a radius in pixel units from 0 to 1, got -1/255"),
         ("eps_train=true", "recipe: eps_train must be a number, got True"),
     ],
 )
@@ -266,6 +274,7 @@ IMPOSSIBLE: dict[str, list[Any]] = {
     "crop_padding": [-1],
     "crop_mode": ["reflect", ""],
     "held_out": [-1],
+    "eps_test": [-0.1, 1.01, math.nan, math.inf],
     "seed": [-1],
 }
 
