@@ -311,6 +311,6 @@ def test_values_at_the_edge_of_the_possible(values: dict[str, Any]) -> None:
 
 def test_the_first_fault_is_named_with_what_it_depends_on() -> None:
     refused({"ramp_end": 1}, r"recipe: ramp_end must be an epoch not before ramp_start = 2, got 1.0")
-    refused({"epochs": 8}, r"recipe: ramp_end must be before the last of the 8 epochs.*, got 8.0")
+    refused({"epochs": 8}, r"recipe: ramp_end must be before the last of 8 epochs.*, got 8.0")
     refused({"p_last": 4}, r"recipe: p_last must be a finite number from p_first = 8 on, got 4.0")
     refused({"dataset": "cifar"}, r"recipe: dataset must be one of digits, mnist, fashion-mnist, cifar-10, got 'cifar'")
