@@ -123,11 +123,12 @@ def _certify_margin(model: Module, pixels: Array, labels: Array, eps: Fraction) 
     margin = margins(logits, labels)
     lipschitz = model.lipschitz()
     error, size = model.rounding(2.0)  # a ball of radius 1, the largest claimed, reaches to 2
-    slack = 4 * error if size < np.finfo(np.float32).max else math.inf  # rounding is bounded where nothing overflows
     guard = 1 + 1e-9  # of the few float64 operations here
-    certified = margin > (2 * lipschitz * float(eps) + slack) * guard
-    radius = np.minimum(np.maximum(margin - slack * guard, 0) / (2 * lipschitz * guard), 1)
-    return prediction, certified, margin, radius
+    room = margin - 4 * error * guard
+    if size > np.finfo(np.float32).max:  # E bounds the rounding where nothing overflows
+        room[:] = 0
+    certified = room > 2 * lipschitz * float(eps) * guard
+    return prediction, certified, margin, np.clip(room / (2 * lipschitz * guard), 0, 1)
 
 
 def _certify_interval(model: Module, pixels: Array, labels: Array, eps: Fraction) -> tuple[Array, ...]:

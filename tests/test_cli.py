@@ -1,0 +1,432 @@
+"""The command line: its results are those of the library, and a mistake is one sentence and exit status 2."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from linfengine import __version__, audit, cli
+from linfengine.audit import evaluate
+from linfengine.certify import clopper_pearson
+from linfengine.checkpoint import load_model, load_tensors, save_model, save_tensors
+from linfengine.cli import main
+from linfengine.data import load_dataset, to_pixels
+from linfengine.layers import Flatten, LinfDistConv2d, LinfDistDense, LinfDistNet, Negate, Normalize, Sequential
+from linfengine.recipes import load_recipe, recipe_names
+from linfengine.train import CHECKPOINT, METRICS, MODEL
+
+ROOT = Path(__file__).parents[1]
+TINY = ["loss=hinge", "width=16", "depth=2", "epochs=3", "ramp_start=1", "ramp_end=2", "lr=0.03", "batch_size=64"]
+SET_TINY = [word for setting in TINY for word in ("--set", setting)]
+
+
+def run(*arguments: object) -> Result:
+    """The command within this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def process(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "linfengine", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"} | environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+
+
+def sentence(result: Result | subprocess.CompletedProcess[str]) -> str:
+    """What a mistake is answered with: status 2, one line on standard error, and no word of Python."""
+    status = result.exit_code if isinstance(result, Result) else result.returncode
+    assert status == 2, result
+    lines = result.stderr.splitlines()
+    if lines[0].startswith("Usage: "):  # click recalls how a command is used before it says what is wrong
+        lines = lines[lines.index("") + 1 :]
+    else:
+        assert lines[0].endswith(".")
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("Error: ")
+    assert not lines[0].endswith("..")
+    assert "Traceback" not in result.stdout + result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    result = run("train", "digits", *SET_TINY, "--out", folder)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def model(trained: Path, tmp_path: Path) -> Path:
+    """A trained model that a test may spoil."""
+    (tmp_path / MODEL).write_bytes((trained / MODEL).read_bytes())
+    return tmp_path / MODEL
+
+
+# Help and information.
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["certify"], ["info"]], ids=" ".join)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_explains_itself(command: list[str], flag: str) -> None:
+    result = run(*command, flag)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: {' '.join(['main', *command])}")
+    assert result.stderr == ""
+
+
+def test_help_names_every_command() -> None:
+    assert sorted(main.commands) == ["certify", "demo", "info", "train"]
+    said = run("--help").stdout
+    assert all(f"\n  {name}  " in said for name in main.commands)
+
+
+def test_the_module_is_the_program() -> None:
+    result = process("--version")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"linfengine, version {__version__}\n", "")
+    result = process("--help")
+    assert result.returncode == 0
+    assert "ℓ∞" in result.stdout
+
+
+def test_info_is_for_people_and_for_programs() -> None:
+    result = run("info", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    facts = json.loads(result.stdout)
+    assert facts["linfengine"] == __version__
+    assert facts["recipes"] == recipe_names()
+    assert facts["backend in use"] in facts["backends"]
+    assert facts["instruction set in use"].split()[0] in facts["instruction sets"]
+    assert facts["gpu"].startswith("none: ")
+    table = run("info")
+    assert table.exit_code == 0
+    said = " ".join(table.stdout.split())
+    for key, value in facts.items():
+        assert key in said
+        assert all(word in said for word in (value if isinstance(value, list) else value.split()))
+
+
+def test_info_follows_the_environment() -> None:
+    facts = json.loads(process("info", "--json", LINFENGINE_NUM_THREADS="1", LINFENGINE_ISA="portable").stdout)
+    assert facts["threads"].startswith("1 of ")
+    assert facts["instruction set in use"].startswith("portable ")
+    facts = json.loads(process("info", "--json", LINFENGINE_BACKEND="reference").stdout)
+    assert facts["backend in use"] == "reference"
+
+
+@pytest.mark.parametrize("name", ["LINFENGINE_BACKEND", "LINFENGINE_ISA", "LINFENGINE_NUM_THREADS"])
+def test_an_environment_that_asks_for_what_there_is_not(name: str) -> None:
+    assert "banana" in sentence(process("info", **{name: "banana"}))
+
+
+# Training.
+
+
+def test_train_writes_a_run_and_says_what_next(trained: Path) -> None:
+    assert sorted(os.listdir(trained)) == [CHECKPOINT, METRICS, MODEL]
+    net, metadata = load_model(trained / MODEL)
+    assert isinstance(net, LinfDistNet)
+    assert (net.width, net.depth, net.p, metadata["dataset"]) == (16, 2, math.inf, "digits")
+    assert json.loads(metadata["recipe"]) == load_recipe("digits", TINY).to_dict()
+
+
+def test_train_shows_progress_and_takes_a_recipe_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = ['dataset = "digits"', "eps_train = 0.1", *(f'{x}"' if x[:4] == "loss" else x for x in TINY)]
+    (tmp_path / "mine.toml").write_text("\n".join(values).replace("loss=", 'loss="'))
+    result = run("train", "mine.toml", "--set", "width=8")
+    assert (result.exit_code, result.stderr) == (0, "")
+    said = " ".join(result.stdout.split())
+    assert all(f"epoch {epoch}: p " in said for epoch in (1, 2, 3))
+    assert "linfengine certify runs/mine/model.safetensors" in said
+    assert load_model("runs/mine/model.safetensors")[0].config()["width"] == 8
+
+
+def test_train_resumes_only_when_told_to(trained: Path) -> None:
+    again = ["train", "digits", *SET_TINY, "--out", trained]
+    before = (trained / MODEL).read_bytes()
+    assert "already holds a training run: --resume continues it" in sentence(run(*again))
+    assert run(*again, "--resume").exit_code == 0
+    assert (trained / MODEL).read_bytes() == before
+    assert "started with width = 16, not 17" in sentence(run(*again, "--set", "width=17", "--resume"))
+
+
+def test_an_interruption_before_the_first_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: Any, **settings: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "train", interrupt)
+    result = run("train", "digits", "--out", tmp_path)
+    assert result.exit_code == 130
+    assert "Interrupted before the first epoch was done: there is nothing to resume" in result.stdout
+    (tmp_path / CHECKPOINT).touch()
+    result = run("train", "digits", "--out", tmp_path)
+    assert result.exit_code == 130
+    assert "the same command with --resume goes on from there" in " ".join(result.stdout.split())
+
+
+# The demo.
+
+
+def test_the_demo_leaves_a_model_its_results_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = load_recipe("digits", TINY)
+    monkeypatch.setattr(cli, "load_recipe", lambda name: small)
+    for _ in range(2):  # it begins anew each time
+        result = run("demo", "--out", tmp_path)
+        assert (result.exit_code, result.stderr) == (0, "")
+    assert sorted(os.listdir(tmp_path)) == ["certified.png", CHECKPOINT, METRICS, MODEL, "results.json"]
+    assert (tmp_path / "certified.png").read_bytes().startswith(b"\x89PNG\r\n")
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert (found["dataset"], found["version"]) == ("digits", __version__)
+    assert found["recipe"] == small.to_dict()
+    assert found["seconds"] > 0
+    digits, net = load_dataset("digits"), load_model(tmp_path / MODEL)[0]
+    for summary, eps in zip(found["results"], cli.DEMO_EPS, strict=True):
+        expected = evaluate(net, to_pixels(digits.test_images), digits.test_labels, eps, attack_steps=20).summary()
+        assert summary == expected
+        assert summary["certified"] <= summary["attacked"] <= summary["clean"]
+        assert f"{100 * summary['certified']:.2f} (" in result.stdout
+    assert "linfengine certify" in result.stdout
+
+
+def test_the_demo_in_a_place_that_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot be written" in sentence(run("demo", "--out", tmp_path / "file"))
+
+
+# Certifying.
+
+
+@pytest.mark.parametrize("method", ["interval", "margin"])
+@pytest.mark.parametrize("attack", [[], ["--attack", "pgd"], ["--attack", "pgd", "--steps", 3]], ids=str)
+@pytest.mark.parametrize("eps", ["8/255", "0.05"])
+def test_certify_says_what_the_library_finds(
+    method: str, attack: list[Any], eps: str, trained: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "deep" / "result.json"
+    result = run("certify", trained / MODEL, "--eps", eps, "--method", method, *attack, "--json", out, "--limit", 90)
+    assert (result.exit_code, result.stderr) == (0, "")
+    found = json.loads(out.read_text())
+    digits, net = load_dataset("digits"), load_model(trained / MODEL)[0]
+    steps = (attack[-1] if len(attack) > 2 else 20) if attack else 0
+    pixels, labels = to_pixels(digits.test_images[:90]), digits.test_labels[:90]
+    expected = evaluate(net, pixels, labels, eps, method=method, attack_steps=steps)
+    assert {key: value for key, value in found.items() if key in expected.summary()} == expected.summary()
+    assert (found["n"], found["method"], found["dataset"]) == (90, method, "digits")
+    assert found["eps"] == {"8/255": "8/255", "0.05": "1/20"}[eps]
+    assert found["attack_steps"] == (steps or None)
+    assert ("attacked" in found) == bool(attack)
+    for name in found["bounds"]:
+        count = round(90 * found[name])
+        assert found[name] == count / 90
+        assert found["bounds"][name] == list(clopper_pearson(count, 90))
+        assert f"{100 * found[name]:.2f} (" in result.stdout
+
+
+def test_certify_takes_the_whole_test_set_unless_told(trained: Path, tmp_path: Path) -> None:
+    for limit, n in (([], 360), (["--limit", 1], 1), (["--limit", 9999], 360)):
+        result = run("certify", trained / MODEL, "--eps", "0", "--json", tmp_path / "result", *limit)
+        assert result.exit_code == 0
+        assert json.loads((tmp_path / "result").read_text())["n"] == n
+
+
+def conv(classes: int = 10) -> Sequential:
+    return Sequential(
+        Normalize((0.3,), 0.4), LinfDistConv2d(1, 2, 3), Flatten(), LinfDistDense(72, classes, bias=True), Negate()
+    )
+
+
+def test_certify_takes_any_net_that_fits(tmp_path: Path) -> None:
+    save_model(conv(), tmp_path / "conv")
+    arguments = ["certify", tmp_path / "conv", "--eps", "0.01", "--limit", 20, "--attack", "pgd"]
+    assert "does not say which data set it is for" in sentence(run(*arguments))
+    assert run(*arguments, "--dataset", "digits").exit_code == 0
+    save_model(conv(), tmp_path / "conv", dataset="digits")
+    assert run(*arguments).exit_code == 0
+
+
+def test_a_broken_certificate_is_an_alarm(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "pgd", lambda model, pixels, labels, eps, **settings: np.zeros(len(labels), bool))
+    result = run("certify", trained / MODEL, "--eps", "1/100", "--attack", "pgd")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("SOUNDNESS: sample ")
+    assert result.stderr.endswith("an attack broke it. Please report this.\n")
+    assert len(result.stderr.splitlines()) == 1
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "Missing argument 'RECIPE'"),
+        (["train", "digit"], "there is no recipe 'digit' (did you mean 'digits'?)"),
+        (["train", "none.toml"], "recipe none.toml: cannot be read"),
+        (["train", "digits", "--set", "widht=3"], "unknown key 'widht' (did you mean 'width'?)"),
+        (["train", "digits", "--set", "width"], "--set width: expected key=value"),
+        (["train", "digits", "--set", "width=wide"], "width must be a whole number, got 'wide'"),
+        (["train", "digits", "--set", "lr=-1"], "lr must be a positive number, got -1"),
+        (["train", "digits", "--set", "dataset=cats"], "dataset must be one of digits"),
+        (["train", "digits", "--set", "eps_train=2/0"], "eps: expected a number or a fraction"),
+        (["train", "digits", "--set", "held_out=1437"], "held_out 1437 leaves none of the 1437 training samples"),
+        (["train", "digits", "--set", "batch_size=9999"], "batch_size 9999 is above the 1437"),
+        (["train", "digits", "--resume", "--out", "nowhere"], "there is no such file"),
+        (["train", "digits", "--out", "/dev/null/runs"], "cannot be written"),
+        (["train", "mnist-small", "--data-dir", "nowhere"], "nowhere: expected a folder of data sets"),
+        (["train", "digits", "--widht", "3"], "No such option"),
+        (["trane", "digits"], "No such command 'trane'"),
+        (["certify"], "Missing argument 'MODEL'"),
+        (["certify", "none"], "Missing option '--eps'"),
+        (["certify", "none", "--eps", "0.1"], "none: there is no such file"),
+        (["certify", ".", "--eps", "0.1"], ".: expected a whole safetensors file"),
+        (["certify", "none", "--eps", "8/"], "expected a number or a fraction such as 0.3 or 8/255, got '8/'"),
+        (["certify", "none", "--eps", "8"], "expected a radius in pixel units from 0 to 1, got 8"),
+        (["certify", "none", "--eps", "-0.1"], "expected a radius in pixel units from 0 to 1"),
+        (["certify", "none", "--eps", "nan"], "expected a number or a fraction"),
+        (["certify", "none", "--eps", "0.1", "--method", "guess"], "'guess' is not one of"),
+        (["certify", "none", "--eps", "0.1", "--attack", "pdg"], "'pdg' is not"),
+        (["certify", "none", "--eps", "0.1", "--steps", "0"], "Invalid value for '--steps'"),
+        (["certify", "none", "--eps", "0.1", "--limit", "0"], "Invalid value for '--limit'"),
+        (["certify", "none", "--eps", "0.1", "--dataset", "cats"], "'cats' is not one of"),
+        (["info", "--yaml"], "No such option"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_told_in_a_sentence(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in sentence(run(*arguments))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+    assert f"{tmp_path / 'none'}: there is no such file" in sentence(
+        process("certify", tmp_path / "none", "--eps", "0.1")
+    )
+
+
+def test_a_long_sentence_stays_on_one_line(tmp_path: Path) -> None:
+    path = tmp_path / ("long " * 40)
+    assert f"Error: {path}: there is no such file." == sentence(run("certify", path, "--eps", "0.1"))
+    path = tmp_path / "with [red]marks[/red] [/]"
+    assert f"Error: {path}: there is no such file." == sentence(run("certify", path, "--eps", "0.1"))
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def with_text(path: Path) -> None:
+    path.write_text("a model, I swear")
+
+
+def of_another_net(path: Path) -> None:
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors, metadata | {"config": json.dumps(json.loads(metadata["config"]) | {"width": 17})})
+
+
+def of_another_format(path: Path) -> None:
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors, metadata | {"format": "linfengine-9"})
+
+
+def not_finite(path: Path) -> None:
+    net, metadata = load_model(path)
+    net.state()["2.weight"][0, 0] = np.nan
+    save_model(net, path, dataset=metadata["dataset"])
+
+
+def at_finite_p(path: Path) -> None:
+    net, metadata = load_model(path)
+    net.p = 8
+    save_model(net, path, dataset=metadata["dataset"])
+
+
+def for_other_images(path: Path) -> None:
+    save_model(LinfDistNet((1, 28, 28), 10, width=4, depth=2, mean=(0.1,), std=0.3), path, dataset="digits")
+
+
+def for_other_classes(path: Path) -> None:
+    save_model(LinfDistNet((1, 8, 8), 3, width=4, depth=2, mean=(0.1,), std=0.3), path, dataset="digits")
+
+
+def conv_for_other_images(path: Path) -> None:
+    save_model(Sequential(*conv().layers[:-2], LinfDistDense(50, 10, bias=True)), path, dataset="digits")
+
+
+def conv_for_other_classes(path: Path) -> None:
+    save_model(conv(classes=3), path, dataset="digits")
+
+
+def for_no_dataset(path: Path) -> None:
+    save_model(load_model(path)[0], path)
+
+
+def for_an_unknown_dataset(path: Path) -> None:
+    save_model(load_model(path)[0], path, dataset="cats")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (truncated, "expected a whole safetensors file"),
+        (with_text, "expected a whole safetensors file"),
+        (of_another_net, "not a model that fits its own description"),
+        (of_another_format, "expected format linfengine-1, got linfengine-9"),
+        (not_finite, "cannot be certified: 2.weight holds values that are not finite"),
+        (at_finite_p, "the model is at p = 8: only the p = ∞ net"),
+        (for_other_images, "the model takes images of shape (1, 28, 28) in 10 classes; digits has (1, 8, 8) in 10"),
+        (for_other_classes, "the model takes images of shape (1, 8, 8) in 3 classes; digits has (1, 8, 8) in 10"),
+        (conv_for_other_images, "the model does not take the images of digits: linf_dist: x has 72 features"),
+        (conv_for_other_classes, "the model gives an image logits of shape (1, 3); digits has 10 classes"),
+        (for_no_dataset, "does not say which data set it is for: name one with --dataset (digits, mnist"),
+        (for_an_unknown_dataset, "does not say which data set it is for"),
+    ],
+)
+def test_a_model_that_cannot_be_certified(spoil: Callable[[Path], None], message: str, model: Path) -> None:
+    spoil(model)
+    assert message in sentence(run("certify", model, "--eps", "0.1", "--attack", "pgd"))
+
+
+def test_a_checkpoint_is_no_model(trained: Path) -> None:
+    said = sentence(run("certify", trained / CHECKPOINT, "--eps", "0.1"))
+    assert "expected a model, got a file without a net's description (a training checkpoint?)" in said
+
+
+def test_a_data_set_that_does_not_fit_or_is_not_there(model: Path, tmp_path: Path) -> None:
+    arguments = ["certify", model, "--eps", "0.1", "--dataset", "mnist", "--data-dir", tmp_path / "none"]
+    assert "expected a folder of data sets, found none" in sentence(run(*arguments))
+
+
+@pytest.mark.skipif("LINFENGINE_DATA" not in os.environ, reason="MNIST wanted")
+def test_a_real_data_set_that_does_not_fit(model: Path) -> None:
+    said = sentence(run("certify", model, "--eps", "0.1", "--dataset", "mnist"))
+    assert "the model takes images of shape (1, 8, 8) in 10 classes; mnist has (1, 28, 28) in 10" in said
+
+
+def test_results_that_cannot_be_written(model: Path, tmp_path: Path) -> None:
+    said = sentence(run("certify", model, "--eps", "0.1", "--limit", 5, "--json", tmp_path))
+    assert f"{tmp_path}: cannot be written" in said
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_training_that_diverges(tmp_path: Path) -> None:
+    said = sentence(run("train", "digits", *SET_TINY, "--set", "lr=1e38", "--out", tmp_path))
+    assert "training diverged in step" in said
+    assert "try a smaller lr" in said
