@@ -36,11 +36,12 @@ def contenders(n: int, o: int, k: int) -> dict[str, Callable[[], object]]:
     rng = np.random.default_rng(0)
     x, w, g = (rng.standard_normal(shape, np.float32) for shape in ((n, k), (o, k), (n, o)))
     _, index = cpu.linf_dist_argmax(x, w)
+    lower, upper = x - np.float32(0.1), x + np.float32(0.1)
     calls: dict[str, Callable[[], object]] = {
         "p = ∞ forward": lambda: cpu.linf_dist(x, w),
         "p = ∞ forward with argmax": lambda: cpu.linf_dist_argmax(x, w),
         "p = ∞ backward": lambda: cpu.linf_dist_backward(g, x, w, index),
-        "interval bounds": lambda: cpu.linf_dist_bounds(x - 0.1, x + 0.1, w),
+        "interval bounds": lambda: cpu.linf_dist_bounds(lower, upper, w),
     }
     for p in ORDERS:
         y = cpu.lp_dist(x, w, p)
@@ -56,7 +57,9 @@ def contenders(n: int, o: int, k: int) -> dict[str, Callable[[], object]]:
 @click.option(
     "--shape", nargs=3, type=click.IntRange(min=1), default=(512, 1024, 1024), metavar="B O K", show_default=True
 )
-@click.option("--seconds", type=float, default=1.0, show_default=True, help="Time for each line, about.")
+@click.option(
+    "--seconds", type=click.FloatRange(0.01, 600), default=1.0, show_default=True, help="Time for each line, about."
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there as JSON.")
 def main(shape: tuple[int, int, int], seconds: float, json_file: Path | None) -> None:
     timings = interleave(contenders(*shape), seconds)

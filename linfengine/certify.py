@@ -14,6 +14,7 @@ off by E at the sample and again at the perturbed point.  Source: docs/soundness
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -23,7 +24,7 @@ from scipy.stats import beta
 from .backends import Array
 from .errors import UserError
 from .interval import Interval
-from .layers import Module
+from .layers import LARGEST, Module
 from .tensor import no_grad
 
 METHODS = ("interval", "margin")
@@ -52,6 +53,9 @@ def parse_eps(text: str | int | float | Fraction) -> Fraction:
     Raises UserError for anything else.
     """
     try:
+        if isinstance(text, str) and (len(text) > 60 or re.search(r"e[+-]?\d{4}", text, re.IGNORECASE)):
+            # 1e-99999999 would take for ever to write out
+            raise ValueError
         eps = Fraction(str(text)) if isinstance(text, float) else Fraction(text)
     except (ValueError, ZeroDivisionError, TypeError):
         raise UserError(f"eps: expected a number or a fraction such as 0.3 or 8/255, got {text!r}") from None
@@ -69,7 +73,7 @@ def certify(
     method: str = "interval",
     batch_size: int = 512,
 ) -> Certificate:
-    """Certify `model` on pixels (n, c, h, w), float32 in [0, 1], at radius ε (pixel units).
+    """Certify `model` on float32 pixels (n, c, h, w) in [0, 1] at radius ε (pixel units); leaves it in evaluation mode.
 
     Raises UserError for a model with a finite p or non-finite weights, pixels outside [0, 1], labels that do not fit,
     or an ε that is no radius; ValueError for an unknown method.
@@ -101,7 +105,7 @@ def box(pixels: Array, eps: Fraction) -> Interval:
 
 
 def predict(model: Module, pixels: Array, batch_size: int = 512) -> Array:
-    """Logits (n, classes) of the net at evaluation."""
+    """Logits (n, classes) of the net at evaluation, a mode it is left in."""
     model.eval()
     with no_grad():
         batches = [model(pixels[i : i + batch_size]).numpy() for i in range(0, len(pixels), batch_size)]
@@ -125,9 +129,11 @@ def _certify_margin(model: Module, pixels: Array, labels: Array, eps: Fraction) 
     error, size = model.rounding(2.0)  # a ball of radius 1, the largest claimed, reaches to 2
     guard = 1 + 1e-9  # of the few float64 operations here
     room = margin - 4 * error * guard
-    if size > np.finfo(np.float32).max:  # E bounds the rounding where nothing overflows
+    if not size <= LARGEST:
         room[:] = 0
     certified = room > 2 * lipschitz * float(eps) * guard
+    if lipschitz == 0:  # a constant net
+        return prediction, certified, margin, (room > 0).astype(np.float64)
     return prediction, certified, margin, np.clip(room / (2 * lipschitz * guard), 0, 1)
 
 
@@ -152,12 +158,14 @@ def _logits(model: Module, pixels: Array, labels: Array) -> Array:
 
 
 def check_model(model: Module) -> None:
-    """Raises UserError unless the model is one a certificate may speak of: p = ∞, every number finite."""
+    """Raises UserError unless a certificate may speak of the model: p = ∞, all numbers finite, IEEE arithmetic."""
     if not math.isinf(model.p):
         raise UserError(
             f"the model is at p = {model.p:g}: only the p = ∞ net is 1-Lipschitz in ℓ∞, so only that can be certified "
             "(finish its training, or set model.p = math.inf to certify the net at ∞)"
         )
+    if np.float32(2.0**-149) * np.float32(1) == 0:
+        raise UserError("this process flushes denormal numbers to zero, and certificates need IEEE arithmetic")
     for name, array in model.state().items():
         if not np.isfinite(array).all():
             raise UserError(f"the model cannot be certified: {name} holds values that are not finite")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,19 +33,28 @@ def write_file(path: str | Path, content: bytes) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = path.with_name(f".{path.name}.part")  # one that a killed process left is written over
         try:
-            with os.fdopen(handle, "wb") as file:
+            with open(temporary, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            temporary.unlink(missing_ok=True)  # an interruption may come right after the renaming
             raise
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def check_writable(path: str | Path) -> None:
+    """Raises UserError when `write_file` could not write there; to be known before long work rather than after it."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: expected a file's name, and this is a folder")
+    probe = path.with_name(f".{path.name}.probe")
+    write_file(probe, b"")
+    probe.unlink()
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
@@ -100,6 +108,6 @@ def load_model(path: str | Path) -> tuple[Module, dict[str, str]]:
         model = build(json.loads(metadata["config"]))
         model.load_state(tensors)
         model.p = float(metadata["p"])
-    except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, MemoryError, RecursionError) as error:
         raise UserError(f"{path}: not a model that fits its own description ({error})") from None
     return model.eval(), metadata

@@ -1,21 +1,24 @@
 """The command line: demo, train, certify, info.
 
-A mistake of the person at the keyboard gives one sentence and exit status 2; an interrupted training 130; an attack
-that breaks a certified sample 3.
+Exit status: 0 done; 2 a mistake of the person at the keyboard, told in one sentence; 3 an attack broke a certified
+sample; 130 interrupted.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 import numpy as np
@@ -29,13 +32,14 @@ from . import __version__
 from .audit import Evaluation, SoundnessError, evaluate
 from .backends import available_backends, get_backend
 from .certify import METHODS, certify, check_model, parse_eps, predict
-from .checkpoint import load_model, write_file
+from .checkpoint import check_writable, load_model, write_file
 from .data import DATASETS, Dataset, load_dataset, to_pixels
 from .errors import UserError
 from .layers import LinfDistNet, Module
 from .recipes import Recipe, load_recipe, recipe_names
 from .train import CHECKPOINT, MODEL, Observer, train
 
+SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
 DEMO_EPS = ("1/20", "1/10", "3/20", "1/5")
 console = Console()
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -50,21 +54,31 @@ def speaks_plainly(command: Command) -> Command:
             check_environment()
             command(*arguments, **settings)
         except UserError as error:
-            Console(stderr=True).print(
-                f"Error: {str(error).rstrip('.')}.", style="red", markup=False, highlight=False, soft_wrap=True
-            )
-            raise SystemExit(2) from None
+            stop(2, f"Error: {str(error).rstrip('.')}.")
+        except OSError as error:
+            if error.filename is None:
+                raise
+            stop(2, f"Error: {error.filename}: {error.strerror}.")
+        except MemoryError:
+            stop(2, "Error: this needs more memory than there is: try a smaller width or batch_size.")
         except SoundnessError as error:
-            Console(stderr=True).print(f"SOUNDNESS: {error}. Please report this.", style="bold red", soft_wrap=True)
-            raise SystemExit(3) from None
+            stop(3, f"SOUNDNESS: {error}. Please report this.")
+        except KeyboardInterrupt:
+            stop(130, "Interrupted.")
 
     return wrapped  # type: ignore[return-value]
+
+
+def stop(status: int, sentence: str) -> NoReturn:
+    click.secho(sentence, fg="red", err=True)
+    raise SystemExit(status) from None
 
 
 def check_environment() -> None:
     """Raises UserError where LINFENGINE_BACKEND, LINFENGINE_ISA or LINFENGINE_NUM_THREADS ask for what there is not."""
     try:
         get_backend()
+        available_backends()
     except (ImportError, ValueError) as error:
         raise UserError(str(error)) from None
 
@@ -88,7 +102,17 @@ class EpsType(click.ParamType):
             self.fail(f"{error}.", param, ctx)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Program(click.Group):
+    """A group of commands whose output never fails for want of a letter: where a terminal has no ε, it shows a ?."""
+
+    def main(self, *arguments: Any, **settings: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")
+        return super().main(*arguments, **settings)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="linfengine")
 def main() -> None:
     """Train ℓ∞-distance nets and prove how robust they are.
@@ -97,6 +121,8 @@ def main() -> None:
     linfengine demo                        a certified net in under a minute
     linfengine train mnist-small           a real one in a quarter of an hour
     linfengine certify runs/mnist-small/model.safetensors --eps 0.3
+
+    Exit status: 0 done, 2 bad input, 3 an attack broke a certified sample (please report it), 130 interrupted.
     """
 
 
@@ -119,13 +145,11 @@ def demo(out: Path) -> None:
 
     start = time.perf_counter()
     recipe, dataset = load_recipe("digits"), load_dataset("digits")
-    console.print(
+    click.echo(
         f"Training an ℓ∞-distance net on {len(dataset.train_labels):,} scans of digits, "
         f"{recipe.depth} layers, {recipe.width} neurons wide:"
     )
-    with suppress(OSError):  # where it cannot be removed, training says why
-        (out / CHECKPOINT).unlink()  # the demo begins anew each time
-    model = train_watched(recipe, dataset, out, resume=False)
+    model = train_watched(recipe, dataset, out, restart=True)
     pixels, labels = to_pixels(dataset.test_images), dataset.test_labels
     evaluations = [evaluate(model, pixels, labels, eps, attack_steps=20) for eps in DEMO_EPS]
     by_margin = certify(model, pixels, labels, 0, method="margin")
@@ -140,11 +164,9 @@ def demo(out: Path) -> None:
     }
     write_file(out / "results.json", json.dumps(results, indent=2).encode())
     console.print(result_table(evaluations, f"{len(labels)} test images, % (95% Clopper-Pearson bounds)"))
-    console.print(f"[bold]{out}/[/] now holds {MODEL}, results.json and certified.png ({results['seconds']:.0f} s).")
-    console.print(
-        f"Next: [bold]linfengine certify {out / MODEL} --eps 1/10 --attack pgd[/], "
-        "or [bold]linfengine train mnist-small[/]"
-    )
+    click.echo(f"{out}/ now holds {MODEL}, results.json and certified.png ({results['seconds']:.0f} s).")
+    click.echo(f"Next: linfengine certify {out / MODEL} --eps 1/10 --attack pgd")
+    click.echo("or:   linfengine train mnist-small")
 
 
 @main.command("train")
@@ -163,23 +185,24 @@ def train_command(
 
     The folder gets model.safetensors (the result), checkpoint.safetensors (replaced after every epoch, for --resume)
     and metrics.jsonl (a line an epoch).  An interrupted run that is resumed ends with the very same bits.
+
+    The keys of a recipe are described in docs/training.md: --set width=512 --set seed=1 --set held_out=5000.
     """
     chosen = load_recipe(recipe, settings)
-    out = out or Path("runs") / Path(recipe).stem
+    out = out or Path("runs") / Path(recipe).name.removesuffix(".toml")
     start = time.perf_counter()
     try:
         train_watched(chosen, load_dataset(chosen.dataset, data_dir), out, resume=resume)
     except KeyboardInterrupt:
         if (out / CHECKPOINT).exists():
-            console.print(
-                f"\nInterrupted. The last finished epoch is safe in {out / CHECKPOINT}; "
-                "the same command with --resume goes on from there."
+            stop(
+                130,
+                f"Interrupted. The last finished epoch is safe in {out / CHECKPOINT}; "
+                "the same command with --resume goes on from there.",
             )
-        else:
-            console.print("\nInterrupted before the first epoch was done: there is nothing to resume.")
-        raise SystemExit(130) from None
-    console.print(f"Trained in {time.perf_counter() - start:.0f} s: [bold]{out / MODEL}[/]")
-    console.print(f"Next: [bold]linfengine certify {out / MODEL} --eps …[/]")
+        stop(130, "Interrupted before the first epoch was done: there is nothing to resume.")
+    click.echo(f"Trained in {time.perf_counter() - start:.0f} s: {out / MODEL}")
+    click.echo(f"Next: linfengine certify {out / MODEL} --eps {chosen.eps_test or 'RADIUS'}")
 
 
 @main.command("certify")
@@ -187,12 +210,12 @@ def train_command(
 @click.option(
     "--dataset", "name", type=click.Choice(list(DATASETS)), help="[default: the one the model was trained on]"
 )
-@click.option("--eps", type=EpsType(), required=True, help="Radius of the ℓ∞ ball in pixel units: 0.3, 8/255.")
+@click.option("--eps", type=EpsType(), required=True, help="Radius of the ℓ∞ ball, pixels being in [0, 1]: 0.3, 8/255.")
 @click.option(
     "--method", type=click.Choice(METHODS), default="interval", show_default=True, help="How robustness is proved."
 )
 @click.option("--attack", type=click.Choice(["pgd"]), help="Also attack every sample, for comparison.")
-@click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="Steps of the attack.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps of the attack.  [default: 20]")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result there as JSON.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many test samples.")
 @data_dir_option
@@ -203,7 +226,7 @@ def certify_command(
     eps: Fraction,
     method: str,
     attack: str | None,
-    steps: int,
+    steps: int | None,
     json_file: Path | None,
     limit: int | None,
     data_dir: Path | None,
@@ -214,6 +237,9 @@ def certify_command(
     interval  bounds the logits over every image of the ball that is a valid image
     margin    the gap between the two largest logits against 2 x Lipschitz constant x radius
     """
+    if steps and not attack:
+        raise UserError("--steps is for an attack: add --attack pgd")
+    attack_steps = (steps or 20) if attack else 0
     net, metadata = load_model(model)
     name = name or metadata.get("dataset")
     if name not in DATASETS:
@@ -224,22 +250,34 @@ def certify_command(
     check_model(net)
     check_fit(net, dataset)
     pixels, labels = to_pixels(dataset.test_images[:limit]), dataset.test_labels[:limit]
+    if json_file:
+        check_writable(json_file)  # before the work rather than after it
     start = time.perf_counter()
     with console.status(
-        f"certifying {len(labels):,} images of {name}" + (f", PGD with {steps} steps" if attack else "")
+        f"certifying {len(labels):,} images of {name}" + (f", PGD with {attack_steps} steps" if attack else "")
     ):
-        result = evaluate(net, pixels, labels, eps, method=method, attack_steps=steps if attack else 0)
-    console.print(result_table([result], f"{name}, first {len(labels):,} test images, {method} certificate, %"))
+        result = evaluate(net, pixels, labels, eps, method=method, attack_steps=attack_steps)
+    title = f"{name}, {'first ' if limit else ''}{len(labels):,} test images, {method} certificate"
+    console.print(result_table([result], f"{title}, % (95% Clopper-Pearson bounds)"))
     if json_file:
-        extra = {"dataset": name, "attack_steps": steps if attack else None, "seconds": time.perf_counter() - start}
-        write_file(json_file, json.dumps(result.summary() | extra, indent=2).encode())
+        facts = {
+            "dataset": name,
+            "model": str(model),
+            "version": __version__,
+            "attack_steps": attack_steps or None,
+            "seconds": time.perf_counter() - start,
+        }
+        write_file(json_file, json.dumps(result.summary() | facts, indent=2).encode())
 
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @speaks_plainly
 def info(as_json: bool) -> None:
-    """What this installation is: version, instruction sets, threads, GPU or why none, recipes."""
+    """What this installation is: version, instruction sets, threads, GPU or why none, recipes.
+
+    LINFENGINE_ISA pins the instruction set, LINFENGINE_NUM_THREADS the threads, LINFENGINE_BACKEND the backend.
+    """
     facts = installation_facts()
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -263,8 +301,9 @@ def installation_facts() -> dict[str, Any]:
 
         facts |= {
             "instruction sets": list(cpu.instruction_sets()),
-            "instruction set in use": f"{cpu.instruction_set()} (pin it with LINFENGINE_ISA)",
-            "threads": f"{cpu.threads()} of {os.cpu_count()} (pin them with LINFENGINE_NUM_THREADS)",
+            "instruction set in use": cpu.instruction_set(),
+            "threads": cpu.threads(),
+            "processors": os.cpu_count(),
             "OpenMP": "yes" if cpu.has_openmp() else "no: built without, so kernels run on one thread",
         }
     return facts | {"gpu": "none: this version computes on the CPU only", "recipes": recipe_names()}
@@ -314,9 +353,11 @@ def result_table(evaluations: Sequence[Evaluation], title: str) -> Table:
     return table
 
 
-def train_watched(recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool) -> LinfDistNet:
+def train_watched(
+    recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False, restart: bool = False
+) -> LinfDistNet:
     with ProgressBar(recipe.epochs) as bar:
-        return train(recipe, dataset, out, resume=resume, observer=bar)
+        return train(recipe, dataset, out, resume=resume, restart=restart, observer=bar)
 
 
 class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
@@ -337,7 +378,7 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
         self.steps = self.progress.add_task("steps", total=None)
         self.figures = Text()
         self.live = Live(Group(self.progress, self.figures), console=console) if console.is_terminal else None
-        self.every = max(1, epochs // 10)
+        self.told = -math.inf  # when the last line was printed
 
     def __enter__(self) -> ProgressBar:
         if self.live:
@@ -354,12 +395,18 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
 
     def epoch(self, figures: dict[str, Any]) -> None:
         self.progress.update(self.epochs, completed=figures["epoch"])
-        if not self.live and figures["epoch"] % self.every == 0:
-            console.print(f"epoch {figures['epoch']}: {describe(figures)}", highlight=False)
+        done = figures["epoch"] == self.progress.tasks[0].total
+        if not self.live and (done or time.monotonic() - self.told > SECONDS_BETWEEN_LINES):
+            click.echo(f"epoch {figures['epoch']}: {describe(figures)}")
+            self.told = time.monotonic()
 
 
 def describe(figures: dict[str, Any]) -> str:
-    return (
+    text = (
         f"p {figures['p']:.4g}  lr {figures['lr']:.2g}  loss {figures['loss']:.4f}  "
-        f"accuracy {100 * figures['accuracy']:.1f}%  margin {figures['margin']:.2f}"
+        f"train accuracy {100 * figures['accuracy']:.1f}%  margin {figures['margin']:.2f}"
     )
+    if "held_out_certified" in figures:
+        clean, certified = 100 * figures["held_out_accuracy"], 100 * figures["held_out_certified"]
+        text += f"  held out {clean:.1f}%, certified {certified:.1f}%"
+    return text

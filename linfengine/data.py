@@ -25,7 +25,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.random import PCG64, Generator
 from numpy.typing import ArrayLike, NDArray
 
-from linfengine.errors import UserError
+from .errors import UserError
 
 Array = NDArray[Any]
 Images = NDArray[np.uint8]

@@ -28,13 +28,14 @@ Input: TypeAlias = Tensor | Interval | Array
 
 UNIT_ROUNDOFF = 2.0**-24  # of float32: a rounded result is off by at most this fraction of itself,
 UNDERFLOW = 2.0**-126  # or, where a product or quotient is nearly 0, by less than this
+LARGEST = float(np.finfo(np.float32).max)  # beyond, a result overflows, and rounding has no bound
 
 
 class Module:
     """A layer, or a net of layers.
 
     Parameters are the attributes that are Tensors, buffers the arrays named in `buffer_names`, children the attributes
-    that are Modules (a Sequential's are numbered).  Names are joined by dots: "3.weight".
+    that are Modules, or lists and tuples of them (a Sequential's are numbered).  Names are joined by dots: "3.weight".
     """
 
     training = True
@@ -48,7 +49,10 @@ class Module:
         raise NotImplementedError
 
     def rounding(self, magnitude: float) -> tuple[float, float]:
-        """(E, M): for |x_k| ≤ magnitude the computed output is within E of the exact one, and within M of zero."""
+        """(E, M): for |x_k| ≤ magnitude the computed output is within E of the exact one, and within M of zero.
+
+        Both are infinite where float32 might overflow on the way.
+        """
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:
@@ -56,7 +60,13 @@ class Module:
         raise NotImplementedError
 
     def children(self) -> dict[str, Module]:
-        return {name: value for name, value in vars(self).items() if isinstance(value, Module)}
+        found: dict[str, Module] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                found[name] = value
+            elif isinstance(value, list | tuple):
+                found |= {f"{name}.{i}": each for i, each in enumerate(value) if isinstance(each, Module)}
+        return found
 
     def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """This module and all below it, each with its name."""
@@ -154,7 +164,10 @@ class Normalize(Module):
         return 1 / float(self.std)
 
     def rounding(self, magnitude: float) -> tuple[float, float]:
-        size = (magnitude + float(abs(self.mean).max())) / float(self.std)
+        shifted = magnitude + float(abs(self.mean).max())
+        if shifted > LARGEST:
+            return math.inf, math.inf
+        size = shifted / float(self.std)
         error = 3 * UNIT_ROUNDOFF * size + UNDERFLOW
         return error, size + error
 
@@ -448,6 +461,8 @@ class Sequential(Module):
         error = 0.0
         for layer in self.layers:
             own, bound = layer.rounding(magnitude + error)
+            if not bound <= LARGEST:
+                return math.inf, math.inf
             error, magnitude = error * layer.lipschitz() + own, bound
         return error, magnitude
 

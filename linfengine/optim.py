@@ -35,6 +35,8 @@ def lp_decay(w: Array, p: float, amount: float) -> None:
     largest = size.max(axis=1, keepdims=True)
     largest[largest == 0] = 1
     size /= largest  # ≤ 1, so that no power overflows
+    if p > 8:
+        size[size < 2 ** (-60 / (p - 1))] = 0  # decays by less than 2^-60 of the largest; its powers would be denormals
     norm = (size**p).sum(axis=1, keepdims=True) ** (1 / p)
     norm[norm == 0] = 1
     # ‖w‖_p·(|w_k|/‖w‖_p)^(p−1)·sign w_k is the same, and has no negative power of a w_k that is nearly 0
@@ -60,8 +62,7 @@ class Optimizer:
         _check_not_negative(lr=lr, weight_decay=weight_decay)
         _check_not_negative(**{f"rate_scale of {name}": scale for name, scale in (rate_scale or {}).items()})
         for name, parameter in parameters.items():
-            if not parameter.data.flags.c_contiguous:
-                raise ValueError(f"parameter {name} must be C-contiguous, to be changed in place")
+            _check_layout(name, parameter)
         self.parameters = dict(parameters)
         self.lr, self.weight_decay = lr, weight_decay
         self.decay_order = decay_order
@@ -78,6 +79,7 @@ class Optimizer:
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
+            _check_layout(name, parameter)
             lr = self.lr * self.rate_scale.get(name, 1.0)
             if self.weight_decay:
                 lp_decay(parameter.data, self.decay_order(name), lr * self.weight_decay)
@@ -154,7 +156,8 @@ class Adam(Optimizer):
         rate_scale: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(parameters, lr, weight_decay=weight_decay, decay_order=decay_order, rate_scale=rate_scale)
-        _check_not_negative(eps=eps)
+        if not (eps > 0 and math.isfinite(eps)):  # at 0 a weight without a gradient would get 0/0
+            raise ValueError(f"eps must be positive and finite, got {eps}")
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must lie in [0, 1), got {betas}")
         self.betas, self.eps = betas, eps
@@ -167,6 +170,12 @@ class Adam(Optimizer):
     def state(self) -> dict[str, Array]:
         moments = {f"m.{name}": array for name, array in self.m.items()}
         return super().state() | moments | {f"v.{name}": array for name, array in self.v.items()}
+
+
+def _check_layout(name: str, parameter: Tensor) -> None:
+    """A step on a copy would be lost without a word."""
+    if not parameter.data.flags.c_contiguous:
+        raise ValueError(f"parameter {name} must be C-contiguous, to be changed in place")
 
 
 def _check_not_negative(**settings: float) -> None:

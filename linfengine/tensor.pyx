@@ -48,7 +48,7 @@ def as_array(data, dtype=None):
     elif isinstance(data, Operand):
         raise TypeError(f"expected a Tensor or an array, got an {type(data).__name__}.")
     if type(data) is np.ndarray and dtype is None and (data.dtype == float32 or data.dtype == float64):
-        return data
+        return data if data.flags.aligned else data.copy()
     if dtype is not None and np.dtype(dtype) not in (float32, float64):
         raise TypeError(f"a Tensor holds float32 or float64 numbers, not {np.dtype(dtype)}.")
     try:
@@ -62,7 +62,7 @@ def as_array(data, dtype=None):
         dtype = float64 if kind == "f" and size == 8 and hasattr(data, "dtype") else float32
     if kind in "iu" and size > 2:
         check_exact(array, dtype)
-    return array.astype(dtype, copy=False)
+    return array.astype(dtype, copy=not array.flags.aligned)
 
 
 cdef check_exact(integers, dtype):

@@ -20,7 +20,7 @@ import numpy as np
 from . import losses, schedules
 from .backends import Array
 from .certify import certify, margins
-from .checkpoint import load_tensors, save_model, save_tensors, write_file
+from .checkpoint import check_writable, load_tensors, save_model, save_tensors, write_file
 from .data import Dataset, batches, random_crop, random_flip, split_holdout, to_pixels
 from .errors import UserError
 from .layers import LinfDistNet
@@ -88,7 +88,7 @@ class Run:
         rng = np.random.default_rng([recipe.seed, epoch])
         steps = math.ceil(len(self.labels) / recipe.batch_size)
         eps = recipe.eps_train * self.model.lipschitz()  # in net units
-        seen, total, correct, robust, margin_sum = 0, 0.0, 0, 0, 0.0
+        seen, total, correct, beyond, margin_sum = 0, 0.0, 0, 0, 0.0
         self.model.train()
         for step, (pixels, labels) in enumerate(
             batches(self.images, self.labels, recipe.batch_size, rng, self.augment)
@@ -100,9 +100,10 @@ class Run:
                 if not math.isfinite(loss.item()):
                     raise ValueError(f"the loss is {loss.item()}")
             except ValueError as error:  # distances refuse what is not finite
+                safe = f"; the checkpoint of epoch {epoch} is whole" if epoch else ""
                 raise UserError(
                     f"training diverged in step {step + 1} of epoch {epoch + 1}: {str(error).rstrip('.')} "
-                    "(try a smaller lr; the last checkpoint is whole)"
+                    f"(try a smaller lr{safe})"
                 ) from error
             self.optimizer.zero_grad()
             loss.backward()
@@ -111,7 +112,7 @@ class Run:
             seen += len(labels)
             total += loss.item() * len(labels)
             correct += int((margin > 0).sum())
-            robust += int((margin > 2 * eps).sum())
+            beyond += int((margin > 2 * eps).sum())
             margin_sum += float(margin.sum())
             figures = {
                 "p": self.model.p,
@@ -122,7 +123,9 @@ class Run:
             }
             observer.step(epoch + 1, step + 1, steps, figures)
         self.epochs_done += 1
-        figures |= {"epoch": self.epochs_done, "robust": robust / seen, "scale": self.scale.item()}
+        figures |= {"epoch": self.epochs_done, "beyond_2eps": beyond / seen}
+        if recipe.loss == "mixture":
+            figures["scale"] = self.scale.item()
         return figures | self._held_out_figures() | {"seconds": time.perf_counter() - start}
 
     def augment(self, images: Array, rng: np.random.Generator) -> Array:
@@ -200,41 +203,52 @@ def train(
     out: str | Path,
     *,
     resume: bool = False,
+    restart: bool = False,
     observer: Observer | None = None,
 ) -> LinfDistNet:
     """Train a net by a recipe; DIR = `out` gets model.safetensors, checkpoint.safetensors and metrics.jsonl.
 
-    With `resume` the run in DIR goes on where its last checkpoint left it.  Raises UserError when DIR holds a run and
-    `resume` is not asked for, when there is nothing to resume or its recipe differs, and when training diverges.
+    Nothing that a run left behind is written over, unless it is asked for: with `resume` the run in DIR goes on where
+    its last checkpoint left it; with `restart` a run of the very same recipe, which loses nothing, begins anew.
+
+    Raises UserError when DIR holds another run, when there is nothing to resume, and when training diverges.
     """
     out, observer = Path(out), observer or Observer()
+    present = [name for name in (CHECKPOINT, MODEL, METRICS) if (out / name).exists()]
+    if resume and CHECKPOINT not in present:
+        raise UserError(f"{out}: there is no run to resume, since it holds no {CHECKPOINT}")
+    if present and not resume and not (restart and _recipe_in(out, present) == recipe.to_dict()):
+        raise UserError(
+            f"{out} already holds a training run ({', '.join(present)}): go on with it (--resume, or resume=True) "
+            "or choose another folder"
+        )
     run = Run(recipe, dataset)
-    checkpoint = out / CHECKPOINT
     if resume:
-        run.load(checkpoint)
-    elif checkpoint.exists():
-        raise UserError(f"{out} already holds a training run: --resume continues it, another --out starts a new one")
+        run.load(out / CHECKPOINT)
     lines = _metrics_up_to(out / METRICS, run.epochs_done) if resume else []
-    _write_lines(out / METRICS, lines)  # now, so that a place which cannot be written to is known before an epoch is
+    check_writable(out / METRICS)  # before an epoch of work rather than after it
     while run.epochs_done < recipe.epochs:
-        figures = run.train_epoch(observer)
+        with np.errstate(all="ignore"):  # what overflows shows in the loss, and that stops the run
+            figures = run.train_epoch(observer)
         p = figures["p"] if math.isfinite(figures["p"]) else "inf"  # JSON has no infinity
         lines.append(json.dumps(figures | {"p": p}, allow_nan=False))
-        _write_lines(out / METRICS, lines)
-        run.save(checkpoint)
+        write_file(out / METRICS, "".join(f"{line}\n" for line in lines).encode())
+        run.save(out / CHECKPOINT)
         observer.epoch(figures)
     save_model(run.model.eval(), out / MODEL, dataset=recipe.dataset, recipe=json.dumps(recipe.to_dict()))
     return run.model
 
 
+def _recipe_in(out: Path, present: list[str]) -> Any:
+    """The recipe of the run in a folder, as its checkpoint or its model tells it; None where neither does."""
+    files = [name for name in (CHECKPOINT, MODEL) if name in present]
+    return json.loads(load_tensors(out / files[0])[1].get("recipe", "null")) if files else None
+
+
 def _metrics_up_to(path: Path, epoch: int) -> list[str]:
     """The lines of the epochs that the checkpoint has seen: a run may have been stopped between line and checkpoint."""
     try:
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [line for line in lines if json.loads(line)["epoch"] <= epoch]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: expected a JSON object with its epoch in every line ({error})") from None
-
-
-def _write_lines(path: Path, lines: list[str]) -> None:
-    write_file(path, "".join(f"{line}\n" for line in lines).encode())

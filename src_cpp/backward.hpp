@@ -38,8 +38,8 @@ void coefficients(const Backward<T>& a, int64_t block, T*) {
 // scratch: 2 o lanes numbers.
 template <class S, class T = typename S::Scalar>
 void lp_backward(const Backward<T>& a, int64_t item, T* scratch) {
-    FlushDenormals flush;
-    const S slope(a.p);
+    const FloatingPointMode mode(Mode::kFlush);
+    const S slope(a);
     const Shape& shape = a.shape;
     constexpr int64_t lanes = Simd<T>::lanes;
     const int64_t k = item * lanes, count = shape.k - k;
@@ -63,8 +63,10 @@ void lp_backward(const Backward<T>& a, int64_t item, T* scratch) {
             for (int r = 0; r < kBackwardRows; ++r) slope.add(x[r] - wj, c[r], c[kBackwardRows + r], grad_x[r], gj);
             store(grad_w + j * lanes, gj);
         }
-        for (int64_t r = 0; r < rows; ++r) store_first(a.grad_x + (row + r) * shape.ldx + k, grad_x[r], count);
+        if (a.grad_x)
+            for (int64_t r = 0; r < rows; ++r) store_first(a.grad_x + (row + r) * shape.ldx + k, grad_x[r], count);
     }
+    if (!a.grad_w) return;
     for (int64_t j = 0; j < shape.o; ++j) store_first(a.grad_w + j * shape.k + k, load(grad_w + j * lanes), count);
 }
 

@@ -2,9 +2,8 @@
 
 #include <atomic>
 #include <cmath>
-#include <cstddef>
+#include <cstdint>
 #include <memory>
-#include <new>
 #include <stdexcept>
 
 #ifdef _OPENMP
@@ -27,83 +26,82 @@ std::vector<const InstructionSet*> runnable() {
     return sets;
 }
 
-const InstructionSet* current_set = runnable().back();
-
 int available_threads() {
 #ifdef _OPENMP
-    return omp_get_num_procs();
+    return omp_get_max_threads();
 #else
     return 1;
 #endif
 }
 
-int thread_count = available_threads();
+std::atomic<const InstructionSet*> chosen_set{runnable().back()};
+std::atomic<int> chosen_threads{available_threads()};
 
 template <class T>
-const Kernels<T>& kernels();
+const Kernels<T>& kernels_of(const InstructionSet& set);
 template <>
-const Kernels<float>& kernels<float>() {
-    return current_set->f32;
+const Kernels<float>& kernels_of(const InstructionSet& set) {
+    return set.f32;
 }
 template <>
-const Kernels<double>& kernels<double>() {
-    return current_set->f64;
+const Kernels<double>& kernels_of(const InstructionSet& set) {
+    return set.f64;
+}
+
+int64_t ceil_div(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
 }
 
 // Numbers on a cache line's boundary, so that no vector straddles two lines.
 template <class T>
 class Buffer {
   public:
-    explicit Buffer(int64_t count) : data_(static_cast<T*>(::operator new(count * sizeof(T), alignment))) {}
-    ~Buffer() { ::operator delete(data_, alignment); }
-    Buffer(const Buffer&) = delete;
-    Buffer& operator=(const Buffer&) = delete;
-    T* data() const { return data_; }
-
-  private:
-    static constexpr std::align_val_t alignment{64};
-    T* data_;
-};
-
-int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-
-// body(item, thread) for every item, on all threads.  Which thread does which item is left open on purpose: an item's
-// results depend on nothing but the item.
-template <class Body>
-void parallel_for(int64_t items, const Body& body) {
-#ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic) num_threads(thread_count) if (items > 1 && thread_count > 1)
-    for (int64_t item = 0; item < items; ++item) body(item, omp_get_thread_num());
-#else
-    for (int64_t item = 0; item < items; ++item) body(item, 0);
-#endif
-}
-
-template <class T>
-class Panels {
-  public:
-    Panels(const Shape& shape, const T* w)
-        : buffer_(ceil_div(shape.o, kernels<T>().lanes) * kernels<T>().lanes * shape.k) {
-        parallel_for(ceil_div(shape.o, kernels<T>().panel),
-                     [&](int64_t panel, int) { kernels<T>().pack(w, shape, buffer_.data(), panel); });
+    explicit Buffer(int64_t count) : memory_(new char[count * sizeof(T) + kLine]) {}
+    T* data() const {
+        const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
+        return reinterpret_cast<T*>(memory_.get() + (kLine - address % kLine));
     }
-    const T* data() const { return buffer_.data(); }
 
   private:
-    Buffer<T> buffer_;
+    static constexpr std::uintptr_t kLine = 64;
+    std::unique_ptr<char[]> memory_;
 };
 
+// The settings as one operation found them; another thread may change them before it is done.
 template <class T>
-bool forward(ForwardItem<T> kernel, const Forward<T>& problem) {
-    const int64_t panels = ceil_div(problem.shape.o, kernels<T>().panel);
-    std::atomic<bool> trusted{true};
-    parallel_for(panels * ceil_div(problem.shape.n, kRowChunk), [&](int64_t item, int) {
-        if (!kernel(problem, item)) trusted.store(false, std::memory_order_relaxed);
-    });
-    return trusted;
-}
+struct Engine {
+    const Kernels<T>& kernels = kernels_of<T>(*chosen_set.load());
+    const int threads = linfengine::threads();
+
+    // body(item, thread) for every item, on all threads.  Which thread does which item is left open on purpose: an
+    // item's results depend on nothing but the item.
+    template <class Body>
+    void parallel_for(int64_t items, const Body& body) const {
+#ifdef _OPENMP
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (items > 1 && threads > 1)
+        for (int64_t item = 0; item < items; ++item) body(item, omp_get_thread_num());
+#else
+        for (int64_t item = 0; item < items; ++item) body(item, 0);
+#endif
+    }
+
+    Buffer<T> pack(const Shape& shape, const T* w) const {
+        Buffer<T> panels(ceil_div(shape.o, kernels.lanes) * kernels.lanes * shape.k);
+        parallel_for(ceil_div(shape.o, kernels.panel),
+                     [&](int64_t panel, int) { kernels.pack(w, shape, panels.data(), panel); });
+        return panels;
+    }
+
+    // Whether every item's result can be trusted.
+    bool forward(ForwardItem<T> kernel, const Forward<T>& problem) const {
+        const int64_t panels = ceil_div(problem.shape.o, kernels.panel);
+        std::atomic<bool> trusted{true};
+        parallel_for(panels * ceil_div(problem.shape.n, kRowChunk), [&](int64_t item, int) {
+            if (!kernel(problem, item)) trusted.store(false, std::memory_order_relaxed);
+        });
+        return trusted;
+    }
+};
 
 // The position of p in kPowers, or -1 if no chain of multiplications is compiled in for it.
 int chain(double p) {
@@ -123,7 +121,7 @@ std::vector<std::string> instruction_sets() {
 void use_instruction_set(const std::string& name) {
     for (const InstructionSet* set : runnable())
         if (name == set->name) {
-            current_set = set;
+            chosen_set = set;
             return;
         }
     std::string known;
@@ -132,17 +130,19 @@ void use_instruction_set(const std::string& name) {
 }
 
 std::string instruction_set() {
-    return current_set->name;
+    return chosen_set.load()->name;
 }
 
 void use_threads(int count) {
-    if (count < 1)
-        throw std::invalid_argument("the number of threads must be at least 1, got " + std::to_string(count));
-    thread_count = count;
+    constexpr int most = 1024;
+    if (count < 1 || count > most)
+        throw std::invalid_argument("the number of threads must be at least 1 and at most " + std::to_string(most) +
+                                    ", got " + std::to_string(count));
+    chosen_threads = count;
 }
 
 int threads() {
-    return has_openmp() ? thread_count : 1;
+    return has_openmp() ? chosen_threads.load() : 1;
 }
 
 bool has_openmp() {
@@ -155,73 +155,81 @@ bool has_openmp() {
 
 template <class T>
 void linf_forward(Shape shape, const T* x, const T* w, T* y, int32_t* index) {
-    const Panels<T> panels(shape, w);
-    const Forward<T> problem{shape, x, nullptr, w, panels.data(), y, nullptr, index, 0};
-    forward(index ? kernels<T>().linf_argmax : kernels<T>().linf, problem);
+    const Engine<T> engine;
+    const Buffer<T> panels = engine.pack(shape, w);
+    engine.forward(index ? engine.kernels.linf_argmax : engine.kernels.linf,
+                   {shape, x, nullptr, w, panels.data(), y, nullptr, index, 0});
 }
 
 template <class T>
 void linf_bounds(Shape shape, const T* lower, const T* upper, const T* w, T* y_lower, T* y_upper) {
-    const Panels<T> panels(shape, w);
-    forward(kernels<T>().linf_bounds, {shape, lower, upper, w, panels.data(), y_lower, y_upper, nullptr, 0});
+    const Engine<T> engine;
+    const Buffer<T> panels = engine.pack(shape, w);
+    engine.forward(engine.kernels.linf_bounds, {shape, lower, upper, w, panels.data(), y_lower, y_upper, nullptr, 0});
 }
 
 template <class T>
 void linf_backward(Shape shape, const T* g, const T* x, const T* w, const int32_t* index, T* grad_x, T* grad_w) {
+    const Engine<T> engine;
     const Backward<T> problem{shape, x, w, nullptr, g, index, nullptr, grad_x, grad_w, 0};
     if (grad_x)
-        parallel_for(ceil_div(shape.n, kOutputChunk),
-                     [&](int64_t item, int) { kernels<T>().linf_backward_x(problem, item, nullptr); });
+        engine.parallel_for(ceil_div(shape.n, kOutputChunk),
+                            [&](int64_t item, int) { engine.kernels.linf_backward_x(problem, item, nullptr); });
     if (grad_w)
-        parallel_for(ceil_div(shape.o, kOutputChunk),
-                     [&](int64_t item, int) { kernels<T>().linf_backward_w(problem, item, nullptr); });
+        engine.parallel_for(ceil_div(shape.o, kOutputChunk),
+                            [&](int64_t item, int) { engine.kernels.linf_backward_w(problem, item, nullptr); });
 }
 
 template <class T>
 void dot(Shape shape, const T* x, const T* w, T* y) {
-    const Panels<T> panels(shape, w);
-    forward(kernels<T>().dot, {shape, x, nullptr, w, panels.data(), y, nullptr, nullptr, 0});
+    const Engine<T> engine;
+    const Buffer<T> panels = engine.pack(shape, w);
+    engine.forward(engine.kernels.dot, {shape, x, nullptr, w, panels.data(), y, nullptr, nullptr, 0});
 }
 
 template <class T>
 void lp_forward(Shape shape, const T* x, const T* w, double p, T* y) {
-    const Panels<T> panels(shape, w);
+    const Engine<T> engine;
+    const Buffer<T> panels = engine.pack(shape, w);
     const Forward<T> problem{shape, x, nullptr, w, panels.data(), y, nullptr, nullptr, p};
     const int i = chain(p);
-    constexpr int largest_unscaled = 16;  // beyond, sums leave the range of float32 too often to try
-    if (i >= 0 && p <= largest_unscaled && forward(kernels<T>().lp_power[i], problem)) return;
-    forward(kernels<T>().linf, problem);
-    forward(i >= 0 ? kernels<T>().lp_scaled[i] : kernels<T>().lp_general, problem);
+    const ForwardItem<T> unscaled = i >= 0 ? engine.kernels.lp_power[i] : nullptr;
+    if (unscaled && engine.forward(unscaled, problem)) return;
+    engine.forward(engine.kernels.linf, problem);
+    engine.forward(i >= 0 ? engine.kernels.lp_scaled[i] : engine.kernels.lp_general, problem);
 }
 
 template <class T>
 void lp_backward(Shape shape, const T* g, const T* x, const T* w, const T* y, double p, T* grad_x, T* grad_w) {
-    const int64_t lanes = kernels<T>().lanes, rows = kernels<T>().backward_rows, blocks = ceil_div(shape.n, rows);
+    const Engine<T> engine;
+    const int64_t lanes = engine.kernels.lanes, rows = engine.kernels.backward_rows, blocks = ceil_div(shape.n, rows);
     const int64_t scratch_size = 2 * shape.o * lanes;
-    const Buffer<T> coefficients(blocks * rows * shape.o * 2), scratch(scratch_size * threads());
+    const Buffer<T> coefficients(blocks * rows * shape.o * 2), scratch(scratch_size * engine.threads);
     const Backward<T> problem{shape, x, w, y, g, nullptr, coefficients.data(), grad_x, grad_w, p};
-    parallel_for(blocks, [&](int64_t block, int) { kernels<T>().coefficients(problem, block, nullptr); });
+    engine.parallel_for(blocks, [&](int64_t block, int) { engine.kernels.coefficients(problem, block, nullptr); });
     const int i = chain(p);
-    const BackwardItem<T> kernel = i >= 0 ? kernels<T>().lp_power_backward[i] : kernels<T>().lp_general_backward;
-    parallel_for(ceil_div(shape.k, lanes),
-                 [&](int64_t item, int thread) { kernel(problem, item, scratch.data() + thread * scratch_size); });
+    const BackwardItem<T> kernel = i >= 0 ? engine.kernels.lp_power_backward[i] : engine.kernels.lp_general_backward;
+    engine.parallel_for(ceil_div(shape.k, lanes), [&](int64_t item, int thread) {
+        kernel(problem, item, scratch.data() + thread * scratch_size);
+    });
 }
 
 template <class T>
 T largest(const T* a, int64_t count) {
-    return kernels<T>().largest(a, count);
+    return Engine<T>().kernels.largest(a, count);
 }
 
 template <class T>
 void adam(T* param, const T* grad, T* m, T* v, int64_t count, double lr, double beta1, double beta2, double eps,
           int64_t step) {
+    const Engine<T> engine;
     const T rate = static_cast<T>(lr / (1 - std::pow(beta1, step)));
     const T root_correction = static_cast<T>(1 / std::sqrt(1 - std::pow(beta2, step)));
     constexpr int64_t chunk = 1 << 14;
-    parallel_for(ceil_div(count, chunk), [&](int64_t item, int) {
+    engine.parallel_for(ceil_div(count, chunk), [&](int64_t item, int) {
         const int64_t begin = item * chunk, size = count - begin < chunk ? count - begin : chunk;
-        kernels<T>().adam(param + begin, grad + begin, m + begin, v + begin, size, rate, static_cast<T>(beta1),
-                          static_cast<T>(beta2), root_correction, static_cast<T>(eps));
+        engine.kernels.adam(param + begin, grad + begin, m + begin, v + begin, size, rate, static_cast<T>(beta1),
+                            static_cast<T>(beta2), root_correction, static_cast<T>(eps));
     });
 }
 

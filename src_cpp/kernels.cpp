@@ -12,16 +12,19 @@ namespace LINFENGINE_ISA {
 
 template <class T>
 bool linf(const Forward<T>& a, int64_t item) {
+    const FloatingPointMode mode(Mode::kExact);
     return run(Linf<T>{a}, item);
 }
 
 template <class T>
 bool linf_argmax(const Forward<T>& a, int64_t item) {
+    const FloatingPointMode mode(Mode::kExact);
     return run(LinfArgmax<T>{a}, item);
 }
 
 template <class T>
 bool linf_bounds(const Forward<T>& a, int64_t item) {
+    const FloatingPointMode mode(Mode::kExact);
     return run(LinfBounds<T>{a}, item);
 }
 
@@ -32,19 +35,29 @@ bool dot(const Forward<T>& a, int64_t item) {
 
 template <class T, int P>
 bool lp_power(const Forward<T>& a, int64_t item) {
-    FlushDenormals flush;
+    const FloatingPointMode mode(Mode::kFlush);
     return run(LpPower<T, P>{a}, item);
+}
+
+// Null for the orders whose unscaled sums would leave the range of float32 too often to try.
+template <class T, int P>
+constexpr ForwardItem<T> lp_unscaled() {
+    if constexpr (P <= kLargestUnscaled) {
+        return lp_power<T, P>;
+    } else {
+        return nullptr;
+    }
 }
 
 template <class T, int P>
 bool lp_scaled(const Forward<T>& a, int64_t item) {
-    FlushDenormals flush;
+    const FloatingPointMode mode(Mode::kFlush);
     return run(LpScaledPower<T, P>{a}, item);
 }
 
 template <class T>
 bool lp_general(const Forward<T>& a, int64_t item) {
-    FlushDenormals flush;
+    const FloatingPointMode mode(Mode::kFlush);
     return run(LpGeneral<T>(a), item);
 }
 
@@ -70,7 +83,7 @@ template <class T>
 void adam(T* param, const T* grad, T* m, T* v, int64_t count, T rate, T beta1, T beta2, T root_correction, T eps) {
     // rate = lr / (1 - beta1^t) and root_correction = 1 / sqrt(1 - beta2^t) carry the bias corrections.  A weight that
     // gets no gradient any more would fill m and v with denormals.
-    FlushDenormals flush;
+    const FloatingPointMode mode(Mode::kFlush);
     for (int64_t i = 0; i < count; i += Simd<T>::lanes) {
         const Vec<T> g = load_first(grad + i, count - i);
         const Vec<T> mean = beta1 * load_first(m + i, count - i) + (1 - beta1) * g;
@@ -101,7 +114,7 @@ constexpr Kernels<T> make_kernels(Powers<I...>) {
             linf_argmax<T>,
             linf_bounds<T>,
             dot<T>,
-            {lp_power<T, kPowers[I]>...},
+            {lp_unscaled<T, kPowers[I]>()...},
             {lp_scaled<T, kPowers[I]>...},
             lp_general<T>,
             linf_backward_x<T>,

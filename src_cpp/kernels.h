@@ -47,7 +47,7 @@ struct Backward {
     const T* g;
     const int32_t* index;  // p = infinity only
     T* coefficients;       // finite p only: (1/y, g) interleaved (see coefficients)
-    T* grad_x;             // rows ldx apart
+    T* grad_x;             // rows ldx apart; either gradient may be null: not wanted
     T* grad_w;
     double p;
 };
@@ -59,6 +59,7 @@ template <class T>
 using BackwardItem = void (*)(const Backward<T>&, int64_t item, T* scratch);
 
 constexpr int kPowers[] = {1, 2, 4, 8, 12, 16, 24, 32, 48, 64};  // with a chain of multiplications compiled in
+constexpr int kLargestUnscaled = 16;
 constexpr int kPowerCount = sizeof kPowers / sizeof kPowers[0];
 constexpr int64_t kRowChunk = 96;     // rows of x in one item of forward work; a multiple of every tile height
 constexpr int64_t kOutputChunk = 16;  // outputs or rows in one item of the p = infinity backward
@@ -71,7 +72,8 @@ struct Kernels {
 
     void (*pack)(const T* w, Shape shape, T* panels, int64_t panel_number);
     ForwardItem<T> linf, linf_argmax, linf_bounds, dot;
-    ForwardItem<T> lp_power[kPowerCount], lp_scaled[kPowerCount], lp_general;
+    ForwardItem<T> lp_power[kPowerCount];  // null above kLargestUnscaled
+    ForwardItem<T> lp_scaled[kPowerCount], lp_general;
 
     BackwardItem<T> linf_backward_x, linf_backward_w;
     BackwardItem<T> coefficients;

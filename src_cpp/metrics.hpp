@@ -93,7 +93,7 @@ struct LinfBounds {
         total.upper = maximum<T>(total.upper, part.upper);
     }
     bool finish(const Total& total, int64_t row, int64_t col, int64_t count) const {
-        store_first(a.y + row * a.shape.ldy + col, total.lower, count);
+        store_first(a.y + row * a.shape.ldy + col, total.lower + T(0), count);  // never -0
         store_first(a.y_upper + row * a.shape.ldy + col, total.upper, count);
         return true;
     }
@@ -163,6 +163,12 @@ struct LpPower {
 template <class T>
 constexpr T kTiny = sizeof(T) == 4 ? T(0x1p-125) : T(0x1p-1021);  // its reciprocal is still finite
 
+// A sum of `terms` numbers does not notice those below 2^-cut of the largest.
+template <class T>
+double cut(int64_t terms) {
+    return (sizeof(T) == 4 ? 25 : 54) + ::log2(double(terms));
+}
+
 // y = m (sum_k (|x - w| / m)^P)^(1/P), m = max_k |x - w| read from y: one more multiplication, and no range to leave.
 template <class T, int P>
 struct LpScaledPower {
@@ -195,7 +201,7 @@ struct LpScaledPower {
 
 // The same for any real p >= 1, through logarithm and exponential.
 // A term below m 2^(-cut/p) is less than 2^-cut of the largest one; a vector without a larger one is skipped, and at
-// large p nearly all are.  cut leaves room for thousands of dropped terms below the rounding of the sum.
+// large p nearly all are.  cut is so large that k dropped terms together stay below half the rounding of the sum.
 template <class T>
 struct LpGeneral {
     using Scalar = T;
@@ -205,11 +211,10 @@ struct LpGeneral {
     };
     static constexpr int inputs = 1, kRows = 2, kVectors = kWide ? 4 : 2;
     static constexpr int64_t kBlock = kLongBlock;
-    static constexpr double cut = sizeof(T) == 4 ? 30.0 : 62.0;
     const Forward<T>& a;
     const T p, relative;  // relative = 2^(-cut/p)
 
-    explicit LpGeneral(const Forward<T>& a) : a(a), p(T(a.p)), relative(T(::exp2(-cut / a.p))) {}
+    explicit LpGeneral(const Forward<T>& a) : a(a), p(T(a.p)), relative(T(::exp2(-cut<T>(a.shape.k) / a.p))) {}
 
     Total begin(int64_t row, int64_t col) const {
         const Vec<T> m = load_first(a.y + row * a.shape.ldy + col, a.shape.o - col);
@@ -219,7 +224,7 @@ struct LpGeneral {
     Part identity() const { return Vec<T>{}; }
     LINFENGINE_INLINE void step(Part& part, const Total& total, const T* x, Vec<T> w) const {
         const Vec<T> d = absolute<T>(x[0] - w);
-        if (__builtin_expect(lanes_ge<T>(d, total.threshold) != 0, 0)) {
+        if (__builtin_expect(any_ge<T>(d, total.threshold), 0)) {
             const Vec<T> t = exp2_clamped(p * log2_positive(maximum<T>(d * total.inverse, broadcast(kTiny<T>))));
             part += (Vec<T>)(bits<T>(t) & (Int<T>)(d >= total.threshold));
         }
@@ -236,7 +241,7 @@ struct LpGeneral {
 template <class T, int P>
 struct LpPowerSlope {
     using Scalar = T;
-    explicit LpPowerSlope(double) {}
+    explicit LpPowerSlope(const Backward<T>&) {}
     LINFENGINE_INLINE void add(Vec<T> d, T inverse, T g, Vec<T>& grad_x, Vec<T>& grad_w) const {
         Vec<T> r = d * inverse;
         if constexpr (P == 1) {  // sign(d), zero where d = 0
@@ -253,14 +258,17 @@ struct LpPowerSlope {
 template <class T>
 struct LpGeneralSlope {
     using Scalar = T;
-    static constexpr double cut = LpGeneral<T>::cut;
     const T exponent, threshold;
 
-    explicit LpGeneralSlope(double p)
-        : exponent(T(p - 1)), threshold(p > 1 ? T(fmax(::exp2(-cut / (p - 1)), kTiny<T>)) : kTiny<T>) {}
+    explicit LpGeneralSlope(const Backward<T>& a) : exponent(T(a.p - 1)), threshold(smallest(a)) {}
+
+    static T smallest(const Backward<T>& a) {
+        const int64_t terms = a.shape.n > a.shape.o ? a.shape.n : a.shape.o;
+        return a.p > 1 ? T(::fmax(::exp2(-cut<T>(terms) / (a.p - 1)), kTiny<T>)) : kTiny<T>;
+    }
     LINFENGINE_INLINE void add(Vec<T> d, T inverse, T g, Vec<T>& grad_x, Vec<T>& grad_w) const {
         const Vec<T> r = d * inverse, size = absolute<T>(r), limit = broadcast(threshold);
-        if (__builtin_expect(lanes_ge<T>(size, limit) != 0, 0)) {
+        if (__builtin_expect(any_ge<T>(size, limit), 0)) {
             Vec<T> t = exp2_clamped(exponent * log2_positive(maximum<T>(size, broadcast(kTiny<T>))));
             const Int<T> sign = bits<T>(r) & ~Simd<T>::abs_mask;
             t = (Vec<T>)((bits<T>(t) | sign) & (Int<T>)(size >= limit)) * g;

@@ -11,6 +11,8 @@
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace linfengine {
@@ -125,6 +127,16 @@ LINFENGINE_INLINE unsigned lanes_ge(Vec<T> a, Vec<T> b) {
     return set;
 }
 
+// Whether a >= b in any lane.
+template <class T>
+LINFENGINE_INLINE bool any_ge(Vec<T> a, Vec<T> b) {
+#if defined(__aarch64__)
+    return vmaxvq_u32((uint32x4_t)(Int<T>)(a >= b)) != 0;
+#else
+    return lanes_ge<T>(a, b) != 0;
+#endif
+}
+
 #if defined(__AVX512F__)
 // One instruction takes both absolute values and the maximum: operation 11 (absolute maximum), sign 10 (cleared).
 template <>
@@ -135,6 +147,7 @@ template <>
 LINFENGINE_INLINE Vec<double> abs_max<double>(Vec<double> a, Vec<double> d) {
     return (Vec<double>)_mm512_range_pd((__m512d)a, (__m512d)d, 0b1011);
 }
+// The masked forms, with every lane on: gcc 12 warns of an uninitialised value inside the plain ones.
 template <>
 LINFENGINE_INLINE Vec<float> maximum<float>(Vec<float> a, Vec<float> b) {
     return (Vec<float>)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
@@ -184,6 +197,15 @@ LINFENGINE_INLINE unsigned lanes_ge<float>(Vec<float> a, Vec<float> b) {
 template <>
 LINFENGINE_INLINE unsigned lanes_ge<double>(Vec<double> a, Vec<double> b) {
     return _mm_movemask_pd(_mm_cmpge_pd((__m128d)a, (__m128d)b));
+}
+#elif defined(__aarch64__)
+template <>
+LINFENGINE_INLINE Vec<float> maximum<float>(Vec<float> a, Vec<float> b) {
+    return (Vec<float>)vmaxq_f32((float32x4_t)a, (float32x4_t)b);
+}
+template <>
+LINFENGINE_INLINE Vec<double> maximum<double>(Vec<double> a, Vec<double> b) {
+    return (Vec<double>)vmaxq_f64((float64x2_t)a, (float64x2_t)b);
 }
 #endif
 
@@ -266,32 +288,36 @@ LINFENGINE_INLINE Vec<float> square_root<float>(Vec<float> v) {
 }
 #endif
 
-// While one of these lives, this thread flushes denormal results to zero.  Terms of a finite-p sum that small never
-// matter, and making them costs a hundred cycles each.  Only the finite-p kernels use it: the p = infinity ones and
-// the interval bounds keep IEEE arithmetic to the last bit.
-class FlushDenormals {
+// The floating-point mode of this thread while one of these lives; the caller's comes back afterwards.
+//
+// kExact is the processor's default, whatever the caller runs in: round to nearest, denormals kept.  The p = infinity
+// kernels and the interval bounds use it, so that their bits depend on nothing else.  kFlush makes denormal results
+// zero.  The finite-p kernels use that: terms so small never matter, and making them costs a hundred cycles each.
+enum class Mode { kExact, kFlush };
+
+class FloatingPointMode {
   public:
 #if defined(__x86_64__)
-    FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8000); }
-    ~FlushDenormals() { _mm_setcsr(saved_); }
+    explicit FloatingPointMode(Mode mode) : saved_(_mm_getcsr()) { _mm_setcsr(mode == Mode::kFlush ? 0x9f80 : 0x1f80); }
+    ~FloatingPointMode() { _mm_setcsr(saved_); }
 
   private:
     unsigned saved_;
 #elif defined(__aarch64__)
-    FlushDenormals() {
+    explicit FloatingPointMode(Mode mode) {
         asm volatile("mrs %0, fpcr" : "=r"(saved_));
-        asm volatile("msr fpcr, %0" ::"r"(saved_ | (uint64_t{1} << 24)));
+        asm volatile("msr fpcr, %0" ::"r"(mode == Mode::kFlush ? uint64_t{1} << 24 : uint64_t{0}));
     }
-    ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
+    ~FloatingPointMode() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
 
   private:
     uint64_t saved_;
 #else
-    FlushDenormals() {}
+    explicit FloatingPointMode(Mode) {}
 #endif
   public:
-    FlushDenormals(const FlushDenormals&) = delete;
-    FlushDenormals& operator=(const FlushDenormals&) = delete;
+    FloatingPointMode(const FloatingPointMode&) = delete;
+    FloatingPointMode& operator=(const FloatingPointMode&) = delete;
 };
 
 }  // namespace LINFENGINE_ISA

@@ -121,7 +121,7 @@ def test_certified_withstood_and_right(seed: int, eps: Fraction, method: str, st
 
 
 @given(seed=st.integers(0, 999), steps=st.integers(1, 5), more=st.integers(0, 5))
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_more_steps_never_mend(seed: int, steps: int, more: int) -> None:
     pixels, labels = samples(20, seed)
     few, many = (pgd(Watched(), pixels, labels, "0.2", steps=n, seed=seed) for n in (steps, steps + more))

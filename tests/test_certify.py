@@ -420,12 +420,12 @@ UNIT = st.floats(0, 1, width=32) | st.sampled_from([0.0, 1.0, 0.3, 8 / 255, 1e-4
 
 
 @given(x=UNIT, eps=st.fractions(0, 1) | st.sampled_from([Fraction(n, 255) for n in range(256)]), data=st.data())
-@settings(max_examples=300)
+@settings(max_examples=400)
 def test_the_box_encloses_the_exact_box(x: float, eps: Fraction, data: st.DataObject) -> None:
     if data.draw(st.booleans()):  # x - eps or x + eps - 1 next to nothing, where eps has places no float has
         target = data.draw(st.sampled_from([Fraction(x), 1 - Fraction(x)]))
-        places = data.draw(st.tuples(st.integers(20, 60), st.integers(50, 160)))
-        signs = data.draw(st.tuples(*[st.sampled_from([-1, 0, 1])] * 2))
+        places = data.draw(st.tuples(st.integers(30, 54), st.integers(53, 68)))
+        signs = data.draw(st.tuples(*[st.sampled_from([-1, 1])] * 2))
         eps = target + sum(sign * Fraction(1, 2**place) for sign, place in zip(signs, places, strict=True))
         assume(0 <= eps <= 1)
     ball = box(row(x), eps)

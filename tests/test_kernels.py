@@ -5,6 +5,11 @@ depend on the number of threads.
 """
 
 import math
+import os
+import platform
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -245,3 +250,103 @@ def test_unknown_instruction_set_and_thread_count_are_refused() -> None:
         cpu.use_instruction_set("sse9")
     with pytest.raises(ValueError, match="at least 1"):
         cpu.use_threads(0)
+
+
+def test_bounds_never_hold_a_negative_zero() -> None:
+    zero = np.zeros((3, 5), np.float32)
+    lower, upper = cpu.linf_dist_bounds(-zero, zero, zero)
+    assert equal_bits(lower, zero[:, :3])
+    assert equal_bits(upper, zero[:, :3])
+
+
+@pytest.mark.parametrize("needs", [(True, False), (False, True), (False, False)])
+def test_a_gradient_that_is_not_wanted_is_not_made(needs: tuple[bool, bool]) -> None:
+    x, w, g = problem(13, 20, 40)
+    y, index = cpu.linf_dist_argmax(x, w)
+    some = cpu.linf_dist_backward(g, x, w, index, needs=needs), cpu.lp_dist_backward(g, x, w, y, 8, needs=needs)
+    both = cpu.linf_dist_backward(g, x, w, index), cpu.lp_dist_backward(g, x, w, y, 8)
+    for gradients, wanted in zip(some, both, strict=True):
+        for gradient, array, needed in zip(gradients, wanted, needs, strict=True):
+            assert equal_bits(gradient, array) if needed else gradient is None
+
+
+def test_a_small_sample_survives_beside_a_large_one() -> None:
+    x = np.array([[1e35], [1e-30]], np.float32)
+    np.testing.assert_allclose(cpu.lp_dist(x, np.zeros((1, 1), np.float32), 8), x, rtol=1e-5)
+
+
+def test_terms_too_small_to_matter_do_not_add_up_unseen() -> None:
+    k, p = 65537, 1.5
+    x = np.full((1, k), 2 ** (-30.1 / p), np.float32)
+    x[0, 0] = 1
+    check_lp(x, np.zeros((1, k), np.float32), np.ones((1, 1), np.float32), p)
+
+
+def test_settings_may_change_in_another_thread() -> None:
+    """An operation keeps to the instruction set and thread count that it began with."""
+    x, w, _ = problem(64, 100, 65)
+    expected = cpu.linf_dist(x, w)
+    before, stop = (cpu.instruction_set(), cpu.threads()), threading.Event()
+
+    def meddle() -> None:
+        while not stop.is_set():
+            for isa, count in zip(cpu.instruction_sets(), (1, 3, 2), strict=False):
+                cpu.use_instruction_set(isa)
+                cpu.use_threads(count)
+
+    meddler = threading.Thread(target=meddle)
+    meddler.start()
+    try:
+        for _ in range(200):
+            assert equal_bits(cpu.linf_dist(x, w), expected)
+            cpu.lp_dist_backward(expected, x, w, expected, 8)
+    finally:
+        stop.set()
+        meddler.join()
+        cpu.use_instruction_set(before[0])
+        cpu.use_threads(before[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_can_compute() -> None:
+    program = """
+import os, signal, numpy as np
+from linfengine.backends import cpu
+cpu.use_threads(2)
+x = np.ones((200, 300), np.float32)
+cpu.linf_dist(x, x)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    cpu.linf_dist(x, x)
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout == "7\n", result.stderr
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="sets the mode of x86-64")
+def test_linf_keeps_denormals_whatever_mode_the_process_runs_in() -> None:
+    """A certificate is refused in such a process, since NumPy's own operations follow the mode."""
+    program = """
+import ctypes, numpy as np
+import linfengine as le
+from linfengine.certify import check_model
+net = le.LinfDistNet((1, 1, 1), 2, width=2, depth=2, mean=(0,), std=1).eval()
+library = ctypes.CDLL("libm.so.6")
+mode = (ctypes.c_char * 32)()
+library.fegetenv(mode)
+mode[29] = mode[29][0] | 0x80  # flush to zero: bit 15 of the MXCSR, which lies at byte 28
+mode[28] = mode[28][0] | 0x40  # denormals are zero: bit 6
+library.fesetenv(mode)
+from linfengine.backends import cpu
+x, w = np.full((1, 1), 1e-40, np.float32), np.zeros((1, 1), np.float32)
+y = cpu.linf_dist(x, w)
+try:
+    check_model(net)
+except le.UserError as error:
+    print(y.tobytes() == x.tobytes(), "denormal" in str(error))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout == "True True\n", result.stderr

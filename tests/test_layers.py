@@ -824,3 +824,30 @@ def test_inputs_that_do_not_fit(layer: Module, shape: tuple[int, ...], message: 
 def test_float64_inputs_want_float64_weights() -> None:
     with pytest.raises(TypeError, match="one dtype, not float64 and float32"):
         LinfDistDense(3, 4)(np.zeros((2, 3)))
+
+
+def test_layers_in_a_list_belong_to_the_net() -> None:
+    """What the walk overlooked would keep its finite p in evaluation."""
+
+    class Branches(Module):
+        def __init__(self) -> None:
+            self.branches = [LinfDistDense(3, 4), Sequential(LinfDistDense(3, 2))]
+
+    net = Branches()
+    net.p = 8
+    assert set(net.parameters()) == {"branches.0.weight", "branches.1.0.weight"}
+    assert all(module.p == 8 for _, module in net.modules())
+    assert not any(module.training for _, module in net.eval().modules())
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (Normalize((0,), 1e-39), Normalize((0,), 1e38)),
+        (Normalize((3.4028e38,), 1e38), Normalize((0,), 1e38)),
+        (Normalize((0,), 1e-20), Normalize((0,), 1e-20), Normalize((0,), 1e38)),
+    ],
+)
+def test_where_an_inner_layer_may_overflow_rounding_has_no_bound(layers: tuple[Module, ...]) -> None:
+    """Even if a later layer makes the numbers small again."""
+    assert Sequential(*layers).rounding(1e34) == (math.inf, math.inf)

@@ -394,3 +394,14 @@ def test_errors_say_what_is_wrong(call: Any, error: type[Exception], message: st
     with pytest.raises(error, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "key", [((0, 0), (1, 1)), ((0, 0),), ([0, 0], 1), (range(2), [1, 1]), np.array([0, 0]), 1, ...]
+)
+def test_an_entry_taken_twice_gets_both_gradients(backend: str, key: Any) -> None:
+    x = le.Tensor(np.ones((2, 2)), requires_grad=True)
+    le.getitem(x, key).sum().backward()
+    expected = np.zeros((2, 2))
+    np.add.at(expected, key, 1)
+    np.testing.assert_array_equal(x.grad, expected)

@@ -20,6 +20,9 @@ import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
 
+Needs: TypeAlias = tuple[bool, bool]  # whether the gradients of x and of w are wanted
+Gradients: TypeAlias = tuple[Any, Any]  # the arrays for x and for w, None where not wanted
+
 NAMES = ("reference", "cpu")
 
 
@@ -44,18 +47,20 @@ class Backend(Protocol):
     def linf_dist_argmax(self, x: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
         """The same y, and the int32 index k (0..k-1, within the group) where it is reached; the lowest wins ties."""
 
-    def linf_dist_backward(self, g: Array, x: Array, w: Array, index: Array, groups: int = 1) -> tuple[Array, Array]:
+    def linf_dist_backward(
+        self, g: Array, x: Array, w: Array, index: Array, groups: int = 1, needs: Needs = (True, True)
+    ) -> Gradients:
         """(grad_x, grad_w): g[n, o]*sign(x - w) goes to column index[n, o] of x, its negative to the same of w[o]."""
 
     def linf_dist_bounds(self, lower: Array, upper: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
         """For lower <= x <= upper: (max_k max(lower - w, w - upper, 0), max_k max(|lower - w|, |upper - w|))."""
 
     def lp_dist(self, x: Array, w: Array, p: float, groups: int = 1) -> Array:
-        """y[n, o] = (sum_k |x[n, k] - w[o, k]|^p)^(1/p) for a finite p >= 1, with no overflow on the way."""
+        """y[n, o] = (sum_k |x[n, k] - w[o, k]|^p)^(1/p) for a finite p >= 1; no power overflows."""
 
     def lp_dist_backward(
-        self, g: Array, x: Array, w: Array, y: Array, p: float, groups: int = 1
-    ) -> tuple[Array, Array]:
+        self, g: Array, x: Array, w: Array, y: Array, p: float, groups: int = 1, needs: Needs = (True, True)
+    ) -> Gradients:
         """(grad_x, grad_w): sign(d)*(|d|/y)^(p-1)*g with d = x - w, and its negative; nothing where y is 0."""
 
     def matmul(self, x: Array, y: Array) -> Array:

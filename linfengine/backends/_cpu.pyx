@@ -95,12 +95,18 @@ def linf_dist_bounds(const real[:, ::1] lower, const real[:, ::1] upper, const r
 def linf_dist_backward(const real[:, ::1] g, const real[:, ::1] x, const real[:, ::1] w, const int32_t[:, ::1] index,
                        real[:, ::1] grad_x, real[:, ::1] grad_w, int64_t groups):
     cdef Shape shape = group_shape(x.shape[0], w.shape[0], w.shape[1], groups)
+    cdef real* gx = NULL
+    cdef real* gw = NULL
+    if grad_x is not None:
+        gx = &grad_x[0, 0]
+    if grad_w is not None:
+        gw = &grad_w[0, 0]
     cdef int64_t q, out
     with nogil:
         for q in range(groups):
             out = q * shape.o
             linf_backward_(shape, &g[0, out], &x[0, q * shape.k], &w[out, 0], &index[0, out],
-                                 &grad_x[0, q * shape.k], &grad_w[out, 0])
+                                 gx + q * shape.k if gx else gx, gw + out * shape.k if gw else gw)
 
 
 def dot(const real[:, ::1] x, const real[:, ::1] w, real[:, ::1] y):
@@ -120,12 +126,18 @@ def lp_dist(const real[:, ::1] x, const real[:, ::1] w, double p, real[:, ::1] y
 def lp_dist_backward(const real[:, ::1] g, const real[:, ::1] x, const real[:, ::1] w, const real[:, ::1] y, double p,
                      real[:, ::1] grad_x, real[:, ::1] grad_w, int64_t groups):
     cdef Shape shape = group_shape(x.shape[0], w.shape[0], w.shape[1], groups)
+    cdef real* gx = NULL
+    cdef real* gw = NULL
+    if grad_x is not None:
+        gx = &grad_x[0, 0]
+    if grad_w is not None:
+        gw = &grad_w[0, 0]
     cdef int64_t q, out
     with nogil:
         for q in range(groups):
             out = q * shape.o
             lp_backward_(shape, &g[0, out], &x[0, q * shape.k], &w[out, 0], &y[0, out], p,
-                               &grad_x[0, q * shape.k], &grad_w[out, 0])
+                               gx + q * shape.k if gx else gx, gw + out * shape.k if gw else gw)
 
 
 def largest(const real[::1] a):

@@ -3,6 +3,8 @@
 The instruction set is the widest this processor runs unless `LINFENGINE_ISA` pins one (`portable`, `avx2`, `avx512`),
 the number of threads that of the processors unless `LINFENGINE_NUM_THREADS` pins it.  At p = infinity every choice
 gives the same bits; at finite p the thread count never changes a bit and the instruction set only the last few.
+
+A forked child runs on one thread: OpenMP's pool does not survive a fork, and waiting for it would take for ever.
 """
 
 from __future__ import annotations
@@ -11,10 +13,9 @@ import math
 import os
 
 import numpy as np
-from numpy.typing import NDArray
 
-from linfengine.backends import _cpu
-from linfengine.backends._cpu import (
+from . import Array, Gradients, Needs, _cpu
+from ._cpu import (
     has_openmp,
     instruction_set,
     instruction_sets,
@@ -27,7 +28,6 @@ __all__ = ["has_openmp", "instruction_set", "instruction_sets", "threads", "use_
 
 name = "cpu"
 xp = np
-Array = NDArray
 
 
 def linf_dist(x: Array, w: Array, groups: int = 1) -> Array:
@@ -43,8 +43,10 @@ def linf_dist_argmax(x: Array, w: Array, groups: int = 1) -> tuple[Array, Array]
     return y, index
 
 
-def linf_dist_backward(g: Array, x: Array, w: Array, index: Array, groups: int = 1) -> tuple[Array, Array]:
-    grad_x, grad_w = np.empty_like(x), np.empty_like(w)
+def linf_dist_backward(
+    g: Array, x: Array, w: Array, index: Array, groups: int = 1, needs: Needs = (True, True)
+) -> Gradients:
+    grad_x, grad_w = (np.empty_like(a) if needed else None for a, needed in zip((x, w), needs, strict=True))
     _cpu.linf_dist_backward(g, x, w, index, grad_x, grad_w, groups)
     return grad_x, grad_w
 
@@ -58,7 +60,7 @@ def linf_dist_bounds(lower: Array, upper: Array, w: Array, groups: int = 1) -> t
 
 def lp_dist(x: Array, w: Array, p: float, groups: int = 1) -> Array:
     y = np.empty((len(x), len(w)), x.dtype)
-    shift = _exponent_to_centre(x, w)
+    shift = _shift_into_range(x, w)
     if shift:
         _cpu.lp_dist(np.ldexp(x, shift), np.ldexp(w, shift), p, y, groups)
         with np.errstate(over="ignore"):  # the exact distance may lie beyond the largest number
@@ -67,9 +69,11 @@ def lp_dist(x: Array, w: Array, p: float, groups: int = 1) -> Array:
     return y
 
 
-def lp_dist_backward(g: Array, x: Array, w: Array, y: Array, p: float, groups: int = 1) -> tuple[Array, Array]:
-    grad_x, grad_w = np.empty_like(x), np.empty_like(w)
-    shift = _exponent_to_centre(x, w)
+def lp_dist_backward(
+    g: Array, x: Array, w: Array, y: Array, p: float, groups: int = 1, needs: Needs = (True, True)
+) -> Gradients:
+    grad_x, grad_w = (np.empty_like(a) if needed else None for a, needed in zip((x, w), needs, strict=True))
+    shift = _shift_into_range(x, w)
     if shift:  # the gradient does not change when x and w are scaled together
         x, w, y = np.ldexp(x, shift), np.ldexp(w, shift), np.ldexp(y, shift)
     _cpu.lp_dist_backward(g, x, w, y, p, grad_x, grad_w, groups)
@@ -92,25 +96,28 @@ def all_finite(a: Array) -> bool:
     return bool(a.size == 0 or math.isfinite(_cpu.largest(np.ascontiguousarray(a).reshape(-1))))
 
 
-def _exponent_to_centre(x: Array, w: Array) -> int:
-    """The power of two that brings x and w near 1 where their differences might leave the range of their type, else 0.
+def _shift_into_range(x: Array, w: Array) -> int:
+    """The power of two by which to scale x and w where a distance or its reciprocal might leave the range, else 0.
 
-    Multiplying by a power of two is exact, and ‖s·x − s·w‖_p = s·‖x − w‖_p.
+    ‖s·x − s·w‖_p = s·‖x − w‖_p, and scaling by a power of two rounds nothing but what becomes a denormal.  Small inputs
+    are brought near 1, large ones only as far down as needed, so that small ones among them survive.
     """
     largest = max(_cpu.largest(x.reshape(-1)), _cpu.largest(w.reshape(-1)))
     exponent = math.frexp(largest)[1]
-    return -exponent if largest > 0 and abs(exponent) > 100 else 0
+    if largest == 0 or abs(exponent) <= 100:
+        return 0
+    return -exponent if exponent < 0 else 100 - exponent
 
 
-if "LINFENGINE_ISA" in os.environ:
+os.register_at_fork(after_in_child=lambda: use_threads(1))
+
+if isa := os.environ.get("LINFENGINE_ISA"):
     try:
-        use_instruction_set(os.environ["LINFENGINE_ISA"])
+        use_instruction_set(isa)
     except ValueError as error:
         raise ValueError(f"LINFENGINE_ISA: {error}") from None
-if "LINFENGINE_NUM_THREADS" in os.environ:
+if count := os.environ.get("LINFENGINE_NUM_THREADS"):
     try:
-        use_threads(int(os.environ["LINFENGINE_NUM_THREADS"]))
-    except ValueError:
-        raise ValueError(
-            f"LINFENGINE_NUM_THREADS must be a positive integer, got {os.environ['LINFENGINE_NUM_THREADS']!r}"
-        ) from None
+        use_threads(int(count))
+    except (ValueError, OverflowError):
+        raise ValueError(f"LINFENGINE_NUM_THREADS must be a whole number from 1 to 1024, got {count!r}") from None

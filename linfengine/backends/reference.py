@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from . import Array
+from . import Array, Gradients, Needs
 
 name = "reference"
 xp = np
@@ -47,7 +47,9 @@ def linf_dist_argmax(x: Array, w: Array, groups: int = 1) -> tuple[Array, Array]
     return y, index
 
 
-def linf_dist_backward(g: Array, x: Array, w: Array, index: Array, groups: int = 1) -> tuple[Array, Array]:
+def linf_dist_backward(
+    g: Array, x: Array, w: Array, index: Array, groups: int = 1, needs: Needs = (True, True)
+) -> Gradients:
     grad_x, grad_w = np.zeros_like(x), np.zeros_like(w)
     rows = np.arange(len(x))
     for o, columns in _neurons(w, groups):
@@ -56,7 +58,7 @@ def linf_dist_backward(g: Array, x: Array, w: Array, index: Array, groups: int =
         slope = np.sign(x[at] - w[o, k]) * g[:, o]
         grad_x[at] += slope  # one entry per row: no index repeats
         np.subtract.at(grad_w[o], k, slope)
-    return grad_x, grad_w
+    return grad_x if needs[0] else None, grad_w if needs[1] else None
 
 
 def linf_dist_bounds(lower: Array, upper: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
@@ -79,7 +81,9 @@ def lp_dist(x: Array, w: Array, p: float, groups: int = 1) -> Array:
     return y
 
 
-def lp_dist_backward(g: Array, x: Array, w: Array, y: Array, p: float, groups: int = 1) -> tuple[Array, Array]:
+def lp_dist_backward(
+    g: Array, x: Array, w: Array, y: Array, p: float, groups: int = 1, needs: Needs = (True, True)
+) -> Gradients:
     grad_x, grad_w = np.zeros_like(x), np.empty_like(w)
     for o, columns in _neurons(w, groups):
         d = x[:, columns] - w[o]
@@ -88,7 +92,7 @@ def lp_dist_backward(g: Array, x: Array, w: Array, y: Array, p: float, groups: i
         slope = np.sign(d) * ratio ** (p - 1) * g[:, o, None]
         grad_x[:, columns] += slope
         grad_w[o] = -slope.sum(axis=0)
-    return grad_x, grad_w
+    return grad_x if needs[0] else None, grad_w if needs[1] else None
 
 
 def matmul(x: Array, y: Array) -> Array:

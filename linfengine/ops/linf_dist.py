@@ -25,8 +25,9 @@ class LinfDist(Op):
 
     def backward(self, be: Backend, g: Array) -> tuple[Array | None, ...]:
         g = be.xp.ascontiguousarray(g.reshape(-1, len(self.w)))
-        grad_x, grad_w = be.linf_dist_backward(g, self.x, self.w, self.index, self.groups)
-        return grad_x.reshape(self.x_shape) if self.needs[0] else None, grad_w if self.needs[1] else None
+        needs = self.needs[0], self.needs[1]
+        grad_x, grad_w = be.linf_dist_backward(g, self.x, self.w, self.index, self.groups, needs)
+        return None if grad_x is None else grad_x.reshape(self.x_shape), grad_w
 
     def bounds(self, be: Backend, x: Interval | Array, w: Interval | Array) -> Bounds:
         # the subtraction is the only rounding, and it is monotone: the ends enclose the computed values as they are
@@ -56,6 +57,8 @@ def prepare(be: Backend, name: str, x: Array, w: Array, groups: int) -> tuple[Ar
     if x.shape[-1] != groups * k:
         times = f" times {groups} groups" if groups > 1 else ""
         raise ValueError(f"{name}: x has {x.shape[-1]} features where w has {k}{times} (shapes {x.shape}, {w.shape}).")
+    if k > np.iinfo(np.int32).max:
+        raise ValueError(f"{name}: w has {k} features, more than an int32 index can count.")
     if x.size == 0 or w.size == 0:
         raise ValueError(f"{name}: nothing to compute, x has shape {x.shape} and w {w.shape}.")
     flat, rows = be.xp.ascontiguousarray(x.reshape(-1, groups * k)), be.xp.ascontiguousarray(w)

@@ -27,8 +27,9 @@ class LpDist(Op):
 
     def backward(self, be: Backend, g: Array) -> tuple[Array | None, ...]:
         g = be.xp.ascontiguousarray(g.reshape(-1, len(self.w)))
-        grad_x, grad_w = be.lp_dist_backward(g, self.x, self.w, self.y, self.p, self.groups)
-        return grad_x.reshape(self.x_shape) if self.needs[0] else None, grad_w if self.needs[1] else None
+        needs = self.needs[0], self.needs[1]
+        grad_x, grad_w = be.lp_dist_backward(g, self.x, self.w, self.y, self.p, self.groups, needs)
+        return None if grad_x is None else grad_x.reshape(self.x_shape), grad_w
 
     def bounds(self, be: Backend, *operands: Interval | Array) -> Bounds:
         raise ValueError(

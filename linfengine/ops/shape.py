@@ -59,9 +59,9 @@ class GetItem(Monotone):
 
     def __init__(self, *, key: Any) -> None:
         self.key = key
-        # arrays of integers are the only keys that can name an entry more than once
-        self.repeats = any(
-            isinstance(part, list | np.ndarray) and np.asarray(part).dtype != bool
+        # only sequences and arrays of integers can name an entry more than once
+        self.repeats = not all(
+            part is None or part is Ellipsis or isinstance(part, int | np.integer | slice) or _is_mask(part)
             for part in (key if isinstance(key, tuple) else (key,))
         )
 
@@ -76,6 +76,10 @@ class GetItem(Monotone):
         else:
             grad[self.key] = g
         return (grad,)
+
+
+def _is_mask(part: Any) -> bool:
+    return isinstance(part, np.ndarray) and part.dtype == bool
 
 
 def getitem(x: Like, key: Any) -> Result:
