@@ -67,11 +67,17 @@ class Buffer {
     std::unique_ptr<char[]> memory_;
 };
 
-// The settings as one operation found them; another thread may change them before it is done.
+// The settings as one operation found them; another thread may change them before it is done.  An operation of few
+// terms runs on one thread: waking the others would take longer.
 template <class T>
 struct Engine {
-    const Kernels<T>& kernels = kernels_of<T>(*chosen_set.load());
-    const int threads = linfengine::threads();
+    static constexpr int64_t kWorthThreads = int64_t{1} << 20;
+    const Kernels<T>& kernels;
+    const int threads;
+
+    explicit Engine(int64_t terms)
+        : kernels(kernels_of<T>(*chosen_set.load())), threads(terms < kWorthThreads ? 1 : linfengine::threads()) {}
+    explicit Engine(const Shape& shape) : Engine(shape.n * shape.o * shape.k) {}
 
     // body(item, thread) for every item, on all threads.  Which thread does which item is left open on purpose: an
     // item's results depend on nothing but the item.
@@ -155,7 +161,7 @@ bool has_openmp() {
 
 template <class T>
 void linf_forward(Shape shape, const T* x, const T* w, T* y, int32_t* index) {
-    const Engine<T> engine;
+    const Engine<T> engine(shape);
     const Buffer<T> panels = engine.pack(shape, w);
     engine.forward(index ? engine.kernels.linf_argmax : engine.kernels.linf,
                    {shape, x, nullptr, w, panels.data(), y, nullptr, index, 0});
@@ -163,14 +169,14 @@ void linf_forward(Shape shape, const T* x, const T* w, T* y, int32_t* index) {
 
 template <class T>
 void linf_bounds(Shape shape, const T* lower, const T* upper, const T* w, T* y_lower, T* y_upper) {
-    const Engine<T> engine;
+    const Engine<T> engine(shape);
     const Buffer<T> panels = engine.pack(shape, w);
     engine.forward(engine.kernels.linf_bounds, {shape, lower, upper, w, panels.data(), y_lower, y_upper, nullptr, 0});
 }
 
 template <class T>
 void linf_backward(Shape shape, const T* g, const T* x, const T* w, const int32_t* index, T* grad_x, T* grad_w) {
-    const Engine<T> engine;
+    const Engine<T> engine(shape);
     const Backward<T> problem{shape, x, w, nullptr, g, index, nullptr, grad_x, grad_w, 0};
     if (grad_x)
         engine.parallel_for(ceil_div(shape.n, kOutputChunk),
@@ -182,14 +188,14 @@ void linf_backward(Shape shape, const T* g, const T* x, const T* w, const int32_
 
 template <class T>
 void dot(Shape shape, const T* x, const T* w, T* y) {
-    const Engine<T> engine;
+    const Engine<T> engine(shape);
     const Buffer<T> panels = engine.pack(shape, w);
     engine.forward(engine.kernels.dot, {shape, x, nullptr, w, panels.data(), y, nullptr, nullptr, 0});
 }
 
 template <class T>
 void lp_forward(Shape shape, const T* x, const T* w, double p, T* y) {
-    const Engine<T> engine;
+    const Engine<T> engine(shape);
     const Buffer<T> panels = engine.pack(shape, w);
     const Forward<T> problem{shape, x, nullptr, w, panels.data(), y, nullptr, nullptr, p};
     const int i = chain(p);
@@ -201,7 +207,7 @@ void lp_forward(Shape shape, const T* x, const T* w, double p, T* y) {
 
 template <class T>
 void lp_backward(Shape shape, const T* g, const T* x, const T* w, const T* y, double p, T* grad_x, T* grad_w) {
-    const Engine<T> engine;
+    const Engine<T> engine(shape);
     const int64_t lanes = engine.kernels.lanes, rows = engine.kernels.backward_rows, blocks = ceil_div(shape.n, rows);
     const int64_t scratch_size = 2 * shape.o * lanes;
     const Buffer<T> coefficients(blocks * rows * shape.o * 2), scratch(scratch_size * engine.threads);
@@ -216,13 +222,13 @@ void lp_backward(Shape shape, const T* g, const T* x, const T* w, const T* y, do
 
 template <class T>
 T largest(const T* a, int64_t count) {
-    return Engine<T>().kernels.largest(a, count);
+    return Engine<T>(count).kernels.largest(a, count);
 }
 
 template <class T>
 void adam(T* param, const T* grad, T* m, T* v, int64_t count, double lr, double beta1, double beta2, double eps,
           int64_t step) {
-    const Engine<T> engine;
+    const Engine<T> engine(16 * count);  // as much work as so many terms
     const T rate = static_cast<T>(lr / (1 - std::pow(beta1, step)));
     const T root_correction = static_cast<T>(1 / std::sqrt(1 - std::pow(beta2, step)));
     constexpr int64_t chunk = 1 << 14;

@@ -385,6 +385,12 @@ def conv_for_other_classes(path: Path) -> None:
     save_model(conv(classes=3), path, dataset="digits")
 
 
+def conv_not_finite(path: Path) -> None:
+    net = conv()
+    net.state()["1.weight"][0, 0] = np.inf
+    save_model(net, path, dataset="digits")
+
+
 def for_no_dataset(path: Path) -> None:
     save_model(load_model(path)[0], path)
 
@@ -401,6 +407,7 @@ def for_an_unknown_dataset(path: Path) -> None:
         (of_another_net, "not a model that fits its own description"),
         (of_another_format, "expected format linfengine-1, got linfengine-9"),
         (not_finite, "cannot be certified: 2.weight holds values that are not finite"),
+        (conv_not_finite, "cannot be certified: 1.weight holds values that are not finite"),
         (at_finite_p, "the model is at p = 8: only the p = ∞ net"),
         (for_other_images, "the model takes images of shape (1, 28, 28) in 10 classes; digits has (1, 8, 8) in 10"),
         (for_other_classes, "the model takes images of shape (1, 8, 8) in 3 classes; digits has (1, 8, 8) in 10"),
