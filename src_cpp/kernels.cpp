@@ -98,8 +98,8 @@ void adam(T* param, const T* grad, T* m, T* v, int64_t count, T rate, T beta1, T
 // The positions 0, 1, ... in kPowers, as a type.  (std::index_sequence, without the standard library.)
 template <int... I>
 struct Powers {};
-using AllPowers = Powers<0, 1, 2, 3, 4, 5, 6, 7, 8, 9>;
-static_assert(kPowerCount == 10, "AllPowers must name every position");
+using AllPowers = Powers<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13>;
+static_assert(kPowerCount == 14, "AllPowers must name every position");
 
 template <class T, int P>
 constexpr BackwardItem<T> lp_power_backward = lp_backward<LpPowerSlope<T, P>>;

@@ -58,7 +58,7 @@ using ForwardItem = bool (*)(const Forward<T>&, int64_t item);
 template <class T>
 using BackwardItem = void (*)(const Backward<T>&, int64_t item, T* scratch);
 
-constexpr int kPowers[] = {1, 2, 4, 8, 12, 16, 24, 32, 48, 64};  // with a chain of multiplications compiled in
+constexpr int kPowers[] = {1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256};  // with a chain of multiplications
 constexpr int kLargestUnscaled = 16;
 constexpr int kPowerCount = sizeof kPowers / sizeof kPowers[0];
 constexpr int64_t kRowChunk = 96;     // rows of x in one item of forward work; a multiple of every tile height

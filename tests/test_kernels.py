@@ -33,7 +33,7 @@ Array = npt.NDArray[Any]
 
 # Remainders in every dimension: of the register tile, the vector, the panel, the block of k and the chunk of rows.
 SHAPES = [(1, 1, 1), (2, 3, 5), (7, 10, 27), (13, 70, 300), (97, 17, 129), (101, 131, 64), (8, 64, 257)]
-ORDERS = [1, 1.5, 2, 3, 4, 8, 12, 16, 20.3, 24, 32, 48, 64, 100, 300, 1000, 1e4]
+ORDERS = [1, 1.5, 2, 3, 4, 8, 12, 16, 20.3, 24, 32, 48, 64, 96, 100, 128, 192, 256, 300, 1000, 1e4]
 
 
 @pytest.fixture(params=cpu.instruction_sets(), autouse=True)
