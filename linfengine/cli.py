@@ -37,9 +37,10 @@ from .data import DATASETS, Dataset, load_dataset, to_pixels
 from .errors import UserError
 from .layers import LinfDistNet, Module
 from .recipes import Recipe, load_recipe, recipe_names
-from .train import CHECKPOINT, MODEL, Observer, train
+from .train import CHECKPOINT, METRICS, MODEL, Observer, train
 
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
+RESULTS = "results.json"  # what the demo writes, and by which it knows a folder of its own
 DEMO_EPS = ("1/20", "1/10", "3/20", "1/5")
 console = Console()
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -149,6 +150,9 @@ def demo(out: Path) -> None:
         f"Training an ℓ∞-distance net on {len(dataset.train_labels):,} scans of digits, "
         f"{recipe.depth} layers, {recipe.width} neurons wide:"
     )
+    if (out / RESULTS).exists():  # an earlier demo's folder, perhaps with another version's recipe
+        for name in (MODEL, CHECKPOINT, METRICS):
+            (out / name).unlink(missing_ok=True)
     model = train_watched(recipe, dataset, out, restart=True)
     pixels, labels = to_pixels(dataset.test_images), dataset.test_labels
     evaluations = [evaluate(model, pixels, labels, eps, attack_steps=20) for eps in DEMO_EPS]
@@ -162,9 +166,9 @@ def demo(out: Path) -> None:
         "seconds": time.perf_counter() - start,
         "results": [each.summary() for each in evaluations],
     }
-    write_file(out / "results.json", json.dumps(results, indent=2).encode())
+    write_file(out / RESULTS, json.dumps(results, indent=2).encode())
     console.print(result_table(evaluations, f"{len(labels)} test images, % (95% Clopper-Pearson bounds)"))
-    click.echo(f"{out}/ now holds {MODEL}, results.json and certified.png ({results['seconds']:.0f} s).")
+    click.echo(f"{out}/ now holds {MODEL}, {RESULTS} and certified.png ({results['seconds']:.0f} s).")
     click.echo(f"Next: linfengine certify {out / MODEL} --eps 1/10 --attack pgd")
     click.echo("or:   linfengine train mnist-small")
 

@@ -208,7 +208,13 @@ def test_the_demo_leaves_a_model_its_results_and_a_picture(tmp_path: Path, monke
     assert "linfengine certify" in result.stdout
     other = load_recipe("digits", [*TINY, "seed=1"])
     monkeypatch.setattr(cli, "load_recipe", lambda name: other)
+    assert run("demo", "--out", tmp_path).exit_code == 0  # a demo's folder, be it of another version
+    assert json.loads((tmp_path / "results.json").read_text())["recipe"] == other.to_dict()
+    monkeypatch.setattr(cli, "load_recipe", lambda name: small)
+    (tmp_path / "results.json").unlink()
+    before = (tmp_path / MODEL).read_bytes()
     assert "already holds a training run" in sentence(run("demo", "--out", tmp_path))
+    assert (tmp_path / MODEL).read_bytes() == before
 
 
 def test_the_demo_in_a_place_that_is_taken(tmp_path: Path) -> None:
