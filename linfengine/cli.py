@@ -206,7 +206,8 @@ def train_command(
             )
         stop(130, "Interrupted before the first epoch was done: there is nothing to resume.")
     click.echo(f"Trained in {time.perf_counter() - start:.0f} s: {out / MODEL}")
-    click.echo(f"Next: linfengine certify {out / MODEL} --eps {chosen.eps_test or 'RADIUS'}")
+    eps = Fraction(chosen.eps_test).limit_denominator(1000) or "RADIUS"  # 8/255 as people write it
+    click.echo(f"Next: linfengine certify {out / MODEL} --eps {eps}")
 
 
 @main.command("certify")
