@@ -90,10 +90,8 @@ def certify(
         for start in range(0, len(pixels), batch_size):
             x, y = pixels[start : start + batch_size], labels[start : start + batch_size]
             parts.append(one(model, x, y, eps))
-    prediction, certified, margin, radius = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Certificate(
-        method, eps, prediction, prediction == labels, certified, margin, radius if method == "margin" else None
-    )
+    prediction, certified, margin, *radius = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Certificate(method, eps, prediction, prediction == labels, certified, margin, radius[0] if radius else None)
 
 
 def box(pixels: Array, eps: Fraction) -> Interval:
@@ -144,7 +142,7 @@ def _certify_interval(model: Module, pixels: Array, labels: Array, eps: Fraction
     worst = bounds.upper.copy()
     worst[rows, labels] = bounds.lower[rows, labels]  # the lowest logit of the label against the highest of the others
     margin = margins(worst, labels)
-    return prediction, margin > 0, margin, np.zeros_like(margin)
+    return prediction, margin > 0, margin  # and no radius: the bounds speak of this ε alone
 
 
 def _logits(model: Module, pixels: Array, labels: Array) -> Array:
