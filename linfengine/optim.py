@@ -26,21 +26,7 @@ def lp_decay(w: Array, p: float, amount: float) -> None:
     if p == 2:
         w *= w.dtype.type(1 - amount)
         return
-    rows = w.reshape(len(w), -1)
-    size = np.abs(rows)
-    if math.isinf(p):
-        at = np.arange(len(rows)), size.argmax(axis=1)
-        rows[at] -= w.dtype.type(amount) * rows[at]
-        return
-    largest = size.max(axis=1, keepdims=True)
-    largest[largest == 0] = 1
-    size /= largest  # ≤ 1, so that no power overflows
-    if p > 8:
-        size[size < 2 ** (-60 / (p - 1))] = 0  # decays by less than 2^-60 of the largest; its powers would be denormals
-    norm = (size**p).sum(axis=1, keepdims=True) ** (1 / p)
-    norm[norm == 0] = 1
-    # ‖w‖_p·(|w_k|/‖w‖_p)^(p−1)·sign w_k is the same, and has no negative power of a w_k that is nearly 0
-    rows -= w.dtype.type(amount) * largest * norm * (size / norm) ** (p - 1) * np.sign(rows)
+    backend_of(w).lp_decay(w.reshape(len(w), -1), p, amount)
 
 
 class Optimizer:

@@ -48,6 +48,8 @@ const Kernels<double>& kernels_of(const InstructionSet& set) {
     return set.f64;
 }
 
+constexpr int64_t kTermsPerEntry = 16;  // a scattered or elementwise entry is as much work as so many terms
+
 int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
@@ -72,12 +74,13 @@ class Buffer {
 template <class T>
 struct Engine {
     static constexpr int64_t kWorthThreads = int64_t{1} << 20;
-    const Kernels<T>& kernels;
+    const InstructionSet& set;
     const int threads;
 
     explicit Engine(int64_t terms)
-        : kernels(kernels_of<T>(*chosen_set.load())), threads(terms < kWorthThreads ? 1 : linfengine::threads()) {}
+        : set(*chosen_set.load()), threads(terms < kWorthThreads ? 1 : linfengine::threads()) {}
     explicit Engine(const Shape& shape) : Engine(shape.n * shape.o * shape.k) {}
+    const Kernels<T>& kernels() const { return kernels_of<T>(set); }
 
     // body(item, thread) for every item, on all threads.  Which thread does which item is left open on purpose: an
     // item's results depend on nothing but the item.
@@ -91,21 +94,15 @@ struct Engine {
 #endif
     }
 
-    Buffer<T> pack(const Shape& shape, const T* w) const {
-        Buffer<T> panels(ceil_div(shape.o, kernels.lanes) * kernels.lanes * shape.k);
-        parallel_for(ceil_div(shape.o, kernels.panel),
-                     [&](int64_t panel, int) { kernels.pack(w, shape, panels.data(), panel); });
-        return panels;
-    }
-
-    // Whether every item's result can be trusted.
-    bool forward(ForwardItem<T> kernel, const Forward<T>& problem) const {
-        const int64_t panels = ceil_div(problem.shape.o, kernels.panel);
-        std::atomic<bool> trusted{true};
-        parallel_for(panels * ceil_div(problem.shape.n, kRowChunk), [&](int64_t item, int) {
-            if (!kernel(problem, item)) trusted.store(false, std::memory_order_relaxed);
+    // What the items of a forward have to say together.
+    template <class Item>
+    unsigned forward(Item kernel, const Forward<T>& problem) const {
+        const int64_t panels = ceil_div(problem.shape.o, panel_of<T>(problem.shape));
+        std::atomic<unsigned> verdict{kGood};
+        parallel_for(panels * chunks_of(problem.shape), [&](int64_t item, int) {
+            if (const unsigned each = kernel(problem, item)) verdict.fetch_or(each, std::memory_order_relaxed);
         });
-        return trusted;
+        return verdict;
     }
 };
 
@@ -160,94 +157,127 @@ bool has_openmp() {
 }
 
 template <class T>
-void linf_forward(Shape shape, const T* x, const T* w, T* y, int32_t* index) {
+unsigned linf_forward(Shape shape, const T* x, const T* w, T* y, int32_t* winner) {
     const Engine<T> engine(shape);
-    const Buffer<T> panels = engine.pack(shape, w);
-    engine.forward(index ? engine.kernels.linf_argmax : engine.kernels.linf,
-                   {shape, x, nullptr, w, panels.data(), y, nullptr, index, 0});
+    return engine.forward(winner ? engine.kernels().linf_argmax : engine.kernels().linf,
+                          {shape, x, nullptr, w, y, nullptr, winner, 0});
 }
 
 template <class T>
-void linf_bounds(Shape shape, const T* lower, const T* upper, const T* w, T* y_lower, T* y_upper) {
+unsigned linf_bounds(Shape shape, const T* lower, const T* upper, const T* w, T* y_lower, T* y_upper) {
     const Engine<T> engine(shape);
-    const Buffer<T> panels = engine.pack(shape, w);
-    engine.forward(engine.kernels.linf_bounds, {shape, lower, upper, w, panels.data(), y_lower, y_upper, nullptr, 0});
+    return engine.forward(engine.kernels().linf_bounds, {shape, lower, upper, w, y_lower, y_upper, nullptr, 0});
+}
+
+void linf_bytes(Shape shape, const uint8_t* x, const uint8_t* w, uint8_t* y) {
+    const Engine<uint8_t> engine(shape);
+    engine.forward(engine.set.linf_bytes, {shape, x, nullptr, w, y, nullptr, nullptr, 0});
 }
 
 template <class T>
-void linf_backward(Shape shape, const T* g, const T* x, const T* w, const int32_t* index, T* grad_x, T* grad_w) {
-    const Engine<T> engine(shape);
-    const Backward<T> problem{shape, x, w, nullptr, g, index, nullptr, grad_x, grad_w, 0};
+void linf_backward(Shape shape, const T* g, const int32_t* winner, T* grad_x, T* grad_w) {
+    const Engine<T> engine(kTermsPerEntry * (shape.n * shape.o + (shape.n + shape.o) * shape.k / 8));
+    const Backward<T> problem{shape, nullptr, nullptr, nullptr, g, winner, nullptr, 0, 0, grad_x, grad_w, 0};
     if (grad_x)
         engine.parallel_for(ceil_div(shape.n, kOutputChunk),
-                            [&](int64_t item, int) { engine.kernels.linf_backward_x(problem, item, nullptr); });
+                            [&](int64_t item, int) { engine.kernels().linf_backward_x(problem, item, nullptr); });
     if (grad_w)
         engine.parallel_for(ceil_div(shape.o, kOutputChunk),
-                            [&](int64_t item, int) { engine.kernels.linf_backward_w(problem, item, nullptr); });
+                            [&](int64_t item, int) { engine.kernels().linf_backward_w(problem, item, nullptr); });
 }
 
 template <class T>
 void dot(Shape shape, const T* x, const T* w, T* y) {
     const Engine<T> engine(shape);
-    const Buffer<T> panels = engine.pack(shape, w);
-    engine.forward(engine.kernels.dot, {shape, x, nullptr, w, panels.data(), y, nullptr, nullptr, 0});
+    engine.forward(engine.kernels().dot, {shape, x, nullptr, w, y, nullptr, nullptr, 0});
 }
 
 template <class T>
-void lp_forward(Shape shape, const T* x, const T* w, double p, T* y) {
+unsigned lp_forward(Shape shape, const T* x, const T* w, double p, T* y) {
     const Engine<T> engine(shape);
-    const Buffer<T> panels = engine.pack(shape, w);
-    const Forward<T> problem{shape, x, nullptr, w, panels.data(), y, nullptr, nullptr, p};
+    const Kernels<T>& kernels = engine.kernels();
+    const Forward<T> problem{shape, x, nullptr, w, y, nullptr, nullptr, p};
     const int i = chain(p);
-    const ForwardItem<T> unscaled = i >= 0 ? engine.kernels.lp_power[i] : nullptr;
-    if (unscaled && engine.forward(unscaled, problem)) return;
-    engine.forward(engine.kernels.linf, problem);
-    engine.forward(i >= 0 ? engine.kernels.lp_scaled[i] : engine.kernels.lp_general, problem);
+    const ForwardItem<T> unscaled = i >= 0 ? kernels.lp_power[i] : nullptr;
+    if (unscaled && engine.forward(unscaled, problem) == kGood) return kGood;
+    if (engine.forward(kernels.linf, problem) != kGood) return kNotFinite;
+    return engine.forward(i >= 0        ? kernels.lp_scaled[i]
+                          : p < kSparse ? kernels.lp_general
+                                        : kernels.lp_sparse,
+                          problem);
 }
 
 template <class T>
-void lp_backward(Shape shape, const T* g, const T* x, const T* w, const T* y, double p, T* grad_x, T* grad_w) {
+unsigned lp_backward(Shape shape, const T* g, const T* x, const T* w, const T* y, double p, T* grad_x, T* grad_w) {
     const Engine<T> engine(shape);
-    const int64_t lanes = engine.kernels.lanes, rows = engine.kernels.backward_rows, blocks = ceil_div(shape.n, rows);
-    const int64_t scratch_size = 2 * shape.o * lanes;
-    const Buffer<T> coefficients(blocks * rows * shape.o * 2), scratch(scratch_size * engine.threads);
-    const Backward<T> problem{shape, x, w, y, g, nullptr, coefficients.data(), grad_x, grad_w, p};
-    engine.parallel_for(blocks, [&](int64_t block, int) { engine.kernels.coefficients(problem, block, nullptr); });
+    const Kernels<T>& kernels = engine.kernels();
+    const int64_t lanes = kernels.lanes, rows = kernels.backward_rows, scratch_size = 2 * shape.o * lanes;
+    constexpr int64_t bytes = 1 << 21;  // for the coefficients of one run of samples
+    const int64_t most = bytes / (2 * shape.o * int64_t(sizeof(T))) / rows * rows;
+    const int64_t run = most < rows ? rows : most < shape.n ? most : shape.n;
+    const Buffer<T> coefficients(ceil_div(run, rows) * rows * shape.o * 2), scratch(scratch_size * engine.threads);
     const int i = chain(p);
-    const BackwardItem<T> kernel = i >= 0 ? engine.kernels.lp_power_backward[i] : engine.kernels.lp_general_backward;
-    engine.parallel_for(ceil_div(shape.k, lanes), [&](int64_t item, int thread) {
-        kernel(problem, item, scratch.data() + thread * scratch_size);
+    const BackwardItem<T> kernel = i >= 0        ? kernels.lp_power_backward[i]
+                                   : p < kSparse ? kernels.lp_general_backward
+                                                 : kernels.lp_sparse_backward;
+    std::atomic<unsigned> verdict{kGood};
+    for (int64_t row = 0; row < shape.n; row += run) {
+        const int64_t size = shape.n - row < run ? shape.n - row : run;
+        const Backward<T> problem{shape, x, w, y, g, nullptr, coefficients.data(), row, size, grad_x, grad_w, p};
+        engine.parallel_for(ceil_div(size, rows), [&](int64_t block, int) {
+            verdict.fetch_or(kernels.coefficients(problem, block, nullptr), std::memory_order_relaxed);
+        });
+        engine.parallel_for(ceil_div(shape.k, lanes), [&](int64_t item, int thread) {
+            kernel(problem, item, scratch.data() + thread * scratch_size);
+        });
+    }
+    return verdict;
+}
+
+template <class T>
+bool all_finite(const T* a, int64_t count) {
+    const Engine<T> engine(count);
+    constexpr int64_t chunk = 1 << 14;
+    std::atomic<bool> finite{true};
+    engine.parallel_for(ceil_div(count, chunk), [&](int64_t item, int) {
+        const int64_t begin = item * chunk, size = count - begin < chunk ? count - begin : chunk;
+        if (!engine.kernels().all_finite(a + begin, size)) finite.store(false, std::memory_order_relaxed);
     });
+    return finite;
 }
 
 template <class T>
-T largest(const T* a, int64_t count) {
-    return Engine<T>(count).kernels.largest(a, count);
+void lp_decay(T* w, int64_t rows, int64_t k, double p, double amount) {
+    const Engine<T> engine(kTermsPerEntry * rows * k);
+    engine.parallel_for(rows, [&](int64_t row, int) {
+        engine.kernels().lp_decay(w + row * k, k, static_cast<T>(p), static_cast<T>(amount));
+    });
 }
 
 template <class T>
 void adam(T* param, const T* grad, T* m, T* v, int64_t count, double lr, double beta1, double beta2, double eps,
           int64_t step) {
-    const Engine<T> engine(16 * count);  // as much work as so many terms
+    const Engine<T> engine(kTermsPerEntry * count);
     const T rate = static_cast<T>(lr / (1 - std::pow(beta1, step)));
     const T root_correction = static_cast<T>(1 / std::sqrt(1 - std::pow(beta2, step)));
     constexpr int64_t chunk = 1 << 14;
     engine.parallel_for(ceil_div(count, chunk), [&](int64_t item, int) {
         const int64_t begin = item * chunk, size = count - begin < chunk ? count - begin : chunk;
-        engine.kernels.adam(param + begin, grad + begin, m + begin, v + begin, size, rate, static_cast<T>(beta1),
-                            static_cast<T>(beta2), root_correction, static_cast<T>(eps));
+        engine.kernels().adam(param + begin, grad + begin, m + begin, v + begin, size, rate, static_cast<T>(beta1),
+                              static_cast<T>(beta2), root_correction, static_cast<T>(eps));
     });
 }
 
-#define LINFENGINE_INSTANTIATE(T)                                                             \
-    template void linf_forward(Shape, const T*, const T*, T*, int32_t*);                      \
-    template void linf_bounds(Shape, const T*, const T*, const T*, T*, T*);                   \
-    template void linf_backward(Shape, const T*, const T*, const T*, const int32_t*, T*, T*); \
-    template void dot(Shape, const T*, const T*, T*);                                         \
-    template void lp_forward(Shape, const T*, const T*, double, T*);                          \
-    template void lp_backward(Shape, const T*, const T*, const T*, const T*, double, T*, T*); \
-    template T largest(const T*, int64_t);                                                    \
-    template void adam(T*, const T*, T*, T*, int64_t, double, double, double, double, int64_t);
+#define LINFENGINE_INSTANTIATE(T)                                                                 \
+    template unsigned linf_forward(Shape, const T*, const T*, T*, int32_t*);                      \
+    template unsigned linf_bounds(Shape, const T*, const T*, const T*, T*, T*);                   \
+    template void linf_backward(Shape, const T*, const int32_t*, T*, T*);                         \
+    template void dot(Shape, const T*, const T*, T*);                                             \
+    template unsigned lp_forward(Shape, const T*, const T*, double, T*);                          \
+    template unsigned lp_backward(Shape, const T*, const T*, const T*, const T*, double, T*, T*); \
+    template bool all_finite(const T*, int64_t);                                                  \
+    template void adam(T*, const T*, T*, T*, int64_t, double, double, double, double, int64_t);   \
+    template void lp_decay(T*, int64_t, int64_t, double, double);
 
 LINFENGINE_INSTANTIATE(float)
 LINFENGINE_INSTANTIATE(double)

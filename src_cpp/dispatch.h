@@ -16,23 +16,27 @@ void use_threads(int count);
 int threads();
 bool has_openmp();
 
-// index may be null.  Formulas: kernels.h.
+// Formulas and the meaning of each array: kernels.h.  winner, grad_x and grad_w may be null.  Where a Verdict comes
+// back: after kNotFinite the outputs mean nothing, after kOutOfRange they may be inaccurate.
 template <class T>
-void linf_forward(Shape shape, const T* x, const T* w, T* y, int32_t* index);
+unsigned linf_forward(Shape shape, const T* x, const T* w, T* y, int32_t* winner);
 template <class T>
-void linf_bounds(Shape shape, const T* lower, const T* upper, const T* w, T* y_lower, T* y_upper);
+unsigned linf_bounds(Shape shape, const T* lower, const T* upper, const T* w, T* y_lower, T* y_upper);
 template <class T>
-void linf_backward(Shape shape, const T* g, const T* x, const T* w, const int32_t* index, T* grad_x, T* grad_w);
+void linf_backward(Shape shape, const T* g, const int32_t* winner, T* grad_x, T* grad_w);
+void linf_bytes(Shape shape, const uint8_t* x, const uint8_t* w, uint8_t* y);
 template <class T>
 void dot(Shape shape, const T* x, const T* w, T* y);
 template <class T>
-void lp_forward(Shape shape, const T* x, const T* w, double p, T* y);
+unsigned lp_forward(Shape shape, const T* x, const T* w, double p, T* y);
 template <class T>
-void lp_backward(Shape shape, const T* g, const T* x, const T* w, const T* y, double p, T* grad_x, T* grad_w);
+unsigned lp_backward(Shape shape, const T* g, const T* x, const T* w, const T* y, double p, T* grad_x, T* grad_w);
 template <class T>
-T largest(const T* a, int64_t count);
+bool all_finite(const T* a, int64_t count);
 template <class T>
 void adam(T* param, const T* grad, T* m, T* v, int64_t count, double lr, double beta1, double beta2, double eps,
           int64_t step);
+template <class T>
+void lp_decay(T* w, int64_t rows, int64_t k, double p, double amount);
 
 }  // namespace linfengine

@@ -11,30 +11,34 @@ namespace linfengine {
 namespace LINFENGINE_ISA {
 
 template <class T>
-bool linf(const Forward<T>& a, int64_t item) {
+unsigned linf(const Forward<T>& a, int64_t item) {
     const FloatingPointMode mode(Mode::kExact);
-    return run(Linf<T>{a}, item);
+    return run_checked(Linf<T>{a}, item);
 }
 
 template <class T>
-bool linf_argmax(const Forward<T>& a, int64_t item) {
+unsigned linf_argmax(const Forward<T>& a, int64_t item) {
     const FloatingPointMode mode(Mode::kExact);
-    return run(LinfArgmax<T>{a}, item);
+    return run_checked(LinfArgmax<T>{a}, item);
 }
 
 template <class T>
-bool linf_bounds(const Forward<T>& a, int64_t item) {
+unsigned linf_bounds(const Forward<T>& a, int64_t item) {
     const FloatingPointMode mode(Mode::kExact);
-    return run(LinfBounds<T>{a}, item);
+    return run_checked(LinfBounds<T>{a}, item);
+}
+
+unsigned linf_bytes(const Forward<uint8_t>& a, int64_t item) {
+    return run(Linf<uint8_t>{a}, item);
 }
 
 template <class T>
-bool dot(const Forward<T>& a, int64_t item) {
+unsigned dot(const Forward<T>& a, int64_t item) {
     return run(Dot<T>{a}, item);
 }
 
 template <class T, int P>
-bool lp_power(const Forward<T>& a, int64_t item) {
+unsigned lp_power(const Forward<T>& a, int64_t item) {
     const FloatingPointMode mode(Mode::kFlush);
     return run(LpPower<T, P>{a}, item);
 }
@@ -50,33 +54,20 @@ constexpr ForwardItem<T> lp_unscaled() {
 }
 
 template <class T, int P>
-bool lp_scaled(const Forward<T>& a, int64_t item) {
+unsigned lp_scaled(const Forward<T>& a, int64_t item) {
     const FloatingPointMode mode(Mode::kFlush);
     return run(LpScaledPower<T, P>{a}, item);
 }
 
-template <class T>
-bool lp_general(const Forward<T>& a, int64_t item) {
+template <class T, bool skip>
+unsigned lp_general(const Forward<T>& a, int64_t item) {
     const FloatingPointMode mode(Mode::kFlush);
-    return run(LpGeneral<T>(a), item);
+    return run(LpGeneral<T, skip>(a), item);
 }
 
 template <class T>
-T largest(const T* a, int64_t count) {
-    // NaN loses every comparison, so it is looked for apart: x - x is zero for finite x and NaN otherwise.
-    Vec<T> most = {}, probe = {};
-    int64_t i = 0;
-    for (; i < count; i += Simd<T>::lanes) {
-        const Vec<T> v = load_first(a + i, count - i);
-        most = abs_max<T>(most, v);
-        probe += v - v;
-    }
-    T result = 0;
-    for (int lane = 0; lane < Simd<T>::lanes; ++lane) {
-        if (!(probe[lane] == 0)) return T(__builtin_huge_val());
-        if (most[lane] > result) result = most[lane];
-    }
-    return result;
+bool all_finite(const T* a, int64_t count) {
+    return check_finite(a, 1, count, count) == kGood;
 }
 
 template <class T>
@@ -95,43 +86,73 @@ void adam(T* param, const T* grad, T* m, T* v, int64_t count, T rate, T beta1, T
     }
 }
 
-// The positions 0, 1, ... in kPowers, as a type.  (std::index_sequence, without the standard library.)
-template <int... I>
-struct Powers {};
-using AllPowers = Powers<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13>;
-static_assert(kPowerCount == 14, "AllPowers must name every position");
+// One row.  At p = infinity only its largest entry decays, the first of several.
+template <class T>
+void lp_decay(T* row, int64_t k, T p, T amount) {
+    const FloatingPointMode mode(Mode::kExact);
+    constexpr int64_t lanes = Simd<T>::lanes;
+    Vec<T> most[1] = {};
+    for (int64_t i = 0; i < k; i += lanes) most[0] = abs_max<T>(most[0], load_first(row + i, k - i));
+    const T m = reduce<Largest, T>(most)[0];
+    if (m == 0) return;
+    if (p == T(__builtin_huge_val())) {
+        int64_t i = 0;
+        while (row[i] != m && row[i] != -m) ++i;
+        row[i] -= amount * row[i];
+        return;
+    }
+    // |w|_p = m (sum_k r^p)^(1/p) with r = |w| / m, and |w|_p (|w|/|w|_p)^(p-1) = m (sum_k r^p)^(2/p - 1) r^(p-1).
+    // A weight decays by the fraction r^(p-2) of what the largest does; where that is negligible it stays.
+    const Vec<T> inverse = broadcast(reciprocal(m)), least = broadcast(negligible<T>(k, p - 2));
+    Vec<T> sum[1] = {};
+    for (int64_t i = 0; i < k; i += lanes) {
+        const Vec<T> r = absolute<T>(load_first(row + i, k - i)) * inverse;
+        if (any_ge<T>(r, least)) sum[0] += (Vec<T>)(bits<T>(real_power<T>(r, p)) & (Int<T>)(r >= least));
+    }
+    const T scale = amount * m * T(::pow(reduce<Sum, T>(sum)[0], 2.0 / p - 1));
+    for (int64_t i = 0; i < k; i += lanes) {
+        const Vec<T> w = load_first(row + i, k - i), r = absolute<T>(w) * inverse;
+        if (!any_ge<T>(r, least)) continue;
+        const Int<T> sign = bits<T>(w) & ~Simd<T>::abs_mask;
+        const Vec<T> step = (Vec<T>)((bits<T>(real_power<T>(r, p - 1)) | sign) & (Int<T>)(r >= least));
+        store_first(row + i, w - scale * step, k - i);
+    }
+}
 
 template <class T, int P>
 constexpr BackwardItem<T> lp_power_backward = lp_backward<LpPowerSlope<T, P>>;
 
 template <class T, int... I>
-constexpr Kernels<T> make_kernels(Powers<I...>) {
+constexpr Kernels<T> make_kernels(Indices<I...>) {
     return {Simd<T>::lanes,
-            kPanel<T>,
             kBackwardRows,
-            pack<T>,
             linf<T>,
             linf_argmax<T>,
             linf_bounds<T>,
             dot<T>,
             {lp_unscaled<T, kPowers[I]>()...},
             {lp_scaled<T, kPowers[I]>...},
-            lp_general<T>,
+            lp_general<T, false>,
+            lp_general<T, true>,
             linf_backward_x<T>,
             linf_backward_w<T>,
             coefficients<T>,
             {lp_power_backward<T, kPowers[I]>...},
-            lp_backward<LpGeneralSlope<T>>,
-            largest<T>,
-            adam<T>};
+            lp_backward<LpGeneralSlope<T, false>>,
+            lp_backward<LpGeneralSlope<T, true>>,
+            all_finite<T>,
+            adam<T>,
+            lp_decay<T>};
 }
 
+// A type that lists the positions 0, 1, ... in kPowers.  (std::index_sequence, without the standard library.)
+using AllPowers = CountTo<kPowerCount>::type;
 static const Kernels<float> f32 = make_kernels<float>(AllPowers{});
 static const Kernels<double> f64 = make_kernels<double>(AllPowers{});
 
 #define LINFENGINE_TEXT(name) LINFENGINE_TEXT_(name)
 #define LINFENGINE_TEXT_(name) #name
-extern const InstructionSet instruction_set = {LINFENGINE_TEXT(LINFENGINE_ISA), f32, f64};
+extern const InstructionSet instruction_set = {LINFENGINE_TEXT(LINFENGINE_ISA), f32, f64, linf_bytes};
 
 }  // namespace LINFENGINE_ISA
 }  // namespace linfengine

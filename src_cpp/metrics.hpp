@@ -1,14 +1,16 @@
 // A metric is what happens to one term |x - w| and how terms combine.  The loop nest in tile.hpp does the rest.
 //
-//   Part                          what one block of k accumulates, kept in registers
-//   Total                         what a whole output needs besides: the sum of parts, thresholds, ...
+//   Part                          what a lane accumulates over one block of k, kept in registers
+//   Total                         what an output needs besides: the sum of parts, thresholds, ...
 //   begin(row, col) -> Total      before the first k
 //   identity() -> Part            the neutral element
-//   step(part, total, x, w)       take in one k: x[0] (and x[1] for an interval) against a vector of outputs
-//   merge(total, part, k)         at the end of the block that starts at k
-//   finish(total, row, col, n)    write the first n lanes; false if the result cannot be trusted
+//   step(part, total, x, w)       take in one vector of k: of x[0] (and x[1] for an interval) and of w.  Past the last
+//   k
+//                                 x and w read as zero, so a term with x = w = 0 must change nothing.
+//   merge(total, part, block)     at the end of a block of kBlock vectors
+//   finish(totals, row, col)      join the lanes and write the outputs col, col + 1, ...; returns a Verdict
 //
-// kRows x kVectors is the register tile, kBlock the k in one block; inputs is 2 for metrics that read an interval.
+// kRows x kCols is the register tile; inputs is 2 for metrics that read an interval.
 #pragma once
 
 #include "kernels.h"
@@ -18,7 +20,10 @@ namespace linfengine {
 namespace LINFENGINE_ISA {
 
 constexpr bool kWide = kRegisters == 32;
-constexpr int64_t kLongBlock = 128;  // merging costs 2%, and sums of 128 terms lose little
+constexpr int kRowsOfTile = kWide ? 6 : 4;
+template <class T>
+constexpr int kColsOfTile = kWide && Simd<T>::lanes >= 4 ? 4 : 2;
+constexpr int64_t kLongBlock = 128;  // merging costs little, and sums of 128 terms a lane lose little
 
 // y = max_k |x - w|
 template <class T>
@@ -26,47 +31,85 @@ struct Linf {
     using Scalar = T;
     using Part = Vec<T>;
     using Total = Vec<T>;
-    static constexpr int inputs = 1, kRows = kWide ? 6 : 4, kVectors = kWide ? 4 : 2;
+    static constexpr int inputs = 1, kRows = kRowsOfTile, kCols = kColsOfTile<T>;
     static constexpr int64_t kBlock = kLongBlock;
     const Forward<T>& a;
 
     Total begin(int64_t, int64_t) const { return Vec<T>{}; }
     Part identity() const { return Vec<T>{}; }
-    LINFENGINE_INLINE void step(Part& part, const Total&, const T* x, Vec<T> w) const {
-        part = abs_max<T>(part, x[0] - w);
+    LINFENGINE_INLINE void step(Part& part, const Total&, const Vec<T>* x, Vec<T> w) const {
+        if constexpr (sizeof(T) == 1) {  // unsigned bytes
+            part = maximum<T>(part, maximum<T>(x[0], w) - minimum<T>(x[0], w));
+        } else {
+            part = abs_max<T>(part, x[0] - w);
+        }
     }
-    void merge(Total& total, const Part& part, int64_t) const { total = maximum<T>(total, part); }
-    bool finish(const Total& total, int64_t row, int64_t col, int64_t count) const {
-        store_first(a.y + row * a.shape.ldy + col, total, count);
-        return true;
+    LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const { total = maximum<T>(total, part); }
+    template <int n>
+    LINFENGINE_INLINE unsigned finish(const Total (&total)[n], int64_t row, int64_t col) const {
+        store_first(a.y + row * a.shape.ldy + col, reduce<Largest, T>(total), n);
+        return kGood;
     }
 };
 
-// y = max_k |x - w| and the lowest k that attains it.  The inner loop is that of Linf; only the first block that
-// raised the maximum is remembered, and that block is searched once at the end: it is short, to make that quick.
+// y = max_k |x - w|, and where it is attained.  The inner loop is that of Linf; each lane remembers the first block
+// that raised its maximum, and the first block of all is searched once at the end: it is short, to make that quick.
 template <class T>
 struct LinfArgmax {
     using Scalar = T;
     using Part = Vec<T>;
     struct Total {
-        Vec<T> value;
-        Int<T> block;
+        Vec<T> value, block;  // block numbers stay far below the integers that T holds exactly
     };
-    static constexpr int inputs = 1, kRows = Linf<T>::kRows, kVectors = Linf<T>::kVectors;
-    static constexpr int64_t kBlock = 32;
+    static constexpr int inputs = 1, kRows = kRowsOfTile, kCols = kColsOfTile<T>;
+    static constexpr int64_t kBlock = 8;
     const Forward<T>& a;
 
-    Total begin(int64_t, int64_t) const { return {Vec<T>{}, Int<T>{}}; }
+    Total begin(int64_t, int64_t) const { return {Vec<T>{}, Vec<T>{}}; }
     Part identity() const { return Vec<T>{}; }
-    LINFENGINE_INLINE void step(Part& part, const Total&, const T* x, Vec<T> w) const {
+    LINFENGINE_INLINE void step(Part& part, const Total&, const Vec<T>* x, Vec<T> w) const {
         part = abs_max<T>(part, x[0] - w);
     }
-    void merge(Total& total, const Part& part, int64_t k) const {
-        const Int<T> raised = part > total.value;
-        total.block = (raised & (typename Simd<T>::Lane)k) | (~raised & total.block);
+    LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t block) const {
+        total.block = part > total.value ? broadcast((T)block) : total.block;
         total.value = maximum<T>(total.value, part);
     }
-    bool finish(const Total& total, int64_t row, int64_t col, int64_t count) const;
+    template <int n>
+    LINFENGINE_INLINE unsigned finish(const Total (&total)[n], int64_t row, int64_t col) const {
+        const Vec<T> none = broadcast(T(-1e9));
+        Vec<T> values[n], blocks[n];  // blocks and positions are negated: the largest is the first
+        for (int c = 0; c < n; ++c) values[c] = total[c].value;
+        const Vec<T> y = reduce<Largest, T>(values);
+        store_first(a.y + row * a.shape.ldy + col, y, n);
+        for (int c = 0; c < n; ++c) blocks[c] = values[c] == broadcast(y[c]) ? -total[c].block : none;
+        const Vec<T> block = reduce<Largest, T>(blocks);
+        for (int c = 0; c < n; ++c) blocks[c] = first_equal(row, col + c, (int64_t)-block[c], broadcast(y[c]), none);
+        const Vec<T> position = reduce<Largest, T>(blocks);
+        for (int c = 0; c < n; ++c) {
+            const int64_t k = (int64_t)-block[c] * kBlock * Simd<T>::lanes + (int64_t)-position[c];
+            const T d = a.x[row * a.shape.ldx + k] - a.w[(col + c) * a.shape.k + k];
+            // Without a branch, which would be mispredicted every other time: ~k is k with all bits flipped.
+            a.winner[row * a.shape.ldy + col + c] = d == 0 ? kNoWinner : (int32_t)k ^ -(int32_t)(d < 0);
+        }
+        return kGood;
+    }
+    // In each lane minus the first position within the block where |x - w| = value.
+    LINFENGINE_INLINE Vec<T> first_equal(int64_t row, int64_t col, int64_t block, Vec<T> value, Vec<T> found) const {
+        constexpr int64_t lanes = Simd<T>::lanes;
+        const int64_t k = block * kBlock * lanes, count = a.shape.k - k;
+        const T *x = a.x + row * a.shape.ldx + k, *w = a.w + col * a.shape.k + k;
+        const auto look = [&](int64_t v, Vec<T> xs, Vec<T> ws) LINFENGINE_ALWAYS_INLINE {
+            found = absolute<T>(xs - ws) == value ? negated_lanes<T>(AllLanes<T>{}) - T(v * lanes) : found;
+        };
+        if (count >= kBlock * lanes) {
+#pragma GCC unroll 8
+            for (int64_t v = kBlock - 1; v >= 0; --v) look(v, load(x + v * lanes), load(w + v * lanes));
+        } else {
+            for (int64_t v = (count - 1) / lanes; v >= 0; --v)
+                look(v, load_first(x + v * lanes, count - v * lanes), load_first(w + v * lanes, count - v * lanes));
+        }
+        return found;
+    }
 };
 
 // For lower <= x <= upper: the largest and the smallest value of max_k |x - w|.
@@ -77,25 +120,28 @@ struct LinfBounds {
         Vec<T> lower, upper;
     };
     using Total = Part;
-    static constexpr int inputs = 2, kRows = kWide ? 6 : 2, kVectors = 2;
+    static constexpr int inputs = 2, kRows = kWide ? 6 : 2, kCols = 2;
     static constexpr int64_t kBlock = kLongBlock;
     const Forward<T>& a;
 
     Total begin(int64_t, int64_t) const { return identity(); }
     Part identity() const { return {Vec<T>{}, Vec<T>{}}; }
-    LINFENGINE_INLINE void step(Part& part, const Total&, const T* x, Vec<T> w) const {
+    LINFENGINE_INLINE void step(Part& part, const Total&, const Vec<T>* x, Vec<T> w) const {
         const Vec<T> above = x[0] - w, below = w - x[1];
         part.upper = abs_max<T>(abs_max<T>(part.upper, above), below);
         part.lower = maximum<T>(maximum<T>(part.lower, above), below);
     }
-    void merge(Total& total, const Part& part, int64_t) const {
+    LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const {
         total.lower = maximum<T>(total.lower, part.lower);
         total.upper = maximum<T>(total.upper, part.upper);
     }
-    bool finish(const Total& total, int64_t row, int64_t col, int64_t count) const {
-        store_first(a.y + row * a.shape.ldy + col, total.lower + T(0), count);  // never -0
-        store_first(a.y_upper + row * a.shape.ldy + col, total.upper, count);
-        return true;
+    template <int n>
+    LINFENGINE_INLINE unsigned finish(const Total (&total)[n], int64_t row, int64_t col) const {
+        Vec<T> lower[n], upper[n];
+        for (int c = 0; c < n; ++c) lower[c] = total[c].lower, upper[c] = total[c].upper;
+        store_first(a.y + row * a.shape.ldy + col, reduce<Largest, T>(lower) + T(0), n);  // never -0
+        store_first(a.y_upper + row * a.shape.ldy + col, reduce<Largest, T>(upper), n);
+        return kGood;
     }
 };
 
@@ -105,17 +151,18 @@ struct Dot {
     using Scalar = T;
     using Part = Vec<T>;
     using Total = Vec<T>;
-    static constexpr int inputs = 1, kRows = Linf<T>::kRows, kVectors = Linf<T>::kVectors;
+    static constexpr int inputs = 1, kRows = kRowsOfTile, kCols = kColsOfTile<T>;
     static constexpr int64_t kBlock = kLongBlock;
     const Forward<T>& a;
 
     Total begin(int64_t, int64_t) const { return Vec<T>{}; }
     Part identity() const { return Vec<T>{}; }
-    LINFENGINE_INLINE void step(Part& part, const Total&, const T* x, Vec<T> w) const { part += x[0] * w; }
-    void merge(Total& total, const Part& part, int64_t) const { total += part; }
-    bool finish(const Total& total, int64_t row, int64_t col, int64_t count) const {
-        store_first(a.y + row * a.shape.ldy + col, total, count);
-        return true;
+    LINFENGINE_INLINE void step(Part& part, const Total&, const Vec<T>* x, Vec<T> w) const { part += x[0] * w; }
+    LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const { total += part; }
+    template <int n>
+    LINFENGINE_INLINE unsigned finish(const Total (&total)[n], int64_t row, int64_t col) const {
+        store_first(a.y + row * a.shape.ldy + col, reduce<Sum, T>(total), n);
+        return kGood;
     }
 };
 
@@ -127,36 +174,37 @@ LINFENGINE_INLINE Vec<T> root(Vec<T> s) {
     } else if constexpr (P % 2 == 0 && (P & (P - 1)) == 0) {
         return root<P / 2, T>(square_root<T>(s));
     } else {
-        return exp2_clamped(log2_positive(s) * T(1.0 / P));
+        return real_power<T>(s, T(1.0 / P));
     }
 }
 
 // y = (sum_k |x - w|^P)^(1/P) for an even P or 1, powers by multiplication.  The sum is not scaled; where it comes out
-// so large or so small that terms may have left the range of T, finish says no and LpScaledPower is used.
+// so large or so small that terms may have left the range of T, the verdict says so and LpScaledPower is used.
 template <class T, int P>
 struct LpPower {
     static_assert(P == 1 || P % 2 == 0, "an odd power needs |d|");
     using Scalar = T;
     using Part = Vec<T>;
     using Total = Vec<T>;
-    static constexpr int inputs = 1, kRows = Linf<T>::kRows, kVectors = Linf<T>::kVectors;
+    static constexpr int inputs = 1, kRows = kRowsOfTile, kCols = kColsOfTile<T>;
     static constexpr int64_t kBlock = kLongBlock;
     const Forward<T>& a;
 
     Total begin(int64_t, int64_t) const { return Vec<T>{}; }
     Part identity() const { return Vec<T>{}; }
-    LINFENGINE_INLINE void step(Part& part, const Total&, const T* x, Vec<T> w) const {
+    LINFENGINE_INLINE void step(Part& part, const Total&, const Vec<T>* x, Vec<T> w) const {
         const Vec<T> d = P == 1 ? absolute<T>(x[0] - w) : x[0] - w;
         part += power<P, T>(d);
     }
-    void merge(Total& total, const Part& part, int64_t) const { total += part; }
-    bool finish(const Total& total, int64_t row, int64_t col, int64_t count) const {
-        store_first(a.y + row * a.shape.ldy + col, root<P, T>(total), count);
+    LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const { total += part; }
+    template <int n>
+    LINFENGINE_INLINE unsigned finish(const Total (&total)[n], int64_t row, int64_t col) const {
+        const Vec<T> sum = reduce<Sum, T>(total);
+        store_first(a.y + row * a.shape.ldy + col, root<P, T>(sum), n);
         const T smallest = T(a.shape.k) * T(0x1p-100), largest = T(0x1p+120);
-        bool trusted = true;
-        for (int64_t i = 0; i < count && i < Simd<T>::lanes; ++i)
-            trusted &= total[i] >= smallest && total[i] <= largest;
-        return trusted;
+        bool trusted = true;  // a NaN or an infinity in x or w makes the sum one, and this false
+        for (int c = 0; c < n; ++c) trusted &= sum[c] >= smallest && sum[c] <= largest;
+        return trusted ? kGood : kOutOfRange;
     }
 };
 
@@ -169,71 +217,106 @@ double cut(int64_t terms) {
     return (sizeof(T) == 4 ? 25 : 54) + ::log2(double(terms));
 }
 
-// y = m (sum_k (|x - w| / m)^P)^(1/P), m = max_k |x - w| read from y: one more multiplication, and no range to leave.
+// Ratios below this add nothing to a sum of `terms` of their powers.  Never 0, which must not reach the logarithm.
+template <class T>
+T negligible(int64_t terms, double exponent) {
+    return exponent > 0 ? T(::fmax(::exp2(-cut<T>(terms) / exponent), kTiny<T>)) : kTiny<T>;
+}
+
+// Distances between 2^-100 and 2^100, or 0, leave room for ratios to them and their reciprocals.
+template <class T>
+bool in_range(T m) {
+    return m == 0 || (m >= T(0x1p-100) && m <= T(0x1p+100));
+}
+
+// What the scaled metrics know of an output before they start: y holds m = max_k |x - w|.
+template <class T>
+T reciprocal(T m) {
+    return T(1) / (m > kTiny<T> ? m : kTiny<T>);
+}
+
+template <class T, int n>
+LINFENGINE_INLINE unsigned finish_scaled(T* y, Vec<T> root_of_sum) {
+    const Vec<T> m = load_first(y, n);
+    // Rounding may put the sum a hair below 1, and m = 0 leaves it 0; the exact y is never below m.
+    store_first(y, m * maximum<T>(root_of_sum, broadcast(T(1))), n);
+    bool trusted = true;
+    for (int c = 0; c < n; ++c) trusted &= in_range<T>(m[c]);
+    return trusted ? kGood : kOutOfRange;
+}
+
+// y = m (sum_k (|x - w| / m)^P)^(1/P): one more multiplication, and no range to leave.
 template <class T, int P>
 struct LpScaledPower {
     using Scalar = T;
     using Part = Vec<T>;
     struct Total {
-        Vec<T> sum, inverse, m;
+        Vec<T> sum, inverse;
     };
-    static constexpr int inputs = 1, kRows = kWide ? 4 : 2, kVectors = Linf<T>::kVectors;
+    static constexpr int inputs = 1, kRows = kWide ? 4 : 2, kCols = kColsOfTile<T>;
     static constexpr int64_t kBlock = kLongBlock;
     const Forward<T>& a;
 
     Total begin(int64_t row, int64_t col) const {
-        const Vec<T> m = load_first(a.y + row * a.shape.ldy + col, a.shape.o - col);
-        return {Vec<T>{}, T(1) / maximum<T>(m, broadcast(kTiny<T>)), m};
+        return {Vec<T>{}, broadcast(reciprocal<T>(a.y[row * a.shape.ldy + col]))};
     }
     Part identity() const { return Vec<T>{}; }
-    LINFENGINE_INLINE void step(Part& part, const Total& total, const T* x, Vec<T> w) const {
+    LINFENGINE_INLINE void step(Part& part, const Total& total, const Vec<T>* x, Vec<T> w) const {
         const Vec<T> r = (x[0] - w) * total.inverse;
         part += power<P, T>(P == 1 ? absolute<T>(r) : r);
     }
-    void merge(Total& total, const Part& part, int64_t) const { total.sum += part; }
-    bool finish(const Total& total, int64_t row, int64_t col, int64_t count) const {
-        // Rounding may put the sum a hair below 1, and m = 0 leaves it 0; the exact y is never below m.
-        const Vec<T> y = total.m * root<P, T>(maximum<T>(total.sum, broadcast(T(1))));
-        store_first(a.y + row * a.shape.ldy + col, y, count);
-        return true;
+    LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const { total.sum += part; }
+    template <int n>
+    LINFENGINE_INLINE unsigned finish(const Total (&total)[n], int64_t row, int64_t col) const {
+        Vec<T> sums[n];
+        for (int c = 0; c < n; ++c) sums[c] = total[c].sum;
+        const Vec<T> sum = maximum<T>(reduce<Sum, T>(sums), broadcast(T(1)));
+        return finish_scaled<T, n>(a.y + row * a.shape.ldy + col, root<P, T>(sum));
     }
 };
 
 // The same for any real p >= 1, through logarithm and exponential.
-// A term below m 2^(-cut/p) is less than 2^-cut of the largest one; a vector without a larger one is skipped, and at
-// large p nearly all are.  cut is so large that k dropped terms together stay below half the rounding of the sum.
-template <class T>
+// A term below m 2^(-cut/p) is less than 2^-cut of the largest one; with `skip`, a vector without a larger one is
+// skipped, and at large p nearly all are.  cut is so large that k dropped terms together stay below half the rounding
+// of the sum.
+template <class T, bool skip>
 struct LpGeneral {
     using Scalar = T;
     using Part = Vec<T>;
     struct Total {
-        Vec<T> sum, threshold, inverse, m;
+        Vec<T> sum, threshold, inverse;
     };
-    static constexpr int inputs = 1, kRows = 2, kVectors = kWide ? 4 : 2;
+    static constexpr int inputs = 1, kRows = 2, kCols = kColsOfTile<T>;
     static constexpr int64_t kBlock = kLongBlock;
     const Forward<T>& a;
-    const T p, relative;  // relative = 2^(-cut/p)
+    const T p, relative;
 
-    explicit LpGeneral(const Forward<T>& a) : a(a), p(T(a.p)), relative(T(::exp2(-cut<T>(a.shape.k) / a.p))) {}
+    explicit LpGeneral(const Forward<T>& a) : a(a), p(T(a.p)), relative(negligible<T>(a.shape.k, a.p)) {}
 
     Total begin(int64_t row, int64_t col) const {
-        const Vec<T> m = load_first(a.y + row * a.shape.ldy + col, a.shape.o - col);
-        // Where m = 0 the threshold must not let zeros through to the logarithm.
-        return {Vec<T>{}, maximum<T>(m * relative, broadcast(kTiny<T>)), T(1) / maximum<T>(m, broadcast(kTiny<T>)), m};
+        const T m = a.y[row * a.shape.ldy + col], threshold = m * relative;
+        // Where m = 0 the threshold must not let zeros through.
+        return {Vec<T>{}, broadcast(threshold > kTiny<T> ? threshold : kTiny<T>), broadcast(reciprocal<T>(m))};
     }
     Part identity() const { return Vec<T>{}; }
-    LINFENGINE_INLINE void step(Part& part, const Total& total, const T* x, Vec<T> w) const {
+    LINFENGINE_INLINE void step(Part& part, const Total& total, const Vec<T>* x, Vec<T> w) const {
         const Vec<T> d = absolute<T>(x[0] - w);
-        if (__builtin_expect(any_ge<T>(d, total.threshold), 0)) {
-            const Vec<T> t = exp2_clamped(p * log2_positive(maximum<T>(d * total.inverse, broadcast(kTiny<T>))));
-            part += (Vec<T>)(bits<T>(t) & (Int<T>)(d >= total.threshold));
+        if constexpr (skip) {
+            if (__builtin_expect(any_ge<T>(d, total.threshold), 0)) {
+                const Vec<T> t = real_power<T>(d * total.inverse, p);
+                part += (Vec<T>)(bits<T>(t) & (Int<T>)(d >= total.threshold));
+            }
+        } else {
+            part += real_power<T>(d * total.inverse, p);
         }
     }
-    void merge(Total& total, const Part& part, int64_t) const { total.sum += part; }
-    bool finish(const Total& total, int64_t row, int64_t col, int64_t count) const {
-        const Vec<T> y = total.m * exp2_clamped(log2_positive(maximum<T>(total.sum, broadcast(T(1)))) / p);
-        store_first(a.y + row * a.shape.ldy + col, y, count);
-        return true;
+    LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const { total.sum += part; }
+    template <int n>
+    LINFENGINE_INLINE unsigned finish(const Total (&total)[n], int64_t row, int64_t col) const {
+        Vec<T> sums[n];
+        for (int c = 0; c < n; ++c) sums[c] = total[c].sum;
+        const Vec<T> sum = maximum<T>(reduce<Sum, T>(sums), broadcast(T(1)));
+        return finish_scaled<T, n>(a.y + row * a.shape.ldy + col, real_power<T>(sum, 1 / p));
     }
 };
 
@@ -255,26 +338,21 @@ struct LpPowerSlope {
     }
 };
 
-template <class T>
+template <class T, bool skip>
 struct LpGeneralSlope {
     using Scalar = T;
     const T exponent, threshold;
 
-    explicit LpGeneralSlope(const Backward<T>& a) : exponent(T(a.p - 1)), threshold(smallest(a)) {}
+    explicit LpGeneralSlope(const Backward<T>& a)
+        : exponent(T(a.p - 1)), threshold(negligible<T>(a.shape.n > a.shape.o ? a.shape.n : a.shape.o, a.p - 1)) {}
 
-    static T smallest(const Backward<T>& a) {
-        const int64_t terms = a.shape.n > a.shape.o ? a.shape.n : a.shape.o;
-        return a.p > 1 ? T(::fmax(::exp2(-cut<T>(terms) / (a.p - 1)), kTiny<T>)) : kTiny<T>;
-    }
     LINFENGINE_INLINE void add(Vec<T> d, T inverse, T g, Vec<T>& grad_x, Vec<T>& grad_w) const {
         const Vec<T> r = d * inverse, size = absolute<T>(r), limit = broadcast(threshold);
-        if (__builtin_expect(any_ge<T>(size, limit), 0)) {
-            Vec<T> t = exp2_clamped(exponent * log2_positive(maximum<T>(size, broadcast(kTiny<T>))));
-            const Int<T> sign = bits<T>(r) & ~Simd<T>::abs_mask;
-            t = (Vec<T>)((bits<T>(t) | sign) & (Int<T>)(size >= limit)) * g;
-            grad_x += t;
-            grad_w -= t;
-        }
+        if (skip && __builtin_expect(!any_ge<T>(size, limit), 1)) return;
+        const Int<T> sign = bits<T>(r) & ~Simd<T>::abs_mask;
+        const Vec<T> t = (Vec<T>)((bits<T>(real_power<T>(size, exponent)) | sign) & (Int<T>)(size >= limit)) * g;
+        grad_x += t;
+        grad_w -= t;
     }
 };
 

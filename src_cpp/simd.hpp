@@ -53,12 +53,21 @@ struct Simd<double> {
     static constexpr int64_t abs_mask = 0x7fffffffffffffff;
 };
 
+template <>
+struct Simd<uint8_t> {
+    typedef uint8_t Vec __attribute__((vector_size(kVectorBytes)));
+    typedef int8_t Int __attribute__((vector_size(kVectorBytes)));
+    typedef int8_t Lane;
+    static constexpr int lanes = kVectorBytes;
+};
+
 template <class T>
 using Vec = typename Simd<T>::Vec;
 template <class T>
 using Int = typename Simd<T>::Int;
 
-#define LINFENGINE_INLINE inline __attribute__((always_inline))
+#define LINFENGINE_ALWAYS_INLINE __attribute__((always_inline))
+#define LINFENGINE_INLINE inline LINFENGINE_ALWAYS_INLINE
 
 template <class T>
 LINFENGINE_INLINE Vec<T> load(const T* p) {
@@ -76,26 +85,48 @@ LINFENGINE_INLINE void store(T* p, Vec<T> v) {
 template <class T>
 LINFENGINE_INLINE Vec<T> load_first(const T* p, int64_t count) {
     if (count >= Simd<T>::lanes) return load(p);
-    T lanes[Simd<T>::lanes] = {};
-    for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
-    return load(lanes);
+    Vec<T> v = {};
+    __builtin_memcpy(&v, p, count * sizeof(T));
+    return v;
 }
 
 template <class T>
 LINFENGINE_INLINE void store_first(T* p, Vec<T> v, int64_t count) {
-    if (count >= Simd<T>::lanes) return store(p, v);
-    T lanes[Simd<T>::lanes];
-    store(lanes, v);
-    for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+    __builtin_memcpy(p, &v, (count < Simd<T>::lanes ? count : Simd<T>::lanes) * sizeof(T));
 }
 
-// An all-lanes copy of s.  (`Vec{} + s` would turn -0 into +0 and cost an addition.)
+// An all-lanes copy of s.  (s - 0 is s, -0 included, and compilers know it; a loop over lanes they take literally.)
 template <class T>
 LINFENGINE_INLINE Vec<T> broadcast(T s) {
-    Vec<T> v;
-    for (int i = 0; i < Simd<T>::lanes; ++i) v[i] = s;
-    return v;
+    return s - Vec<T>{};
 }
+
+#if defined(__AVX512F__)
+// Masked instructions read a tail of k without a detour through memory.
+template <>
+LINFENGINE_INLINE Vec<float> load_first(const float* p, int64_t count) {
+    return (Vec<float>)_mm512_maskz_loadu_ps(count >= 16 ? 0xffff : (1u << count) - 1, p);
+}
+template <>
+LINFENGINE_INLINE Vec<double> load_first(const double* p, int64_t count) {
+    return (Vec<double>)_mm512_maskz_loadu_pd(count >= 8 ? 0xff : (1u << count) - 1, p);
+}
+template <>
+LINFENGINE_INLINE Vec<uint8_t> load_first(const uint8_t* p, int64_t count) {
+    return (Vec<uint8_t>)_mm512_maskz_loadu_epi8(count >= 64 ? ~0ull : (1ull << count) - 1, p);
+}
+#elif defined(__AVX2__)
+template <>
+LINFENGINE_INLINE Vec<float> load_first(const float* p, int64_t count) {
+    const Int<float> lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    return (Vec<float>)_mm256_maskload_ps(p, (__m256i)(lane < (int32_t)(count < 8 ? count : 8)));
+}
+template <>
+LINFENGINE_INLINE Vec<double> load_first(const double* p, int64_t count) {
+    const Int<double> lane = {0, 1, 2, 3};
+    return (Vec<double>)_mm256_maskload_pd(p, (__m256i)(lane < count));
+}
+#endif
 
 template <class T>
 LINFENGINE_INLINE Int<T> bits(Vec<T> v) {
@@ -110,6 +141,11 @@ LINFENGINE_INLINE Vec<T> absolute(Vec<T> v) {
 template <class T>
 LINFENGINE_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {
     return a > b ? a : b;
+}
+
+template <class T>
+LINFENGINE_INLINE Vec<T> minimum(Vec<T> a, Vec<T> b) {
+    return a < b ? a : b;
 }
 
 // max(a, |d|) for a >= 0: the step of the l-inf distance.
@@ -209,6 +245,91 @@ LINFENGINE_INLINE Vec<double> maximum<double>(Vec<double> a, Vec<double> b) {
 }
 #endif
 
+// ---- Reductions across lanes -------------------------------------------------------------------------------------
+
+struct Largest {
+    template <class T>
+    LINFENGINE_INLINE static Vec<T> join(Vec<T> a, Vec<T> b) {
+        return maximum<T>(a, b);
+    }
+};
+struct Sum {
+    template <class T>
+    LINFENGINE_INLINE static Vec<T> join(Vec<T> a, Vec<T> b) {
+        return a + b;
+    }
+};
+
+template <int... I>
+struct Indices {};
+template <int N, int... I>
+struct CountTo : CountTo<N - 1, N - 1, I...> {};
+template <int... I>
+struct CountTo<0, I...> {
+    using type = Indices<I...>;
+};
+template <class T>
+using AllLanes = typename CountTo<Simd<T>::lanes>::type;
+
+// 0, -1, -2, ...
+template <class T, int... I>
+LINFENGINE_INLINE Vec<T> negated_lanes(Indices<I...>) {
+    return Vec<T>{T(-I)...};
+}
+
+// Lane i of the result is lane I_i of a and b laid end to end.
+template <class T, int... I>
+LINFENGINE_INLINE Vec<T> pick(Vec<T> a, Vec<T> b) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, I...);
+#else
+    return __builtin_shuffle(a, b, Int<T>{I...});
+#endif
+}
+
+// From the lower (or upper) halves of 128 bits of a and b, units of `unit` lanes in turn: what unpack instructions do.
+template <class T, int unit, bool upper>
+constexpr int interleaved(int i) {
+    constexpr int group = 16 / (int)sizeof(T) > 2 * unit ? 16 / (int)sizeof(T) : 2 * unit;
+    const int position = i % group, number = position / unit;
+    return i / group * group + number / 2 * unit + position % unit + (upper ? group / 2 : 0) +
+           (number % 2 ? Simd<T>::lanes : 0);
+}
+
+// a and b, each folded to half its length; their lanes alternate in units of `unit`.
+template <class Op, class T, int unit, int... I>
+LINFENGINE_INLINE Vec<T> zip(Vec<T> a, Vec<T> b, Indices<I...>) {
+    return Op::template join<T>(pick<T, interleaved<T, unit, false>(I)...>(a, b),
+                                pick<T, interleaved<T, unit, true>(I)...>(a, b));
+}
+
+// Lanes `period` apart joined into one; afterwards the first `period` lanes are the result.
+template <class Op, class T, int period, int step = Simd<T>::lanes / 2, int... I>
+LINFENGINE_INLINE Vec<T> fold(Vec<T> v, Indices<I...> all) {
+    if constexpr (step < period) {
+        return v;
+    } else {
+        const Vec<T> joined = Op::template join<T>(v, pick<T, (I + step) % Simd<T>::lanes...>(v, v));
+        return fold<Op, T, period, step / 2>(joined, all);
+    }
+}
+
+// Lane c of the result is all lanes of v[c] joined, for the n (1, 2 or 4) vectors of v: four at once cost little more
+// than one.
+template <class Op, class T, int n>
+LINFENGINE_INLINE Vec<T> reduce(const Vec<T> (&v)[n]) {
+    constexpr AllLanes<T> all{};
+    if constexpr (n == 1) {
+        return fold<Op, T, 1>(v[0], all);
+    } else if constexpr (n == 2) {
+        return fold<Op, T, 2>(zip<Op, T, 1>(v[0], v[1], all), all);
+    } else {
+        static_assert(n == 4);
+        const Vec<T> low = zip<Op, T, 1>(v[0], v[1], all), high = zip<Op, T, 1>(v[2], v[3], all);
+        return fold<Op, T, 4>(zip<Op, T, 2>(low, high, all), all);
+    }
+}
+
 // v^P by squaring; P is known to the compiler, so this is a short chain of multiplications.
 template <int P, class T>
 LINFENGINE_INLINE Vec<T> power(Vec<T> v) {
@@ -224,13 +345,20 @@ LINFENGINE_INLINE Vec<T> power(Vec<T> v) {
     }
 }
 
-// log2(a) for a normal and positive: a = 2^e (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), log2(1 + f) = f P(f).
-// P is the minimax polynomial of degree 8 (relative error 2.6e-8); f P(f) keeps the relative error as a nears 1.
-LINFENGINE_INLINE Vec<float> log2_positive(Vec<float> a) {
+// a^p = 2^(p log2 a) for a >= 0 not denormal and a^p <= 2^127; results below 2^-126, and 0^p, come out as 2^-126, so
+// that no denormal is ever made.
+//
+// log2: a = 2^e (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), log2(1 + f) = f P(f) with the minimax polynomial P of degree 8
+// (relative error 2.6e-8); f P(f) keeps the relative error as a nears 1.
+// exp2: z = n + f, |f| <= 1/2, a minimax polynomial for 2^f (relative error 1.9e-9), n added to the exponent.
+template <class T>
+Vec<T> real_power(Vec<T> a, T p);
+
+template <>
+LINFENGINE_INLINE Vec<float> real_power(Vec<float> a, float p) {
     using I = Int<float>;
-    const I shifted = bits<float>(a) - 0x3f3504f3;  // the bits of sqrt(1/2)
-    const I e = shifted >> 23;
-    const Vec<float> f = (Vec<float>)(bits<float>(a) - (e << 23)) - 1.0f;
+    const I e = (bits<float>(a) - 0x3f3504f3) & (int32_t)0xff800000;  // 2^23 e; 0x3f3504f3 are the bits of sqrt(1/2)
+    const Vec<float> f = (Vec<float>)(bits<float>(a) - e) - 1.0f;
     Vec<float> q = broadcast(0.1258370727300644f);
     q = q * f - 0.2072698026895523f;
     q = q * f + 0.21571561694145203f;
@@ -240,35 +368,26 @@ LINFENGINE_INLINE Vec<float> log2_positive(Vec<float> a) {
     q = q * f + 0.48091062903404236f;
     q = q * f - 0.7213473320007324f;
     q = q * f + 1.4426950216293335f;
-    return __builtin_convertvector(e, Vec<float>) + q * f;
-}
-
-// 2^z: z = n + f, |f| <= 1/2, a minimax polynomial for 2^f (relative error 1.9e-9), n added to the exponent.
-// z is clamped to [-126, 127], so that no denormal and no infinity is ever made.
-LINFENGINE_INLINE Vec<float> exp2_clamped(Vec<float> z) {
+    Vec<float> z = __builtin_convertvector(e, Vec<float>) * (p * 0x1p-23f) + q * (f * p);
     z = maximum<float>(z, broadcast(-126.0f));
-    z = -maximum<float>(-z, broadcast(-127.0f));
     const Vec<float> magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
     const Vec<float> shifted = z + magic;
-    const Vec<float> f = z - (shifted - magic);
-    Vec<float> q = broadcast(0.0001534581242594868f);
-    q = q * f + 0.0013399930903688073f;
-    q = q * f + 0.009618489071726799f;
-    q = q * f + 0.05550328642129898f;
-    q = q * f + 0.24022646248340607f;
-    q = q * f + 0.6931471824645996f;
-    q = q * f + 1.0f;
-    return (Vec<float>)(bits<float>(q) + (bits<float>(shifted) << 23));
+    const Vec<float> g = z - (shifted - magic);
+    Vec<float> t = broadcast(0.0001534581242594868f);
+    t = t * g + 0.0013399930903688073f;
+    t = t * g + 0.009618489071726799f;
+    t = t * g + 0.05550328642129898f;
+    t = t * g + 0.24022646248340607f;
+    t = t * g + 0.6931471824645996f;
+    t = t * g + 1.0f;
+    return (Vec<float>)(bits<float>(t) + (bits<float>(shifted) << 23));
 }
 
 // Double precision is for checking gradients, not for speed: the C library, lane by lane.
-LINFENGINE_INLINE Vec<double> log2_positive(Vec<double> a) {
-    for (int i = 0; i < Simd<double>::lanes; ++i) a[i] = ::log2(a[i]);
+template <>
+LINFENGINE_INLINE Vec<double> real_power(Vec<double> a, double p) {
+    for (int i = 0; i < Simd<double>::lanes; ++i) a[i] = ::pow(a[i], p);
     return a;
-}
-LINFENGINE_INLINE Vec<double> exp2_clamped(Vec<double> z) {
-    for (int i = 0; i < Simd<double>::lanes; ++i) z[i] = ::exp2(z[i]);
-    return z;
 }
 
 template <class T>

@@ -22,12 +22,12 @@ from scipy.spatial.distance import cdist
 from strategies import layers
 from tolerances import FLUSHED, lp_gradient_tolerance, lp_value_tolerance
 
-from linfengine.backends import cpu, reference
+from linfengine.backends import NO_WINNER, cpu, reference
 
 Array = npt.NDArray[Any]
 
 # Remainders in every dimension: of the register tile, the vector, the panel, the block of k and the chunk of rows.
-SHAPES = [(1, 1, 1), (2, 3, 5), (7, 10, 27), (13, 70, 300), (97, 17, 129), (101, 131, 64), (8, 64, 257)]
+SHAPES = [(1, 1, 1), (2, 3, 5), (7, 10, 27), (13, 70, 300), (97, 17, 129), (101, 131, 64), (8, 64, 257), (5, 6, 2100)]
 ORDERS = [1, 1.5, 2, 3, 4, 8, 12, 16, 20.3, 24, 32, 48, 64, 96, 100, 128, 192, 256, 300, 1000, 1e4]
 
 
@@ -62,11 +62,11 @@ def equal_bits(a: Array, b: Array) -> bool:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_linf_is_the_reference_bit_for_bit(shape: tuple[int, int, int], groups: int, dtype: Any) -> None:
     x, w, _ = problem(*shape, groups=groups, dtype=dtype)
-    expected, expected_index = reference.linf_dist_argmax(x, w, groups)
-    y, index = cpu.linf_dist_argmax(x, w, groups)
+    expected, expected_winner = reference.linf_dist_argmax(x, w, groups)
+    y, winner = cpu.linf_dist_argmax(x, w, groups)
     assert equal_bits(y, expected)
     assert equal_bits(cpu.linf_dist(x, w, groups), expected)
-    assert (index == expected_index).all()
+    assert (winner == expected_winner).all()
     radius = np.abs(x) / 8
     for bound, expected_bound in zip(
         cpu.linf_dist_bounds(x - radius, x + radius, w, groups),
@@ -81,10 +81,10 @@ def test_linf_is_the_reference_on_small_hard_cases(layer: tuple[Array, Array, in
     x, w, groups = layer
     if coarse:  # many ties
         x, w = np.round(x / 50), np.round(w / 50)
-    y, index = cpu.linf_dist_argmax(x, w, groups)
-    expected, expected_index = reference.linf_dist_argmax(x, w, groups)
+    y, winner = cpu.linf_dist_argmax(x, w, groups)
+    expected, expected_winner = reference.linf_dist_argmax(x, w, groups)
     assert equal_bits(y, expected)
-    assert (index == expected_index).all()
+    assert (winner == expected_winner).all()
 
 
 @pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e30])
@@ -98,10 +98,67 @@ def test_lowest_index_wins_ties() -> None:
     x, w = np.zeros((5, 400), np.float32), np.zeros((70, 400), np.float32)
     x[:, [3, 130, 399]] = 2
     w[1, 2] = -2
-    _, index = cpu.linf_dist_argmax(x, w)
-    assert (index[:, 0] == 3).all()
-    assert (index[:, 1] == 2).all()
-    assert (cpu.linf_dist_argmax(np.zeros_like(x), w)[1][:, 0] == 0).all()
+    _, winner = cpu.linf_dist_argmax(x, w)
+    assert (winner[:, 0] == 3).all()
+    assert (winner[:, 1] == 2).all()
+    x *= -1
+    w *= -1
+    assert (cpu.linf_dist_argmax(x, w)[1] == ~winner).all()  # the same places, seen from the other side
+    assert (cpu.linf_dist_argmax(np.zeros_like(x), w)[1][:, 0] == NO_WINNER).all()
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_lowest_index_wins_ties_between_blocks_and_lanes(seed: int) -> None:
+    """Small whole numbers in rows long enough for many blocks: nearly every maximum is attained many times."""
+    rng = np.random.default_rng(seed)
+    k = int(rng.integers(1, 700))
+    x, w = (rng.integers(-2, 3, (rows, k)).astype(np.float32) for rows in (7, 9))
+    assert (cpu.linf_dist_argmax(x, w)[1] == reference.linf_dist_argmax(x, w)[1]).all()
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bytes_are_exact(shape: tuple[int, int, int], groups: int) -> None:
+    n, o, k = shape
+    rng = np.random.default_rng([n, o, k])
+    for top in (3, 256):
+        x = rng.integers(0, top, (n, groups * k)).astype(np.uint8)
+        w = rng.integers(0, top, (groups * o, k)).astype(np.uint8)
+        whole = np.abs(x.reshape(n, groups, 1, k).astype(int) - w.reshape(1, groups, o, k)).max(axis=3)
+        assert (cpu.linf_dist(x, w, groups) == whole.reshape(n, groups * o)).all()
+        assert equal_bits(cpu.linf_dist(x, w, groups), reference.linf_dist(x, w, groups))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 10, 27), (101, 131, 64)])
+def test_what_is_not_finite_is_refused_wherever_it_stands(shape: tuple[int, int, int], bad: float) -> None:
+    rng = np.random.default_rng(0)
+    x, w, _ = problem(*shape)
+    for array in (x, w):
+        for _ in range(4):
+            at = tuple(rng.integers(array.shape))
+            before, array[at] = array[at], bad
+            calls = [lambda: cpu.linf_dist(x, w), lambda: cpu.linf_dist_argmax(x, w), lambda: cpu.lp_dist(x, w, 20.3)]
+            calls += [lambda p=p: cpu.lp_dist(x, w, p) for p in (1, 8, 64, 1000)]  # type: ignore[misc]
+            calls += [lambda: cpu.linf_dist_bounds(x, x, w), lambda: cpu.linf_dist_bounds(np.zeros_like(x), x, w)]
+            for call in calls:
+                with pytest.raises(FloatingPointError):
+                    call()
+            array[at] = before
+    cpu.linf_dist(x, w)
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 2, 8, 20.3, 100, 1e4, math.inf])
+def test_lp_decay_is_the_reference_to_rounding(p: float) -> None:
+    for rows, k in ((1, 1), (5, 27), (70, 300)):
+        _, w, _ = problem(1, rows, k)
+        w[0] = 0
+        expected = w.astype(np.float64)
+        decayed = w.copy()
+        cpu.lp_decay(decayed, p, 0.01)
+        reference.lp_decay(expected, p, 0.01)
+        atol = 1e-9 if math.isinf(p) else lp_gradient_tolerance(p, w.dtype) * np.abs(expected - w).max()
+        np.testing.assert_allclose(decayed, expected, rtol=2e-7, atol=atol)
 
 
 def test_forward_agrees_with_scipy() -> None:
@@ -115,10 +172,11 @@ def test_forward_agrees_with_scipy() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_linf_backward_scatters_like_the_reference(shape: tuple[int, int, int], groups: int) -> None:
     x, w, g = problem(*shape, groups=groups)
-    _, index = cpu.linf_dist_argmax(x, w, groups)
+    _, winner = cpu.linf_dist_argmax(x, w, groups)
+    k = w.shape[1]
     for got, expected in zip(
-        cpu.linf_dist_backward(g, x, w, index, groups),
-        reference.linf_dist_backward(g.astype(float), x.astype(float), w.astype(float), index, groups),
+        cpu.linf_dist_backward(g, winner, k, groups),
+        reference.linf_dist_backward(g.astype(float), winner, k, groups),
         strict=True,
     ):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
@@ -189,8 +247,8 @@ def test_no_bit_depends_on_the_number_of_threads(p: float) -> None:
 
     def run() -> list[bytes]:
         if math.isinf(p):
-            y, index = cpu.linf_dist_argmax(x, w)
-            gradients = cpu.linf_dist_backward(g, x, w, index)
+            y, winner = cpu.linf_dist_argmax(x, w)
+            gradients = cpu.linf_dist_backward(g, winner, w.shape[1])
         else:
             y = cpu.lp_dist(x, w, p)
             gradients = cpu.lp_dist_backward(g, x, w, y, p)
@@ -257,9 +315,9 @@ def test_bounds_never_hold_a_negative_zero() -> None:
 @pytest.mark.parametrize("needs", [(True, False), (False, True), (False, False)])
 def test_a_gradient_that_is_not_wanted_is_not_made(needs: tuple[bool, bool]) -> None:
     x, w, g = problem(13, 20, 40)
-    y, index = cpu.linf_dist_argmax(x, w)
-    some = cpu.linf_dist_backward(g, x, w, index, needs=needs), cpu.lp_dist_backward(g, x, w, y, 8, needs=needs)
-    both = cpu.linf_dist_backward(g, x, w, index), cpu.lp_dist_backward(g, x, w, y, 8)
+    y, winner = cpu.linf_dist_argmax(x, w)
+    some = cpu.linf_dist_backward(g, winner, w.shape[1], needs=needs), cpu.lp_dist_backward(g, x, w, y, 8, needs=needs)
+    both = cpu.linf_dist_backward(g, winner, w.shape[1]), cpu.lp_dist_backward(g, x, w, y, 8)
     for gradients, wanted in zip(some, both, strict=True):
         for gradient, array, needed in zip(gradients, wanted, needs, strict=True):
             assert equal_bits(gradient, array) if needed else gradient is None

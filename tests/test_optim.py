@@ -284,7 +284,7 @@ def test_lp_decay_at_3_by_hand() -> None:
 
 def test_lp_decay_at_1_by_hand() -> None:
     """Every entry loses the norm times a, in the direction of 0: (w_k/|w_k|) ||w||_1."""
-    np.testing.assert_allclose(decayed([[1, -2, 0, 5]], 1, 0.125), [[0, -1, 0, 4]], rtol=1e-14)
+    np.testing.assert_allclose(decayed([[1, -2, 0, 5]], 1, 0.125), [[0, -1, 0, 4]], rtol=1e-14, atol=1e-15)
 
 
 @given(w=arrays((3, 4)))

@@ -25,12 +25,15 @@ Gradients: TypeAlias = tuple[Any, Any]  # the arrays for x and for w, None where
 
 NAMES = ("reference", "cpu")
 
+NO_WINNER = -(2**31)  # see Backend.linf_dist_argmax
+
 
 class Backend(Protocol):
     """What every backend module offers.
 
     x is (n, groups*k), w is (o, k) with o divisible by groups; output o of group q sees columns q*k:(q+1)*k of x.
-    Arrays are float32 or float64, all of one dtype, C-contiguous and not empty: the caller has checked that.
+    Arrays are float32 or float64, all of one dtype, C-contiguous and not empty: the caller has checked that. The
+    distances raise FloatingPointError when x or w holds NaN or infinity.
     """
 
     @property
@@ -42,15 +45,18 @@ class Backend(Protocol):
         """The array module whose functions work on this backend's arrays (numpy)."""
 
     def linf_dist(self, x: Array, w: Array, groups: int = 1) -> Array:
-        """y[n, o] = max_k |x[n, k] - w[o, k]|, exact up to the one rounding of the subtraction."""
+        """y[n, o] = max_k |x[n, k] - w[o, k]|, exact up to the one rounding of the subtraction; also of uint8 arrays."""
 
     def linf_dist_argmax(self, x: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
-        """The same y, and the int32 index k (0..k-1, within the group) where it is reached; the lowest wins ties."""
+        """The same y, and as int32 where it is reached, at the lowest k (0..k-1, within the group) of several:
+
+        winner[n, o] = k where x > w there, ~k where x < w, and NO_WINNER where y = 0.
+        """
 
     def linf_dist_backward(
-        self, g: Array, x: Array, w: Array, index: Array, groups: int = 1, needs: Needs = (True, True)
+        self, g: Array, winner: Array, k: int, groups: int = 1, needs: Needs = (True, True)
     ) -> Gradients:
-        """(grad_x, grad_w): g[n, o]*sign(x - w) goes to column index[n, o] of x, its negative to the same of w[o]."""
+        """(grad_x, grad_w): g[n, o]*sign(x - w) goes to the winning column of x, its negative to that of w[o]."""
 
     def linf_dist_bounds(self, lower: Array, upper: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
         """For lower <= x <= upper: (max_k max(lower - w, w - upper, 0), max_k max(|lower - w|, |upper - w|))."""
@@ -82,6 +88,12 @@ class Backend(Protocol):
 
         m = beta1*m + (1-beta1)*grad;  v = beta2*v + (1-beta2)*grad^2;
         param -= lr * (m/(1-beta1^step)) / (sqrt(v/(1-beta2^step)) + eps).
+        """
+
+    def lp_decay(self, w: Array, p: float, amount: float) -> None:
+        """In place, for every row of w (o, k):  w_k -= amount*|w|_p*(|w_k|/|w|_p)^(p-1)*sign(w_k);  p in [1, inf].
+
+        At p = inf only the largest |w_k| of a row decays, the first of several. A row of zeros stays.
         """
 
     def all_finite(self, a: Array) -> bool:

@@ -32,22 +32,24 @@ xp = np
 
 def linf_dist(x: Array, w: Array, groups: int = 1) -> Array:
     y = np.empty((len(x), len(w)), x.dtype)
-    _cpu.linf_dist(x, w, y, None, groups)
+    if x.dtype == np.uint8:
+        _cpu.linf_dist_bytes(x, w, y, groups)
+    else:
+        _cpu.linf_dist(x, w, y, None, groups)
     return y
 
 
 def linf_dist_argmax(x: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
     y = np.empty((len(x), len(w)), x.dtype)
-    index = np.empty(y.shape, np.int32)
-    _cpu.linf_dist(x, w, y, index, groups)
-    return y, index
+    winner = np.empty(y.shape, np.int32)
+    _cpu.linf_dist(x, w, y, winner, groups)
+    return y, winner
 
 
-def linf_dist_backward(
-    g: Array, x: Array, w: Array, index: Array, groups: int = 1, needs: Needs = (True, True)
-) -> Gradients:
-    grad_x, grad_w = (np.empty_like(a) if needed else None for a, needed in zip((x, w), needs, strict=True))
-    _cpu.linf_dist_backward(g, x, w, index, grad_x, grad_w, groups)
+def linf_dist_backward(g: Array, winner: Array, k: int, groups: int = 1, needs: Needs = (True, True)) -> Gradients:
+    shapes = (len(g), groups * k), (g.shape[1], k)
+    grad_x, grad_w = (np.empty(shape, g.dtype) if needed else None for shape, needed in zip(shapes, needs, strict=True))
+    _cpu.linf_dist_backward(g, winner, k, grad_x, grad_w, groups)
     return grad_x, grad_w
 
 
@@ -60,12 +62,10 @@ def linf_dist_bounds(lower: Array, upper: Array, w: Array, groups: int = 1) -> t
 
 def lp_dist(x: Array, w: Array, p: float, groups: int = 1) -> Array:
     y = np.empty((len(x), len(w)), x.dtype)
-    shift = _shift_into_range(x, w)
-    if shift:
+    if not _cpu.lp_dist(x, w, p, y, groups) and (shift := _shift_into_range(x, w)):
         _cpu.lp_dist(np.ldexp(x, shift), np.ldexp(w, shift), p, y, groups)
         with np.errstate(over="ignore"):  # the exact distance may lie beyond the largest number
             return np.ldexp(y, -shift)
-    _cpu.lp_dist(x, w, p, y, groups)
     return y
 
 
@@ -73,10 +73,10 @@ def lp_dist_backward(
     g: Array, x: Array, w: Array, y: Array, p: float, groups: int = 1, needs: Needs = (True, True)
 ) -> Gradients:
     grad_x, grad_w = (np.empty_like(a) if needed else None for a, needed in zip((x, w), needs, strict=True))
-    shift = _shift_into_range(x, w)
-    if shift:  # the gradient does not change when x and w are scaled together
+    if not _cpu.lp_dist_backward(g, x, w, y, p, grad_x, grad_w, groups) and (shift := _shift_into_range(x, w)):
+        # the gradient does not change when x and w are scaled together
         x, w, y = np.ldexp(x, shift), np.ldexp(w, shift), np.ldexp(y, shift)
-    _cpu.lp_dist_backward(g, x, w, y, p, grad_x, grad_w, groups)
+        _cpu.lp_dist_backward(g, x, w, y, p, grad_x, grad_w, groups)
     return grad_x, grad_w
 
 
@@ -92,8 +92,12 @@ def adam_step(
     _cpu.adam_step(param.reshape(-1), grad.reshape(-1), m.reshape(-1), v.reshape(-1), lr, beta1, beta2, eps, step)
 
 
+def lp_decay(w: Array, p: float, amount: float) -> None:
+    _cpu.lp_decay(w, p, amount)
+
+
 def all_finite(a: Array) -> bool:
-    return bool(a.size == 0 or math.isfinite(_cpu.largest(np.ascontiguousarray(a).reshape(-1))))
+    return bool(a.size == 0 or _cpu.all_finite(np.ascontiguousarray(a).reshape(-1)))
 
 
 def _shift_into_range(x: Array, w: Array) -> int:
@@ -102,7 +106,7 @@ def _shift_into_range(x: Array, w: Array) -> int:
     ‖s·x − s·w‖_p = s·‖x − w‖_p, and scaling by a power of two rounds nothing but what becomes a denormal.  Small inputs
     are brought near 1, large ones only as far down as needed, so that small ones among them survive.
     """
-    largest = max(_cpu.largest(x.reshape(-1)), _cpu.largest(w.reshape(-1)))
+    largest = max(abs(float(end)) for array in (x, w) for end in (array.min(), array.max()))
     exponent = math.frexp(largest)[1]
     if largest == 0 or abs(exponent) <= 100:
         return 0

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from . import Array, Gradients, Needs
+from . import NO_WINNER, Array, Gradients, Needs
 
 name = "reference"
 xp = np
@@ -29,39 +29,49 @@ def _neurons(w: Array, groups: int) -> Iterator[tuple[int, slice]]:
         yield o, slice(group * k, (group + 1) * k)
 
 
+def _check_finite(x: Array, w: Array) -> None:
+    if not (np.isfinite(x).all() and np.isfinite(w).all()):
+        raise FloatingPointError("x or w holds NaN or infinity")
+
+
 def linf_dist(x: Array, w: Array, groups: int = 1) -> Array:
+    _check_finite(x, w)
     y = np.empty((len(x), len(w)), x.dtype)
     for o, columns in _neurons(w, groups):
-        y[:, o] = np.abs(x[:, columns] - w[o]).max(axis=1)
+        here = x[:, columns]
+        y[:, o] = (np.maximum(here, w[o]) - np.minimum(here, w[o])).max(axis=1)  # |x - w|, for unsigned numbers as well
     return y
 
 
 def linf_dist_argmax(x: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
+    _check_finite(x, w)
     y = np.empty((len(x), len(w)), x.dtype)
-    index = np.empty((len(x), len(w)), np.int32)
+    winner = np.empty((len(x), len(w)), np.int32)
     rows = np.arange(len(x))
     for o, columns in _neurons(w, groups):
-        distance = np.abs(x[:, columns] - w[o])
-        index[:, o] = distance.argmax(axis=1)  # the first of equals, so the lowest index wins ties
-        y[:, o] = distance[rows, index[:, o]]
-    return y, index
+        d = x[:, columns] - w[o]
+        k = np.abs(d).argmax(axis=1)  # the first of equals, so the lowest index wins ties
+        d = d[rows, k]
+        y[:, o] = np.abs(d)
+        winner[:, o] = np.where(d > 0, k, np.where(d < 0, ~k, NO_WINNER))
+    return y, winner
 
 
-def linf_dist_backward(
-    g: Array, x: Array, w: Array, index: Array, groups: int = 1, needs: Needs = (True, True)
-) -> Gradients:
-    grad_x, grad_w = np.zeros_like(x), np.zeros_like(w)
-    rows = np.arange(len(x))
-    for o, columns in _neurons(w, groups):
-        k = index[:, o]
-        at = rows, columns.start + k
-        slope = np.sign(x[at] - w[o, k]) * g[:, o]
-        grad_x[at] += slope  # one entry per row: no index repeats
-        np.subtract.at(grad_w[o], k, slope)
+def linf_dist_backward(g: Array, winner: Array, k: int, groups: int = 1, needs: Needs = (True, True)) -> Gradients:
+    grad_x, grad_w = np.zeros((len(g), groups * k), g.dtype), np.zeros((g.shape[1], k), g.dtype)
+    rows = np.arange(len(g))
+    for o, columns in _neurons(grad_w, groups):
+        won = winner[:, o] != NO_WINNER
+        at = np.where(winner[:, o] < 0, ~winner[:, o], winner[:, o])[won]
+        slope = np.where(winner[:, o] < 0, -g[:, o], g[:, o])[won]
+        grad_x[:, columns][rows[won], at] += slope
+        np.subtract.at(grad_w[o], at, slope)
     return grad_x if needs[0] else None, grad_w if needs[1] else None
 
 
 def linf_dist_bounds(lower: Array, upper: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
+    _check_finite(lower, w)
+    _check_finite(upper, w)
     y_lower = np.empty((len(lower), len(w)), lower.dtype)
     y_upper = np.empty_like(y_lower)
     for o, columns in _neurons(w, groups):
@@ -72,6 +82,7 @@ def linf_dist_bounds(lower: Array, upper: Array, w: Array, groups: int = 1) -> t
 
 
 def lp_dist(x: Array, w: Array, p: float, groups: int = 1) -> Array:
+    _check_finite(x, w)
     y = np.empty((len(x), len(w)), x.dtype)
     for o, columns in _neurons(w, groups):
         distance = np.abs(x[:, columns] - w[o])
@@ -113,6 +124,20 @@ def adam_step(
     m[...] = beta1 * m + (1 - beta1) * grad
     v[...] = beta2 * v + (1 - beta2) * grad**2
     param -= lr * (m / (1 - beta1**step)) / (np.sqrt(v / (1 - beta2**step)) + eps)
+
+
+def lp_decay(w: Array, p: float, amount: float) -> None:
+    size = np.abs(w)
+    if np.isinf(p):
+        at = np.arange(len(w)), size.argmax(axis=1)
+        w[at] -= w.dtype.type(amount) * w[at]
+        return
+    largest = size.max(axis=1, keepdims=True)
+    largest[largest == 0] = 1
+    size /= largest  # at most 1: no power overflows
+    norm = (size**p).sum(axis=1, keepdims=True) ** (1 / p)
+    norm[norm == 0] = 1
+    w -= w.dtype.type(amount) * largest * norm * (size / norm) ** (p - 1) * np.sign(w)
 
 
 def all_finite(a: Array) -> bool:

@@ -1,10 +1,15 @@
 """The l-infinity distance neuron, the one op these nets are made of."""
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 
 from ..backends import Array, Backend
 from ..interval import Interval, ends
 from .base import Bounds, Like, Op, Result, apply
+
+MOST_FEATURES = 2**28
 
 
 class LinfDist(Op):
@@ -14,19 +19,19 @@ class LinfDist(Op):
         self.groups = check_groups("linf_dist", groups)
 
     def forward(self, be: Backend, x: Array, w: Array) -> Array:
-        self.x_shape = x.shape
-        x, w = prepare(be, "linf_dist", x, w, self.groups)
-        if any(self.needs):
-            self.x, self.w = x, w
-            y, self.index = be.linf_dist_argmax(x, w, self.groups)
-        else:
-            y = be.linf_dist(x, w, self.groups)
+        self.x_shape, self.k = x.shape, w.shape[-1]
+        rows, weights = prepare(be, "linf_dist", x, w, self.groups)
+        with refusing_non_finite("linf_dist", x=x, w=w):
+            if any(self.needs):
+                y, self.winner = be.linf_dist_argmax(rows, weights, self.groups)
+            else:
+                y = be.linf_dist(rows, weights, self.groups)
         return y.reshape(*self.x_shape[:-1], len(w))
 
     def backward(self, be: Backend, g: Array) -> tuple[Array | None, ...]:
-        g = be.xp.ascontiguousarray(g.reshape(-1, len(self.w)))
+        g = be.xp.ascontiguousarray(g.reshape(self.winner.shape))
         needs = self.needs[0], self.needs[1]
-        grad_x, grad_w = be.linf_dist_backward(g, self.x, self.w, self.index, self.groups, needs)
+        grad_x, grad_w = be.linf_dist_backward(g, self.winner, self.k, self.groups, needs)
         return None if grad_x is None else grad_x.reshape(self.x_shape), grad_w
 
     def bounds(self, be: Backend, x: Interval | Array, w: Interval | Array) -> Bounds:
@@ -34,8 +39,10 @@ class LinfDist(Op):
         if isinstance(w, Interval):
             raise TypeError("linf_dist has interval bounds for x only: w must be an array or a Tensor.")
         lower, upper = ends(x)
-        flat, w_ready = prepare(be, "linf_dist", lower, w, self.groups)
-        ys = be.linf_dist_bounds(flat, prepare(be, "linf_dist", upper, w, self.groups)[0], w_ready, self.groups)
+        low, rows = prepare(be, "linf_dist", lower, w, self.groups)
+        high, _ = prepare(be, "linf_dist", upper, w, self.groups)
+        with refusing_non_finite("linf_dist", x=lower, w=w), refusing_non_finite("linf_dist", x=upper):
+            ys = be.linf_dist_bounds(low, high, rows, self.groups)
         return ys[0].reshape(*lower.shape[:-1], len(w)), ys[1].reshape(*lower.shape[:-1], len(w))
 
 
@@ -46,7 +53,7 @@ def check_groups(name: str, groups: int) -> int:
 
 
 def prepare(be: Backend, name: str, x: Array, w: Array, groups: int) -> tuple[Array, Array]:
-    """x as (n, groups*k) and w as (o, k), C-contiguous, after all that a backend takes for granted has been checked."""
+    """x as (n, groups*k) and w as (o, k), C-contiguous, after the checks that a backend takes for granted."""
     if x.ndim < 1 or w.ndim != 2:
         raise ValueError(f"{name}: x must be (..., features) and w (outputs, features), not {x.shape} and {w.shape}.")
     if x.dtype != w.dtype:
@@ -57,17 +64,27 @@ def prepare(be: Backend, name: str, x: Array, w: Array, groups: int) -> tuple[Ar
     if x.shape[-1] != groups * k:
         times = f" times {groups} groups" if groups > 1 else ""
         raise ValueError(f"{name}: x has {x.shape[-1]} features where w has {k}{times} (shapes {x.shape}, {w.shape}).")
-    if k > np.iinfo(np.int32).max:
-        raise ValueError(f"{name}: w has {k} features, more than an int32 index can count.")
+    if k > MOST_FEATURES:
+        raise ValueError(f"{name}: w has {k} features, more than the {MOST_FEATURES} that a kernel can count.")
     if x.size == 0 or w.size == 0:
         raise ValueError(f"{name}: nothing to compute, x has shape {x.shape} and w {w.shape}.")
-    flat, rows = be.xp.ascontiguousarray(x.reshape(-1, groups * k)), be.xp.ascontiguousarray(w)
-    for letter, array, contiguous in (("x", x, flat), ("w", w, rows)):
-        if not be.all_finite(contiguous):
-            bad = be.xp.argwhere(~be.xp.isfinite(array))
-            first = tuple(int(i) for i in bad[0])
-            raise ValueError(f"{name}: {letter} holds {len(bad)} non-finite numbers, the first at index {first}.")
-    return flat, rows
+    return be.xp.ascontiguousarray(x.reshape(-1, groups * k)), be.xp.ascontiguousarray(w)
+
+
+@contextlib.contextmanager
+def refusing_non_finite(name: str, **arrays: Array) -> Iterator[None]:
+    """Turns a backend's FloatingPointError into a sentence that says where the first non-finite number stands."""
+    try:
+        yield
+    except FloatingPointError:
+        for letter, array in arrays.items():
+            bad = np.argwhere(~np.isfinite(array))
+            if len(bad):
+                first = tuple(int(i) for i in bad[0])
+                raise ValueError(
+                    f"{name}: {letter} holds {len(bad)} non-finite numbers, the first at index {first}."
+                ) from None
+        raise  # for an outer block that knows of other arrays
 
 
 def linf_dist(x: Like, w: Like, *, groups: int = 1) -> Result:

@@ -5,7 +5,7 @@ import math
 from ..backends import Array, Backend
 from ..interval import Interval
 from .base import Bounds, Like, Op, Result, apply
-from .linf_dist import LinfDist, check_groups, prepare
+from .linf_dist import LinfDist, check_groups, prepare, refusing_non_finite
 
 
 class LpDist(Op):
@@ -19,10 +19,11 @@ class LpDist(Op):
 
     def forward(self, be: Backend, x: Array, w: Array) -> Array:
         self.x_shape = x.shape
-        x, w = prepare(be, "lp_dist", x, w, self.groups)
-        y = be.lp_dist(x, w, self.p, self.groups)
+        rows, weights = prepare(be, "lp_dist", x, w, self.groups)
+        with refusing_non_finite("lp_dist", x=x, w=w):
+            y = be.lp_dist(rows, weights, self.p, self.groups)
         if any(self.needs):
-            self.x, self.w, self.y = x, w, y
+            self.x, self.w, self.y = rows, weights, y
         return y.reshape(*self.x_shape[:-1], len(w))
 
     def backward(self, be: Backend, g: Array) -> tuple[Array | None, ...]:
