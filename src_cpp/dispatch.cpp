@@ -73,7 +73,7 @@ class Buffer {
 // terms runs on one thread: waking the others would take longer.
 template <class T>
 struct Engine {
-    static constexpr int64_t kWorthThreads = int64_t{1} << 20;
+    static constexpr int64_t kWorthThreads = int64_t{1} << 19;
     const InstructionSet& set;
     const int threads;
 

@@ -120,7 +120,7 @@ struct LinfBounds {
         Vec<T> lower, upper;
     };
     using Total = Part;
-    static constexpr int inputs = 2, kRows = kWide ? 6 : 2, kCols = 2;
+    static constexpr int inputs = 2, kRows = kWide ? 3 : 2, kCols = kColsOfTile<T>;
     static constexpr int64_t kBlock = kLongBlock;
     const Forward<T>& a;
 

@@ -359,27 +359,19 @@ LINFENGINE_INLINE Vec<float> real_power(Vec<float> a, float p) {
     using I = Int<float>;
     const I e = (bits<float>(a) - 0x3f3504f3) & (int32_t)0xff800000;  // 2^23 e; 0x3f3504f3 are the bits of sqrt(1/2)
     const Vec<float> f = (Vec<float>)(bits<float>(a) - e) - 1.0f;
-    Vec<float> q = broadcast(0.1258370727300644f);
-    q = q * f - 0.2072698026895523f;
-    q = q * f + 0.21571561694145203f;
-    q = q * f - 0.23894481360912323f;
-    q = q * f + 0.28791624307632446f;
-    q = q * f - 0.3607036769390106f;
-    q = q * f + 0.48091062903404236f;
-    q = q * f - 0.7213473320007324f;
-    q = q * f + 1.4426950216293335f;
+    const Vec<float> f2 = f * f, f4 = f2 * f2;
+    const Vec<float> q01 = 1.4426950216293335f - 0.7213473320007324f * f, q23 = 0.48091062903404236f - 0.3607036769390106f * f;
+    const Vec<float> q45 = 0.28791624307632446f - 0.23894481360912323f * f, q67 = 0.21571561694145203f - 0.2072698026895523f * f;
+    const Vec<float> q = (q01 + q23 * f2) + ((q45 + q67 * f2) + 0.1258370727300644f * f4) * f4;
     Vec<float> z = __builtin_convertvector(e, Vec<float>) * (p * 0x1p-23f) + q * (f * p);
     z = maximum<float>(z, broadcast(-126.0f));
     const Vec<float> magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
     const Vec<float> shifted = z + magic;
     const Vec<float> g = z - (shifted - magic);
-    Vec<float> t = broadcast(0.0001534581242594868f);
-    t = t * g + 0.0013399930903688073f;
-    t = t * g + 0.009618489071726799f;
-    t = t * g + 0.05550328642129898f;
-    t = t * g + 0.24022646248340607f;
-    t = t * g + 0.6931471824645996f;
-    t = t * g + 1.0f;
+    const Vec<float> g2 = g * g;
+    const Vec<float> t01 = 1.0f + 0.6931471824645996f * g, t23 = 0.24022646248340607f + 0.05550328642129898f * g;
+    const Vec<float> t45 = 0.009618489071726799f + 0.0013399930903688073f * g + 0.0001534581242594868f * g2;
+    const Vec<float> t = t01 + (t23 + t45 * g2) * g2;
     return (Vec<float>)(bits<float>(t) + (bits<float>(shifted) << 23));
 }
 

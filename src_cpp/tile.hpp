@@ -77,27 +77,30 @@ unsigned run(const M& metric, int64_t item) {
     const Block block(metric.a.shape, item, panel_of<typename M::Scalar>(metric.a.shape));
     unsigned verdict = kGood;
     int64_t row = block.row;
-    for (; row + M::kRows <= block.rows_end; row += M::kRows)
+    while (row + M::kRows <= block.rows_end && (M::kRows != 6 || row + 8 != block.rows_end)) {
         verdict |= row_of_tiles<M, M::kRows>(metric, row, block.col, block.cols_end);
-    if constexpr (M::kRows > 2)
-        for (; row + 2 <= block.rows_end; row += 2)
-            verdict |= row_of_tiles<M, 2>(metric, row, block.col, block.cols_end);
+        row += M::kRows;
+    }
+    if constexpr (M::kRows == 6)  // eight rows are better taken as 4 + 4 than as 6 + 2
+        for (; row + 4 <= block.rows_end; row += 4)
+            verdict |= row_of_tiles<M, 4>(metric, row, block.col, block.cols_end);
     for (; row < block.rows_end; ++row) verdict |= row_of_tiles<M, 1>(metric, row, block.col, block.cols_end);
     return verdict;
 }
 
 // Hardware maxima drop NaN, so NaN and infinity are looked for apart: between them, the items of an operation see each
-// row of x and of w once, when it is about to be read anyway.
+// row of x and of w once, when it has just been read and is still in the cache.
 template <class T>
 unsigned check_finite(const T* rows, int64_t count, int64_t distance, int64_t k) {
-    Vec<T> probe = {};  // x - x is 0 for a finite x and NaN otherwise
+    Int<T> most = {};  // as integers, the magnitudes of infinity and NaN are above all finite ones
     for (int64_t row = 0; row < count; ++row)
         for (int64_t i = 0; i < k; i += Simd<T>::lanes) {
-            const Vec<T> v = load_first(rows + row * distance + i, k - i);
-            probe += v - v;
+            const Int<T> size = bits<T>(load_first(rows + row * distance + i, k - i)) & Simd<T>::abs_mask;
+            most = size > most ? size : most;
         }
+    const Int<T> infinity = bits<T>(broadcast(T(__builtin_huge_val())));
     for (int lane = 0; lane < Simd<T>::lanes; ++lane)
-        if (!(probe[lane] == 0)) return kNotFinite;
+        if (most[lane] >= infinity[lane]) return kNotFinite;
     return kGood;
 }
 
@@ -105,7 +108,7 @@ template <class M, class T = typename M::Scalar>
 unsigned run_checked(const M& metric, int64_t item) {
     const Shape& shape = metric.a.shape;
     const Block block(shape, item, panel_of<T>(shape));
-    unsigned verdict = kGood;
+    unsigned verdict = run(metric, item);
     if (block.row == 0)
         verdict |= check_finite(metric.a.w + block.col * shape.k, block.cols_end - block.col, shape.k, shape.k);
     if (block.col == 0)
@@ -113,7 +116,7 @@ unsigned run_checked(const M& metric, int64_t item) {
             const T* x = i ? metric.a.x_upper : metric.a.x;
             verdict |= check_finite(x + block.row * shape.ldx, block.rows_end - block.row, shape.ldx, shape.k);
         }
-    return verdict | run(metric, item);
+    return verdict;
 }
 
 }  // namespace LINFENGINE_ISA
