@@ -13,15 +13,24 @@ SOURCES := setup.py setup.cfg pyproject.toml linfengine/_version.py $(CXX_FILES)
 # The interpreter's name is part of the stamp: another PYTHON makes another environment.
 MADE := $(VENV)/made-with-$(subst /,-,$(PYTHON))
 
+PEERS_VENV := .venv-peers
+PEERS      := torch==2.13.0 jax numba scikit-learn faiss-cpu
+
+SANITIZED := address,undefined thread
+ifeq ($(shell uname -m),x86_64)
+SANITIZED_SETS    := 'avx2 -mavx2 -mfma' 'avx512 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma'
+SANITIZED_DEFINES := -DLINFENGINE_HAVE_AVX2 -DLINFENGINE_HAVE_AVX512
+endif
+
 ifneq ($(wildcard ../shared/data),)
 export LINFENGINE_DATA ?= $(abspath ../shared/data)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench bench-peers sanitize clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 	@echo 'PYTHON=python3.12, say, chooses the interpreter (now $(PYTHON)).'
 
 demo: $(VENV)/installed  ## install, then train and certify a small net (into runs/demo)
@@ -44,8 +53,16 @@ format: $(VENV)/tools  ## rewrite the sources in the house format
 bench: $(VENV)/installed  ## run the benchmarks
 	@$(BIN)/python -m benchmarks
 
+# The other libraries get an environment of their own.  PyPI's torch brings a GPU's libraries along; for the CPU build
+# alone: make bench-peers PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+bench-peers: $(PEERS_VENV)/installed  ## run the benchmarks beside torch, jax, numba, scikit-learn and faiss
+	@$(PEERS_VENV)/bin/python -m benchmarks
+
+sanitize: $(SANITIZED:%=$(VENV)/sanitize-%)  ## run the kernels under the address, undefined-behaviour and thread sanitizers
+	@for each in $(SANITIZED); do echo "$$each:"; $(VENV)/sanitize-$$each || exit 1; done
+
 clean:  ## remove the environment, builds and caches; results in runs/ stay
-	@rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(PEERS_VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@find linfengine -name '*.so' -delete
 
@@ -63,6 +80,21 @@ $(VENV)/installed: $(MADE) $(SOURCES)
 	  { grep -o 'linfengine needs .*' $(VENV)/install.log || cat $(VENV)/install.log; exit 1; }
 	@grep -o 'linfengine found no .*' $(VENV)/install.log || true
 	@touch $@
+
+$(PEERS_VENV)/installed: $(VENV)/installed
+	@echo 'installing the other libraries ...'
+	@$(PYTHON) -m venv --clear $(PEERS_VENV)
+	@$(PEERS_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-input --editable . $(PEERS)
+	@touch $@
+
+# One object for each instruction set, as in setup.py, and one for what chooses among them.
+$(VENV)/sanitize-%: tests/sanitize.cpp $(CXX_FILES) | $(MADE)
+	@echo 'compiling for the $* sanitizer ...'
+	@folder=$$(mktemp -d) && flags='-std=c++17 -O1 -g -fno-sanitize-recover=all -fsanitize=$* -ffp-contract=fast' && \
+	  for set in 'portable -g' $(SANITIZED_SETS); do \
+	    $(CXX) $$flags $${set#* } -c src_cpp/kernels_$${set%% *}.cpp -o $$folder/$${set%% *}.o & done; wait; \
+	  $(CXX) $$flags -pthread -DLINFENGINE_STD_THREADS $(SANITIZED_DEFINES) tests/sanitize.cpp src_cpp/dispatch.cpp \
+	    $$folder/*.o -o $@; status=$$?; rm -r $$folder; exit $$status
 
 $(VENV)/tools: $(MADE) setup.cfg | $(VENV)/installed
 	@$(PIP) -qq 'linfengine[test,dev]'

@@ -1,91 +1,104 @@
-"""How fast the distance kernels are, in G terms/s = B·O·K / seconds / 1e9; a term is one |x − w| folded into an output.
+"""How fast the engine is, in G terms/s = B·O·K / seconds / 1e9; a term is one |x − w| folded into an output.
 
-    python -m benchmarks                     the standard shape
-    python -m benchmarks --shape 64 10 784   another one
-    python -m benchmarks --json FILE
+\b
+    python -m benchmarks                     everything; other libraries where they are installed
+    python -m benchmarks kernels             only the kernels, at B, O, K = 512, 1024, 1024
+    python -m benchmarks kernels --shape 64 10 784 --no-peers
+    python -m benchmarks --json FILE --chart FILE
 
-Forward and backward are timed apart.  SciPy's cdist stands beside them as what a user would write without this engine;
-it is single-threaded, in float64, and has no backward.
+\b
+The parts:
+    kernels    forward, backward, bounds and bytes beside what the processor can do and beside other libraries
+    shapes     the p = ∞ forward from one sample to 512, from 27 inputs to 5,120
+    training   a step of a net, and the share of it inside the kernels
+    ramp       forward + backward at every p that training meets
+    epoch      one epoch of the mnist-small recipe
+
+The ceiling of a kernel is its inner step on registers alone, measured in the same run: nothing is loaded, nothing
+waits.  All contenders take turns, so that a noisy moment hits all alike.  Prints Markdown.
 """
 
 from __future__ import annotations
 
+import io
 import json
-import math
 import platform
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
 from rich.console import Console
-from rich.table import Table
-from scipy.spatial.distance import cdist
 
-from benchmarks.timing import Timing, interleave
+from benchmarks import kernels, peers, report, training
+from benchmarks.timing import Case, Timing, interleave
 from linfengine import __version__
 from linfengine.backends import cpu
 from linfengine.checkpoint import write_file
 
-ORDERS = (8.0, 16.0, 20.3, 32.0, 64.0, 128.0, 300.0, 1000.0)
-
-
-def contenders(n: int, o: int, k: int) -> dict[str, Callable[[], object]]:
-    """Normally distributed inputs, weights and gradients: the distribution the weights of a net start from."""
-    rng = np.random.default_rng(0)
-    x, w, g = (rng.standard_normal(shape, np.float32) for shape in ((n, k), (o, k), (n, o)))
-    _, index = cpu.linf_dist_argmax(x, w)
-    lower, upper = x - np.float32(0.1), x + np.float32(0.1)
-    calls: dict[str, Callable[[], object]] = {
-        "p = ∞ forward": lambda: cpu.linf_dist(x, w),
-        "p = ∞ forward with argmax": lambda: cpu.linf_dist_argmax(x, w),
-        "p = ∞ backward": lambda: cpu.linf_dist_backward(g, x, w, index),
-        "interval bounds": lambda: cpu.linf_dist_bounds(lower, upper, w),
-    }
-    for p in ORDERS:
-        y = cpu.lp_dist(x, w, p)
-        calls[f"p = {p:g} forward"] = lambda p=p: cpu.lp_dist(x, w, p)  # type: ignore[misc]
-        calls[f"p = {p:g} backward"] = lambda p=p, y=y: cpu.lp_dist_backward(g, x, w, y, p)  # type: ignore[misc]
-    few = x[: math.ceil(n / 16)].astype(np.float64), w.astype(np.float64)  # a sixteenth of the rows: it is slow
-    calls["SciPy cdist, chebyshev"] = lambda: cdist(*few, "chebyshev")
-    calls["SciPy cdist, minkowski p = 8"] = lambda: cdist(*few, "minkowski", p=8)
-    return calls
+PARTS = ("kernels", "shapes", "training", "ramp", "epoch")
 
 
 @click.command(help=__doc__)
+@click.argument("parts", nargs=-1, type=click.Choice(PARTS))
 @click.option(
     "--shape", nargs=3, type=click.IntRange(min=1), default=(512, 1024, 1024), metavar="B O K", show_default=True
 )
 @click.option(
-    "--seconds", type=click.FloatRange(0.01, 600), default=1.0, show_default=True, help="Time for each line, about."
+    "--seconds",
+    type=click.FloatRange(0.01, 600),
+    default=1.0,
+    show_default=True,
+    help="Seconds for each contender, about.",
 )
+@click.option("--peers/--no-peers", "with_peers", default=True, help="Other libraries, where installed.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there as JSON.")
-def main(shape: tuple[int, int, int], seconds: float, json_file: Path | None) -> None:
-    timings = interleave(contenders(*shape), seconds)
-    rates = {name: terms(name, shape) / timing.median / 1e9 for name, timing in timings.items()}
+@click.option("--chart", "chart_file", type=click.Path(path_type=Path), help="Draw the kernels there as PNG.")
+def main(
+    parts: tuple[str, ...],
+    shape: tuple[int, int, int],
+    seconds: float,
+    with_peers: bool,
+    json_file: Path | None,
+    chart_file: Path | None,
+) -> None:
     machine = (
         f"{cpu_model()}, {cpu.threads()} threads, {cpu.instruction_set()}, {date.today()}, linfengine {__version__}"
     )
-    Console().print(table(f"B, O, K = {shape}; {machine}", timings, rates))
+    results: dict[str, Any] = {"machine": machine, "shape": shape}
+    print(f"{machine}\n")
+
+    def timed(part: str, cases: Iterable[Case]) -> list[Timing]:
+        with Console(stderr=True).status(f"{part} ..."):
+            timings = interleave(cases, seconds)
+        results[part] = [asdict(t) | {"gterms": t.rate} for t in timings]
+        return timings
+
+    for part in dict.fromkeys(parts or PARTS):
+        if part == "kernels":
+            others = peers.cases(*shape) if with_peers else ()
+            timings = timed(part, (*kernels.cases(*shape), *others))
+            print(f"B, O, K = {', '.join(map(str, shape))}; peers have B = {min(shape[0], peers.ROWS)}\n")
+            print(report.kernels(timings))
+            if chart_file:
+                picture = io.BytesIO()
+                report.chart(timings, machine).savefig(picture, format="png", dpi=120)
+                write_file(chart_file, picture.getvalue())
+        elif part == "shapes":
+            print(report.shapes(timed(part, kernels.shape_cases())))
+        elif part == "training":
+            results[part] = training.steps()
+            print(report.steps(results[part]))
+        elif part == "ramp":
+            print(report.ramp(timed(part, training.ramp_cases())))
+        else:
+            results[part] = training.epoch()
+            print(f"An epoch of mnist-small, 60,000 images: {results[part]:.1f} s")
+        print(flush=True)
     if json_file:
-        figures = {name: {**vars(timing), "gterms": rates[name]} for name, timing in timings.items()}
-        write_file(json_file, json.dumps({"shape": shape, "machine": machine, "figures": figures}, indent=2).encode())
-
-
-def terms(name: str, shape: tuple[int, int, int]) -> int:
-    n, o, k = shape
-    return (math.ceil(n / 16) if name.startswith("SciPy") else n) * o * k
-
-
-def table(title: str, timings: dict[str, Timing], rates: dict[str, float]) -> Table:
-    result = Table(title=title, title_justify="left")
-    for heading in ("", "G terms/s", "ms", "quartiles"):
-        result.add_column(heading, justify="left" if not heading else "right")
-    for name, timing in timings.items():
-        spread = f"{1e3 * timing.low:.1f}–{1e3 * timing.high:.1f}"
-        result.add_row(name, f"{rates[name]:.2f}", f"{1e3 * timing.median:.1f}", spread)
-    return result
+        write_file(json_file, json.dumps(results, indent=1).encode())
 
 
 def cpu_model() -> str:

@@ -3,35 +3,60 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+PAUSE = 0.01  # seconds before each call: time for another library's idle threads to stop spinning
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call to time: what it computes, who computes it, and how many terms |x − w| that is."""
+
+    what: str
+    who: str
+    terms: int
+    call: Callable[[], object]
+
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call: the median of all turns, and the quartiles as its spread."""
+    """Seconds a call: the median of all turns, the quartiles as its spread; and the terms in a call."""
 
+    what: str
+    who: str
+    terms: int
     median: float
     low: float
     high: float
+    turns: int
+
+    @property
+    def rate(self) -> float:
+        """G terms/s."""
+        return self.terms / self.median / 1e9
 
 
-def interleave(contenders: Mapping[str, Callable[[], object]], seconds: float = 2.0) -> dict[str, Timing]:
-    """Every contender's Timing: about `seconds` each in all, and at least three turns after a first untimed one."""
-    once = {name: _time(call) for name, call in contenders.items()}
-    turns = max(3, int(seconds / max(sum(once.values()) / len(once), 1e-9)))
-    turns = min(turns, 200)
-    samples: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(turns):
-        for name, call in contenders.items():
-            samples[name].append(_time(call))
-    quartiles = {name: np.quantile(times, [0.25, 0.5, 0.75]) for name, times in samples.items()}
-    return {name: Timing(float(q[1]), float(q[0]), float(q[2])) for name, q in quartiles.items()}
+def interleave(cases: Iterable[Case], seconds: float = 1.0) -> list[Timing]:
+    """Every case's Timing: about `seconds` of calls each and at least three, after a first untimed one."""
+    cases = list(cases)
+    turns = [min(200, max(3, int(seconds / max(_time(case.call), 1e-9)))) for case in cases]
+    samples: list[list[float]] = [[] for _ in cases]
+    for turn in range(max(turns, default=0)):
+        for case, wanted, times in zip(cases, turns, samples, strict=True):
+            if turn * wanted // max(turns) >= len(times):  # the slow ones spread over the whole run
+                times.append(_time(case.call))
+    timings = []
+    for case, times in zip(cases, samples, strict=True):
+        low, median, high = (float(q) for q in np.quantile(times, [0.25, 0.5, 0.75]))
+        timings.append(Timing(case.what, case.who, case.terms, median, low, high, len(times)))
+    return timings
 
 
 def _time(call: Callable[[], object]) -> float:
+    time.sleep(PAUSE)
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

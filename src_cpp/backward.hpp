@@ -65,8 +65,11 @@ unsigned lp_backward(const Backward<T>& a, int64_t item, T* scratch) {
         for (int64_t j = 0; j < shape.o; ++j, c += 2 * kBackwardRows) {
             const Vec<T> wj = load(w + j * lanes);
             Vec<T> gj = load(grad_w + j * lanes);
-#pragma GCC unroll 8
-            for (int r = 0; r < kBackwardRows; ++r) slope.add(x[r] - wj, c[r], c[kBackwardRows + r], grad_x[r], gj);
+            LINFENGINE_EACH(group, kBackwardRows / 4) {
+                Vec<T> d[4];
+                LINFENGINE_EACH(r, 4) d[r] = x[4 * group + r] - wj;
+                slope.add(d, c + 4 * group, c + kBackwardRows + 4 * group, grad_x + 4 * group, gj);
+            }
             store(grad_w + j * lanes, gj);
         }
         if (a.grad_x)

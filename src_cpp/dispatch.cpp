@@ -9,6 +9,9 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#ifdef LINFENGINE_STD_THREADS
+#include <thread>
+#endif
 
 namespace linfengine {
 namespace {
@@ -86,7 +89,15 @@ struct Engine {
     // item's results depend on nothing but the item.
     template <class Body>
     void parallel_for(int64_t items, const Body& body) const {
-#ifdef _OPENMP
+#if defined(LINFENGINE_STD_THREADS)  // for the thread sanitizer, which does not know OpenMP's barriers
+        std::atomic<int64_t> next{0};
+        std::vector<std::thread> team;
+        for (int thread = 0; thread < threads; ++thread)
+            team.emplace_back([&, thread] {
+                for (int64_t item = next++; item < items; item = next++) body(item, thread);
+            });
+        for (std::thread& each : team) each.join();
+#elif defined(_OPENMP)
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (items > 1 && threads > 1)
         for (int64_t item = 0; item < items; ++item) body(item, omp_get_thread_num());
 #else
@@ -149,11 +160,24 @@ int threads() {
 }
 
 bool has_openmp() {
-#ifdef _OPENMP
+#if defined(_OPENMP) || defined(LINFENGINE_STD_THREADS)
     return true;
 #else
     return false;
 #endif
+}
+
+int64_t registers_only(const std::string& metric, int64_t rounds) {
+    const Engine<float> engine(INT64_MAX);
+    const Ceilings& ceilings = engine.set.ceilings;
+    const auto loop = metric == "linf"          ? ceilings.linf
+                      : metric == "linf_bounds" ? ceilings.linf_bounds
+                      : metric == "linf_bytes"  ? ceilings.linf_bytes
+                      : metric == "lp_power_8"  ? ceilings.lp_power_8
+                                                : throw std::invalid_argument("no metric is called '" + metric + "'");
+    std::atomic<int64_t> terms{0};
+    engine.parallel_for(engine.threads, [&](int64_t, int) { terms += loop(rounds); });
+    return terms;
 }
 
 template <class T>

@@ -16,6 +16,10 @@ void use_threads(int count);
 int threads();
 bool has_openmp();
 
+// Runs the step of a metric ("linf", "linf_bounds", "linf_bytes", "lp_power_8") on registers alone, on all threads;
+// returns the number of terms.
+int64_t registers_only(const std::string& metric, int64_t rounds);
+
 // Formulas and the meaning of each array: kernels.h.  winner, grad_x and grad_w may be null.  Where a Verdict comes
 // back: after kNotFinite the outputs mean nothing, after kOutOfRange they may be inaccurate.
 template <class T>

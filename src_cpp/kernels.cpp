@@ -3,6 +3,7 @@
 #include "kernels.h"
 
 #include "backward.hpp"
+#include "ceiling.hpp"
 #include "metrics.hpp"
 #include "simd.hpp"
 #include "tile.hpp"
@@ -150,9 +151,12 @@ using AllPowers = CountTo<kPowerCount>::type;
 static const Kernels<float> f32 = make_kernels<float>(AllPowers{});
 static const Kernels<double> f64 = make_kernels<double>(AllPowers{});
 
+static const Ceilings ceilings = {registers_only<Linf<float>>, registers_only<LinfBounds<float>>,
+                                  registers_only<Linf<uint8_t>>, registers_only<LpPower<float, 8>>};
+
 #define LINFENGINE_TEXT(name) LINFENGINE_TEXT_(name)
 #define LINFENGINE_TEXT_(name) #name
-extern const InstructionSet instruction_set = {LINFENGINE_TEXT(LINFENGINE_ISA), f32, f64, linf_bytes};
+extern const InstructionSet instruction_set = {LINFENGINE_TEXT(LINFENGINE_ISA), f32, f64, linf_bytes, ceilings};
 
 }  // namespace LINFENGINE_ISA
 }  // namespace linfengine

@@ -66,7 +66,8 @@ using ForwardItem = unsigned (*)(const Forward<T>&, int64_t item);
 template <class T>
 using BackwardItem = unsigned (*)(const Backward<T>&, int64_t item, T* scratch);
 
-constexpr int kPowers[] = {1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256};  // with a chain of multiplications
+constexpr int kPowers[] = {1,  2,  4,  8,   12,  16,  24, 32,
+                           48, 64, 96, 128, 192, 256, 384};  // with a chain of multiplications
 constexpr int kLargestUnscaled = 16;
 constexpr int kPowerCount = sizeof kPowers / sizeof kPowers[0];
 constexpr double kSparse = 48;  // from this p on most terms are negligible, and looking for those that are not pays
@@ -105,11 +106,20 @@ struct Kernels {
     void (*lp_decay)(T* row, int64_t k, T p, T amount);
 };
 
+// The step of a metric on registers alone (ceiling.hpp): terms in so many rounds.
+struct Ceilings {
+    int64_t (*linf)(int64_t rounds);
+    int64_t (*linf_bounds)(int64_t rounds);
+    int64_t (*linf_bytes)(int64_t rounds);
+    int64_t (*lp_power_8)(int64_t rounds);
+};
+
 struct InstructionSet {
     const char* name;
     const Kernels<float>& f32;
     const Kernels<double>& f64;
     ForwardItem<uint8_t> linf_bytes;
+    Ceilings ceilings;
 };
 
 namespace portable {

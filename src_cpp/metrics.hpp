@@ -37,11 +37,14 @@ struct Linf {
 
     Total begin(int64_t, int64_t) const { return Vec<T>{}; }
     Part identity() const { return Vec<T>{}; }
-    LINFENGINE_INLINE void step(Part& part, const Total&, const Vec<T>* x, Vec<T> w) const {
-        if constexpr (sizeof(T) == 1) {  // unsigned bytes
-            part = maximum<T>(part, maximum<T>(x[0], w) - minimum<T>(x[0], w));
-        } else {
-            part = abs_max<T>(part, x[0] - w);
+    template <int n>
+    LINFENGINE_INLINE void step(Part (&part)[n], const Total (&)[n], const Vec<T>* x, const Vec<T> (&w)[n]) const {
+        LINFENGINE_EACH(c, n) {
+            if constexpr (sizeof(T) == 1) {  // unsigned bytes
+                part[c] = maximum<T>(part[c], maximum<T>(x[0], w[c]) - minimum<T>(x[0], w[c]));
+            } else {
+                part[c] = abs_max<T>(part[c], x[0] - w[c]);
+            }
         }
     }
     LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const { total = maximum<T>(total, part); }
@@ -67,8 +70,9 @@ struct LinfArgmax {
 
     Total begin(int64_t, int64_t) const { return {Vec<T>{}, Vec<T>{}}; }
     Part identity() const { return Vec<T>{}; }
-    LINFENGINE_INLINE void step(Part& part, const Total&, const Vec<T>* x, Vec<T> w) const {
-        part = abs_max<T>(part, x[0] - w);
+    template <int n>
+    LINFENGINE_INLINE void step(Part (&part)[n], const Total (&)[n], const Vec<T>* x, const Vec<T> (&w)[n]) const {
+        LINFENGINE_EACH(c, n) part[c] = abs_max<T>(part[c], x[0] - w[c]);
     }
     LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t block) const {
         total.block = part > total.value ? broadcast((T)block) : total.block;
@@ -126,10 +130,13 @@ struct LinfBounds {
 
     Total begin(int64_t, int64_t) const { return identity(); }
     Part identity() const { return {Vec<T>{}, Vec<T>{}}; }
-    LINFENGINE_INLINE void step(Part& part, const Total&, const Vec<T>* x, Vec<T> w) const {
-        const Vec<T> above = x[0] - w, below = w - x[1];
-        part.upper = abs_max<T>(abs_max<T>(part.upper, above), below);
-        part.lower = maximum<T>(maximum<T>(part.lower, above), below);
+    template <int n>
+    LINFENGINE_INLINE void step(Part (&part)[n], const Total (&)[n], const Vec<T>* x, const Vec<T> (&w)[n]) const {
+        LINFENGINE_EACH(c, n) {
+            const Vec<T> above = x[0] - w[c], below = w[c] - x[1];
+            part[c].upper = abs_max<T>(abs_max<T>(part[c].upper, above), below);
+            part[c].lower = maximum<T>(maximum<T>(part[c].lower, above), below);
+        }
     }
     LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const {
         total.lower = maximum<T>(total.lower, part.lower);
@@ -157,7 +164,10 @@ struct Dot {
 
     Total begin(int64_t, int64_t) const { return Vec<T>{}; }
     Part identity() const { return Vec<T>{}; }
-    LINFENGINE_INLINE void step(Part& part, const Total&, const Vec<T>* x, Vec<T> w) const { part += x[0] * w; }
+    template <int n>
+    LINFENGINE_INLINE void step(Part (&part)[n], const Total (&)[n], const Vec<T>* x, const Vec<T> (&w)[n]) const {
+        LINFENGINE_EACH(c, n) part[c] += x[0] * w[c];
+    }
     LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const { total += part; }
     template <int n>
     LINFENGINE_INLINE unsigned finish(const Total (&total)[n], int64_t row, int64_t col) const {
@@ -192,9 +202,12 @@ struct LpPower {
 
     Total begin(int64_t, int64_t) const { return Vec<T>{}; }
     Part identity() const { return Vec<T>{}; }
-    LINFENGINE_INLINE void step(Part& part, const Total&, const Vec<T>* x, Vec<T> w) const {
-        const Vec<T> d = P == 1 ? absolute<T>(x[0] - w) : x[0] - w;
-        part += power<P, T>(d);
+    template <int n>
+    LINFENGINE_INLINE void step(Part (&part)[n], const Total (&)[n], const Vec<T>* x, const Vec<T> (&w)[n]) const {
+        Vec<T> d[n];
+        LINFENGINE_EACH(c, n) d[c] = P == 1 ? absolute<T>(x[0] - w[c]) : x[0] - w[c];
+        raise<P, T>(d);
+        LINFENGINE_EACH(c, n) part[c] += d[c];
     }
     LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const { total += part; }
     template <int n>
@@ -211,16 +224,13 @@ struct LpPower {
 template <class T>
 constexpr T kTiny = sizeof(T) == 4 ? T(0x1p-125) : T(0x1p-1021);  // its reciprocal is still finite
 
-// A sum of `terms` numbers does not notice those below 2^-cut of the largest.
-template <class T>
-double cut(int64_t terms) {
-    return (sizeof(T) == 4 ? 25 : 54) + ::log2(double(terms));
-}
-
-// Ratios below this add nothing to a sum of `terms` of their powers.  Never 0, which must not reach the logarithm.
+// Ratios below this add nothing worth having to a sum of `terms` of their powers: all of them together stay below
+// 2^-25 (2^-54) times the exponent, which is as much as rounding the ratios does.  Never 0, of which there is no
+// logarithm.
 template <class T>
 T negligible(int64_t terms, double exponent) {
-    return exponent > 0 ? T(::fmax(::exp2(-cut<T>(terms) / exponent), kTiny<T>)) : kTiny<T>;
+    const double cut = (sizeof(T) == 4 ? 25 : 54) + ::log2(double(terms) / ::fmax(exponent, 1));
+    return exponent > 0 ? T(::fmax(::exp2(-cut / exponent), kTiny<T>)) : kTiny<T>;
 }
 
 // Distances between 2^-100 and 2^100, or 0, leave room for ratios to them and their reciprocals.
@@ -261,9 +271,13 @@ struct LpScaledPower {
         return {Vec<T>{}, broadcast(reciprocal<T>(a.y[row * a.shape.ldy + col]))};
     }
     Part identity() const { return Vec<T>{}; }
-    LINFENGINE_INLINE void step(Part& part, const Total& total, const Vec<T>* x, Vec<T> w) const {
-        const Vec<T> r = (x[0] - w) * total.inverse;
-        part += power<P, T>(P == 1 ? absolute<T>(r) : r);
+    template <int n>
+    LINFENGINE_INLINE void step(Part (&part)[n], const Total (&total)[n], const Vec<T>* x, const Vec<T> (&w)[n]) const {
+        Vec<T> r[n];
+        LINFENGINE_EACH(c, n) r[c] = (x[0] - w[c]) * total[c].inverse;
+        if constexpr (P == 1) LINFENGINE_EACH(c, n) r[c] = absolute<T>(r[c]);
+        raise<P, T>(r);
+        LINFENGINE_EACH(c, n) part[c] += r[c];
     }
     LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const { total.sum += part; }
     template <int n>
@@ -276,9 +290,7 @@ struct LpScaledPower {
 };
 
 // The same for any real p >= 1, through logarithm and exponential.
-// A term below m 2^(-cut/p) is less than 2^-cut of the largest one; with `skip`, a vector without a larger one is
-// skipped, and at large p nearly all are.  cut is so large that k dropped terms together stay below half the rounding
-// of the sum.
+// With `skip`, a vector of nothing but negligible terms is passed over, and at large p nearly all are.
 template <class T, bool skip>
 struct LpGeneral {
     using Scalar = T;
@@ -299,15 +311,20 @@ struct LpGeneral {
         return {Vec<T>{}, broadcast(threshold > kTiny<T> ? threshold : kTiny<T>), broadcast(reciprocal<T>(m))};
     }
     Part identity() const { return Vec<T>{}; }
-    LINFENGINE_INLINE void step(Part& part, const Total& total, const Vec<T>* x, Vec<T> w) const {
-        const Vec<T> d = absolute<T>(x[0] - w);
+    template <int n>
+    LINFENGINE_INLINE void step(Part (&part)[n], const Total (&total)[n], const Vec<T>* x, const Vec<T> (&w)[n]) const {
+        Vec<T> d[n];
+        LINFENGINE_EACH(c, n) d[c] = absolute<T>(x[0] - w[c]);
         if constexpr (skip) {
-            if (__builtin_expect(any_ge<T>(d, total.threshold), 0)) {
-                const Vec<T> t = real_power<T>(d * total.inverse, p);
-                part += (Vec<T>)(bits<T>(t) & (Int<T>)(d >= total.threshold));
+            LINFENGINE_EACH(c, n)
+            if (__builtin_expect(any_ge<T>(d[c], total[c].threshold), 0)) {
+                const Vec<T> t = real_power<T>(d[c] * total[c].inverse, p);
+                part[c] += (Vec<T>)(bits<T>(t) & (Int<T>)(d[c] >= total[c].threshold));
             }
         } else {
-            part += real_power<T>(d * total.inverse, p);
+            LINFENGINE_EACH(c, n) d[c] *= total[c].inverse;
+            raise<T>(d, p);
+            LINFENGINE_EACH(c, n) part[c] += d[c];
         }
     }
     LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const { total.sum += part; }
@@ -320,21 +337,32 @@ struct LpGeneral {
     }
 };
 
-// What a backward needs of a finite p: from d = x - w, 1/y and g the two factors of t = g sign(d) (|d|/y)^(p-1).
+// What a backward needs of a finite p: from d = x - w, 1/y and g of n samples the terms t = g sign(d) (|d|/y)^(p-1),
+// added to the gradients of x and subtracted from that of w.
 template <class T, int P>
 struct LpPowerSlope {
     using Scalar = T;
     explicit LpPowerSlope(const Backward<T>&) {}
-    LINFENGINE_INLINE void add(Vec<T> d, T inverse, T g, Vec<T>& grad_x, Vec<T>& grad_w) const {
-        Vec<T> r = d * inverse;
-        if constexpr (P == 1) {  // sign(d), zero where d = 0
-            const Int<T> sign = bits<T>(d) & ~Simd<T>::abs_mask;
-            const Int<T> nonzero = d != Vec<T>{};
-            r = (Vec<T>)((bits<T>(broadcast(T(1))) | sign) & nonzero);
+    template <int n>
+    LINFENGINE_INLINE void add(Vec<T> (&d)[n], const T* inverse, const T* g, Vec<T>* grad_x, Vec<T>& grad_w) const {
+        Vec<T> low[n];
+        LINFENGINE_EACH(r, n) {
+            d[r] *= inverse[r];
+            if constexpr (P == 1) {  // sign(d), zero where d = 0
+                const Int<T> sign = bits<T>(d[r]) & ~Simd<T>::abs_mask;
+                d[r] = (Vec<T>)((bits<T>(broadcast(T(1))) | sign) & (Int<T>)(d[r] != Vec<T>{}));
+            }
+            low[r] = d[r] * g[r];
         }
-        const Vec<T> high = power<P == 1 ? 0 : P - 2, T>(r), low = r * g;
-        grad_x += high * low;
-        grad_w -= high * low;
+        if constexpr (P == 1) {
+            LINFENGINE_EACH(r, n) d[r] = broadcast(T(1));
+        } else {
+            raise<P - 2, T>(d);
+        }
+        LINFENGINE_EACH(r, n) {
+            grad_x[r] += d[r] * low[r];
+            grad_w -= d[r] * low[r];
+        }
     }
 };
 
@@ -346,13 +374,31 @@ struct LpGeneralSlope {
     explicit LpGeneralSlope(const Backward<T>& a)
         : exponent(T(a.p - 1)), threshold(negligible<T>(a.shape.n > a.shape.o ? a.shape.n : a.shape.o, a.p - 1)) {}
 
-    LINFENGINE_INLINE void add(Vec<T> d, T inverse, T g, Vec<T>& grad_x, Vec<T>& grad_w) const {
-        const Vec<T> r = d * inverse, size = absolute<T>(r), limit = broadcast(threshold);
-        if (skip && __builtin_expect(!any_ge<T>(size, limit), 1)) return;
-        const Int<T> sign = bits<T>(r) & ~Simd<T>::abs_mask;
-        const Vec<T> t = (Vec<T>)((bits<T>(real_power<T>(size, exponent)) | sign) & (Int<T>)(size >= limit)) * g;
-        grad_x += t;
-        grad_w -= t;
+    template <int n>
+    LINFENGINE_INLINE void add(Vec<T> (&d)[n], const T* inverse, const T* g, Vec<T>* grad_x, Vec<T>& grad_w) const {
+        if constexpr (skip && n > 1) {
+            LINFENGINE_EACH(r, n) {
+                Vec<T> one[1] = {d[r]};
+                add(one, inverse + r, g + r, grad_x + r, grad_w);
+            }
+            return;
+        }
+        const Vec<T> limit = broadcast(threshold);
+        Vec<T> t[n];
+        LINFENGINE_EACH(r, n) {
+            d[r] *= inverse[r];
+            t[r] = absolute<T>(d[r]);
+        }
+        if (skip && __builtin_expect(!any_ge<T>(t[0], limit), 1)) return;
+        Int<T> keep[n];
+        LINFENGINE_EACH(r, n) keep[r] = t[r] >= limit;
+        raise<T>(t, exponent);
+        LINFENGINE_EACH(r, n) {
+            const Int<T> sign = bits<T>(d[r]) & ~Simd<T>::abs_mask;
+            t[r] = (Vec<T>)((bits<T>(t[r]) | sign) & keep[r]) * g[r];
+            grad_x[r] += t[r];
+            grad_w -= t[r];
+        }
     }
 };
 

@@ -69,6 +69,10 @@ using Int = typename Simd<T>::Int;
 #define LINFENGINE_ALWAYS_INLINE __attribute__((always_inline))
 #define LINFENGINE_INLINE inline LINFENGINE_ALWAYS_INLINE
 
+// A loop that is always unrolled.  Where the body is one operation on each of several vectors, the processor finds them
+// side by side: a chain of dependent operations by itself fills its queue and leaves it waiting.
+#define LINFENGINE_EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); ++i)
+
 template <class T>
 LINFENGINE_INLINE Vec<T> load(const T* p) {
     Vec<T> v;
@@ -330,56 +334,66 @@ LINFENGINE_INLINE Vec<T> reduce(const Vec<T> (&v)[n]) {
     }
 }
 
-// v^P by squaring; P is known to the compiler, so this is a short chain of multiplications.
-template <int P, class T>
-LINFENGINE_INLINE Vec<T> power(Vec<T> v) {
+// v^P in place, by squaring; P is known to the compiler, so this is a short chain of multiplications.
+template <int P, class T, int n>
+LINFENGINE_INLINE void raise(Vec<T> (&v)[n]) {
     if constexpr (P == 0) {
-        return broadcast<T>(1);
-    } else if constexpr (P == 1) {
-        return v;
-    } else if constexpr (P % 2 == 1) {
-        return power<P - 1, T>(v) * v;
-    } else {
-        const Vec<T> half = power<P / 2, T>(v);
-        return half * half;
+        LINFENGINE_EACH(i, n) v[i] = broadcast(T(1));
+    } else if constexpr (P > 1 && P % 2 == 1) {
+        Vec<T> once[n];
+        LINFENGINE_EACH(i, n) once[i] = v[i];
+        raise<P - 1, T>(v);
+        LINFENGINE_EACH(i, n) v[i] *= once[i];
+    } else if constexpr (P > 1) {
+        raise<P / 2, T>(v);
+        LINFENGINE_EACH(i, n) v[i] *= v[i];
     }
 }
 
-// a^p = 2^(p log2 a) for a >= 0 not denormal and a^p <= 2^127; results below 2^-126, and 0^p, come out as 2^-126, so
-// that no denormal is ever made.
+// a^p = 2^(p log2 a), in place, for a >= 0 not denormal and a^p <= 2^127; results below 2^-126, and 0^p, come out as
+// 2^-126, so that no denormal is ever made.
 //
 // log2: a = 2^e (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), log2(1 + f) = f P(f) with the minimax polynomial P of degree 8
 // (relative error 2.6e-8); f P(f) keeps the relative error as a nears 1.
 // exp2: z = n + f, |f| <= 1/2, a minimax polynomial for 2^f (relative error 1.9e-9), n added to the exponent.
-template <class T>
-Vec<T> real_power(Vec<T> a, T p);
-
-template <>
-LINFENGINE_INLINE Vec<float> real_power(Vec<float> a, float p) {
-    using I = Int<float>;
-    const I e = (bits<float>(a) - 0x3f3504f3) & (int32_t)0xff800000;  // 2^23 e; 0x3f3504f3 are the bits of sqrt(1/2)
-    const Vec<float> f = (Vec<float>)(bits<float>(a) - e) - 1.0f;
-    const Vec<float> f2 = f * f, f4 = f2 * f2;
-    const Vec<float> q01 = 1.4426950216293335f - 0.7213473320007324f * f, q23 = 0.48091062903404236f - 0.3607036769390106f * f;
-    const Vec<float> q45 = 0.28791624307632446f - 0.23894481360912323f * f, q67 = 0.21571561694145203f - 0.2072698026895523f * f;
-    const Vec<float> q = (q01 + q23 * f2) + ((q45 + q67 * f2) + 0.1258370727300644f * f4) * f4;
-    Vec<float> z = __builtin_convertvector(e, Vec<float>) * (p * 0x1p-23f) + q * (f * p);
-    z = maximum<float>(z, broadcast(-126.0f));
-    const Vec<float> magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-    const Vec<float> shifted = z + magic;
-    const Vec<float> g = z - (shifted - magic);
-    const Vec<float> g2 = g * g;
-    const Vec<float> t01 = 1.0f + 0.6931471824645996f * g, t23 = 0.24022646248340607f + 0.05550328642129898f * g;
-    const Vec<float> t45 = 0.009618489071726799f + 0.0013399930903688073f * g + 0.0001534581242594868f * g2;
-    const Vec<float> t = t01 + (t23 + t45 * g2) * g2;
-    return (Vec<float>)(bits<float>(t) + (bits<float>(shifted) << 23));
+template <class T, int n>
+LINFENGINE_INLINE void raise(Vec<T> (&a)[n], T p) {
+    if constexpr (sizeof(T) == 8) {  // double precision is for checking gradients, not for speed: the C library
+        for (auto& each : a) {
+            T lanes[Simd<T>::lanes];
+            store(lanes, each);
+            for (T& lane : lanes) lane = ::pow(lane, p);
+            each = load(lanes);
+        }
+    } else {
+        const Vec<T> magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+        Int<T> e[n];
+        Vec<T> f[n], f2[n], q[n], z[n], t[n];
+        LINFENGINE_EACH(i, n) e[i] = (bits<T>(a[i]) - 0x3f3504f3) & (int32_t)0xff800000;  // 2^23 e, from sqrt(1/2) on
+        LINFENGINE_EACH(i, n) f[i] = (Vec<T>)(bits<T>(a[i]) - e[i]) - 1.0f;
+        LINFENGINE_EACH(i, n) f2[i] = f[i] * f[i];
+        LINFENGINE_EACH(i, n) q[i] = 0.21571561694145203f - 0.2072698026895523f * f[i] + 0.1258370727300644f * f2[i];
+        LINFENGINE_EACH(i, n) q[i] = (0.28791624307632446f - 0.23894481360912323f * f[i]) + q[i] * f2[i];
+        LINFENGINE_EACH(i, n) q[i] = (0.48091062903404236f - 0.3607036769390106f * f[i]) + q[i] * f2[i];
+        LINFENGINE_EACH(i, n) q[i] = (1.4426950216293335f - 0.7213473320007324f * f[i]) + q[i] * f2[i];
+        LINFENGINE_EACH(i, n) z[i] = __builtin_convertvector(e[i], Vec<T>) * (p * 0x1p-23f) + q[i] * (f[i] * p);
+        LINFENGINE_EACH(i, n) z[i] = maximum<T>(z[i], broadcast(-126.0f));
+        LINFENGINE_EACH(i, n) e[i] = bits<T>(z[i] + magic);
+        LINFENGINE_EACH(i, n) f[i] = z[i] - ((Vec<T>)e[i] - magic);
+        LINFENGINE_EACH(i, n) f2[i] = f[i] * f[i];
+        LINFENGINE_EACH(i, n)
+        t[i] = 0.009618489071726799f + 0.0013399930903688073f * f[i] + 0.0001534581242594868f * f2[i];
+        LINFENGINE_EACH(i, n) t[i] = (0.24022646248340607f + 0.05550328642129898f * f[i]) + t[i] * f2[i];
+        LINFENGINE_EACH(i, n) t[i] = (1.0f + 0.6931471824645996f * f[i]) + t[i] * f2[i];
+        LINFENGINE_EACH(i, n) a[i] = (Vec<T>)(bits<T>(t[i]) + (e[i] << 23));
+    }
 }
 
-// Double precision is for checking gradients, not for speed: the C library, lane by lane.
-template <>
-LINFENGINE_INLINE Vec<double> real_power(Vec<double> a, double p) {
-    for (int i = 0; i < Simd<double>::lanes; ++i) a[i] = ::pow(a[i], p);
-    return a;
+template <class T>
+LINFENGINE_INLINE Vec<T> real_power(Vec<T> a, T p) {
+    Vec<T> one[1] = {a};
+    raise<T>(one, p);
+    return one[0];
 }
 
 template <class T>

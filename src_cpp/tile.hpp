@@ -33,14 +33,11 @@ unsigned tile(const M& metric, int64_t row, int64_t col) {
             for (int c = 0; c < kCols; ++c) part[r][c] = metric.identity();
         const auto step = [&](auto&& read, int64_t k) LINFENGINE_ALWAYS_INLINE {
             Vec<T> ws[kCols];
-#pragma GCC unroll 8
-            for (int c = 0; c < kCols; ++c) ws[c] = read(w[c] + k);
-#pragma GCC unroll 8
-            for (int r = 0; r < kRows; ++r) {
+            LINFENGINE_EACH(c, kCols) ws[c] = read(w[c] + k);
+            LINFENGINE_EACH(r, kRows) {
                 Vec<T> xs[M::inputs];
                 for (int i = 0; i < M::inputs; ++i) xs[i] = read(x[i][r] + k);
-#pragma GCC unroll 8
-                for (int c = 0; c < kCols; ++c) metric.step(part[r][c], total[r][c], xs, ws[c]);
+                metric.step(part[r], total[r], xs, ws);
             }
         };
         int64_t k = begin;

@@ -207,6 +207,22 @@ def check_lp(x: Array, w: Array, g: Array, p: float, groups: int = 1) -> None:
         np.testing.assert_allclose(got, want, rtol=0, atol=lp_gradient_tolerance(p, x.dtype) * np.abs(want).max())
 
 
+@given(layers(), st.floats(1, 1e4), st.integers(-100, 100), st.booleans())
+def test_lp_keeps_to_the_tolerance_for_any_order_and_scale(
+    layer: tuple[Array, Array, int], p: float, exponent: int, coarse: bool
+) -> None:
+    """Coarse inputs hold many ties and exact zeros, fine ones also numbers that are denormal beside the others."""
+    x, w, groups = layer
+    if coarse:
+        x, w = np.round(x / 50), np.round(w / 50)
+    x, w = np.ldexp(x, exponent), np.ldexp(w, exponent)
+    g = np.random.default_rng(0).standard_normal((len(x), len(w))).astype(x.dtype)
+    largest = max(np.abs(x).max(), np.abs(w).max())
+    x64, w64 = x.astype(float), w.astype(float)
+    if (reference.linf_dist(x64, w64, groups) >= largest * 2.0**-20).all():  # rounding x - w is not the kernel's doing
+        check_lp(x, w, g, p, groups)
+
+
 @pytest.mark.parametrize("p", [1, 2, 8, 20.3, 64, 300])
 def test_lp_at_zero_distance_is_zero_with_zero_gradient(p: float) -> None:
     x = np.full((3, 20), 1.5, np.float32)
@@ -358,6 +374,36 @@ def test_settings_may_change_in_another_thread() -> None:
         meddler.join()
         cpu.use_instruction_set(before[0])
         cpu.use_threads(before[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory in KiB, as Linux counts it")
+def test_no_operation_takes_more_than_4_mib_for_itself() -> None:
+    program = """
+import resource
+import numpy as np
+from linfengine.backends import _cpu, cpu
+rng = np.random.default_rng(0)
+def problem(n, o, k):
+    x, w, g = (rng.standard_normal(shape, np.float32) for shape in ((n, k), (o, k), (n, o)))
+    outputs = [np.ones_like(a) for a in (x, w, g, g)]
+    return x, w, g, *outputs, np.ones(g.shape, np.int32)
+def everything(x, w, g, grad_x, grad_w, y, y_upper, winner):
+    _cpu.linf_dist(x, w, y, None, 1)
+    _cpu.linf_dist(x, w, y, winner, 1)
+    _cpu.linf_dist_backward(g, winner, w.shape[1], grad_x, grad_w, 1)
+    _cpu.linf_dist_bounds(x, x, w, y, y_upper, 1)
+    for p in (8, 64, 100.5):
+        _cpu.lp_dist(x, w, p, y, 1)
+        _cpu.lp_dist_backward(g, x, w, y, p, grad_x, grad_w, 1)
+    _cpu.lp_decay(w, 8, 0.1)
+large = problem(1024, 4096, 256)
+everything(*problem(256, 256, 64))  # starts the threads
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+everything(*large)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert int(result.stdout) <= 4096, result.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

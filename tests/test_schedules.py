@@ -128,7 +128,7 @@ def test_a_ramp_of_no_length_goes_straight_to_infinity(start: float, epoch: floa
     assert p_ramp(epoch, start, start) == (math.inf if epoch >= start else 8)
 
 
-@given(p=st.floats(8, 256))
+@given(p=st.floats(8, 384))
 def test_a_cheap_order_is_the_nearest_in_ratio(p: float) -> None:
     def ratio(order: float) -> Fraction:
         return max(Fraction(order) / Fraction(p), Fraction(p) / Fraction(order))
@@ -146,7 +146,7 @@ def test_cheap_orders_change_at_their_geometric_means(p: float, expected: float)
     assert cheap_order(p) == expected
 
 
-@pytest.mark.parametrize("p", [*CHEAP_ORDERS, 1, 2, 7.99, 256.01, 1000, math.inf])
+@pytest.mark.parametrize("p", [*CHEAP_ORDERS, 1, 2, 7.99, 384.01, 1000, math.inf])
 def test_orders_that_stay(p: float) -> None:
     assert cheap_order(p) == p
 

@@ -28,6 +28,8 @@ cdef extern from "dispatch.h" namespace "linfengine" nogil:
     int threads_ "linfengine::threads"()
     bool has_openmp_ "linfengine::has_openmp"()
 
+    int64_t registers_only_ "linfengine::registers_only"(const string&, int64_t) except +
+
     unsigned kNotFinite, kOutOfRange
     unsigned linf_forward[T](Shape, const T*, const T*, T*, int32_t*) except +
     unsigned linf_bounds_ "linfengine::linf_bounds"[T](Shape, const T*, const T*, const T*, T*, T*) except +
@@ -64,6 +66,15 @@ def threads():
 
 def has_openmp():
     return has_openmp_()
+
+
+def registers_only(metric, int64_t rounds):
+    """The step of a metric on registers alone, on all threads: how many terms that were."""
+    cdef string name = metric.encode()
+    cdef int64_t terms
+    with nogil:
+        terms = registers_only_(name, rounds)
+    return terms
 
 
 cdef Shape group_shape(int64_t n, int64_t o, int64_t k, int64_t groups) noexcept nogil:

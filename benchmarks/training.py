@@ -1,0 +1,125 @@
+"""A training step of a whole net and where its time goes; the ramp of p as the trainer meets it; an epoch.
+
+The net is 784-1024-1024-1024-10 with batches of 512, on MNIST where it is at hand and on random pixels where not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks.kernels import OURS, forward_backward
+from benchmarks.timing import Case
+from linfengine.backends import cpu
+from linfengine.data import Dataset, batches, load_dataset
+from linfengine.errors import UserError
+from linfengine.recipes import load_recipe
+from linfengine.schedules import CHEAP_ORDERS
+from linfengine.tensor import Tensor
+from linfengine.train import Observer, Run
+
+DISTANCES = ("linf_dist", "linf_dist_argmax", "linf_dist_backward", "lp_dist", "lp_dist_backward")
+RAMP = (*CHEAP_ORDERS, 450.0, 600.0, 800.0, 1000.0, np.inf)  # above the cheap orders p goes its way
+
+
+def dataset() -> Dataset:
+    try:
+        return load_dataset("mnist", download=False)
+    except UserError:
+        rng = np.random.default_rng(0)
+        images, labels = rng.integers(0, 256, (60000, 1, 28, 28), np.uint8), rng.integers(0, 10, 60000)
+        digits = load_dataset("digits")
+        return replace(digits, train_images=images, train_labels=labels, test_images=images[:1], test_labels=labels[:1])
+
+
+def new_run() -> Run:
+    recipe = load_recipe("mnist-small", ["width=1024", "batch_size=512", "held_out=0", "crop_padding=1"])
+    return Run(recipe, dataset())
+
+
+@contextmanager
+def timed_kernels() -> Iterator[list[float]]:
+    """Seconds spent inside the distance kernels during the block, call by call."""
+    spent: list[float] = []
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            spent.append(time.perf_counter() - start)
+            return result
+
+        return call
+
+    originals = {name: getattr(cpu, name) for name in DISTANCES}
+    for name, function in originals.items():
+        setattr(cpu, name, timed(function))
+    try:
+        yield spent
+    finally:
+        for name, function in originals.items():
+            setattr(cpu, name, function)
+
+
+class _Steps(Observer):
+    """Stops a training epoch after so many steps, and notes when each was done."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.times = steps, [time.perf_counter()]
+
+    def step(self, epoch: int, done: int, steps: int, figures: dict[str, float]) -> None:
+        self.times.append(time.perf_counter())
+        if done == self.steps:
+            raise StopIteration
+
+
+def train_steps(run: Run, p: float, steps: int) -> tuple[float, float]:
+    """(median seconds of a step, share of the time inside the distance kernels) over `steps` steps at a fixed p."""
+    over = np.isinf(p)  # a ramp that has ended, or one that is yet to begin
+    run.recipe = replace(
+        run.recipe, p_first=8.0 if over else p, ramp_start=0.0 if over else 1.0, ramp_end=0.0 if over else 2.0
+    )
+    observer = _Steps(steps)
+    with timed_kernels() as spent, suppress(StopIteration):
+        run.train_epoch(observer)
+    return float(np.median(np.diff(observer.times))), sum(spent) / (observer.times[-1] - observer.times[0])
+
+
+def steps(counts: int = 15) -> list[dict[str, float]]:
+    """For some p: seconds a step (augmentation, loss and optimizer included), and the share inside the kernels."""
+    run, figures = new_run(), []
+    for p in (8.0, 64.0, np.inf):
+        seconds, share = train_steps(run, p, counts)
+        figures.append({"p": p, "seconds": seconds, "share": share})
+    return figures
+
+
+def ramp_cases(training_steps: int = 100) -> Iterator[Case]:
+    """Forward + backward of the second hidden layer of a net that has begun to train, at every p of the ramp."""
+    run = new_run()
+    train_steps(run, 8.0, training_steps)
+    run.model.p = 8.0
+    rng = np.random.default_rng(0)
+    pixels, _ = next(batches(run.images, run.labels, run.recipe.batch_size, rng, run.augment))
+    x: Any = Tensor(pixels)
+    layers = run.model.layers
+    for layer in layers[:4]:  # Normalize, Flatten, LinfDistDense, MeanShift
+        x = layer(x)
+    w = layers[4].state()["weight"]
+    g = rng.standard_normal((len(x), len(w)), np.float32)
+    for p in RAMP:
+        yield Case(f"p = {p:g}", OURS, len(x) * w.size, partial(forward_backward, x.numpy(), w, g, p))
+
+
+def epoch() -> float:
+    """Seconds for an epoch of the mnist-small recipe at p = 8: 512 wide, batches of 256, all 60,000 images."""
+    run = Run(load_recipe("mnist-small", ["held_out=0"]), dataset())
+    start = time.perf_counter()
+    run.train_epoch(Observer())
+    return time.perf_counter() - start

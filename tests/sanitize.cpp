@@ -1,0 +1,169 @@
+// The kernels under the address, undefined-behaviour and thread sanitizers: `make sanitize`.
+//
+// Every operation on every instruction set, at shapes with remainders everywhere, against plain loops.  Each array is
+// its own allocation of exactly the right size, so that one number read or written too far is seen.  Threads come from
+// std::thread (LINFENGINE_STD_THREADS), whose synchronisation the thread sanitizer understands.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "../src_cpp/dispatch.h"
+
+using namespace linfengine;
+
+namespace {
+
+int failures = 0;
+
+void expect(bool ok, const char* what, const Shape& shape) {
+    if (ok) return;
+    std::printf("%s, %s: wrong at n, o, k = %ld, %ld, %ld\n", instruction_set().c_str(), what, long(shape.n),
+                long(shape.o), long(shape.k));
+    ++failures;
+}
+
+std::mt19937 random_bits(0);
+
+template <class T>
+struct Array {
+    std::unique_ptr<T[]> numbers;
+    int64_t size;
+    explicit Array(int64_t size) : numbers(new T[size]), size(size) {}
+    T* data() const { return numbers.get(); }
+    T& operator[](int64_t i) const { return numbers[i]; }
+};
+
+template <class T>
+Array<T> drawn(int64_t size) {
+    Array<T> array(size);
+    for (int64_t i = 0; i < size; ++i)
+        array[i] = sizeof(T) == 1 ? T(random_bits()) : T(std::normal_distribution<double>()(random_bits));
+    return array;
+}
+
+template <class T>
+bool close(T a, double b, double tolerance) {
+    return std::abs(double(a) - b) <= tolerance * (1 + std::abs(b));
+}
+
+template <class T>
+void check(const Shape& shape) {
+    const int64_t n = shape.n, o = shape.o, k = shape.k;
+    const double tolerance = sizeof(T) == 4 ? 1e-3 : 1e-9;
+    const Array<T> x = drawn<T>(n * k), w = drawn<T>(o * k), g = drawn<T>(n * o), upper(n * k);
+    for (int64_t i = 0; i < n * k; ++i) upper[i] = x[i] + T(0.25);
+    Array<T> y(n * o), y_upper(n * o), grad_x(n * k), grad_w(o * k);
+    Array<int32_t> winner(n * o);
+    const auto d = [&](int64_t i, int64_t j, int64_t c) { return x[i * k + c] - w[j * k + c]; };
+
+    expect(linf_forward<T>(shape, x.data(), w.data(), y.data(), nullptr) == kGood, "verdict", shape);
+    linf_forward<T>(shape, x.data(), w.data(), y_upper.data(), winner.data());
+    bool same = true, found = true;
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = 0; j < o; ++j) {
+            int64_t best = 0;
+            for (int64_t c = 1; c < k; ++c)
+                if (std::abs(d(i, j, c)) > std::abs(d(i, j, best))) best = c;
+            same &= y[i * o + j] == std::abs(d(i, j, best)) && y_upper[i * o + j] == y[i * o + j];
+            found &= winner[i * o + j] == (d(i, j, best) > 0 ? best : ~best);
+        }
+    expect(same, "linf", shape);
+    expect(found, "winner", shape);
+
+    linf_backward<T>(shape, g.data(), winner.data(), grad_x.data(), grad_w.data());
+    double sum = 0, expected = 0;
+    for (int64_t i = 0; i < n * k; ++i) sum += grad_x[i];
+    for (int64_t i = 0; i < n * o; ++i) expected += winner[i] >= 0 ? g[i] : -g[i];
+    expect(close(sum, expected, tolerance * n), "linf_backward to x", shape);
+    for (int64_t i = 0; i < o * k; ++i) sum += grad_w[i];
+    expect(close(sum, 0, tolerance * n), "linf_backward to w", shape);
+
+    linf_bounds<T>(shape, x.data(), upper.data(), w.data(), y.data(), y_upper.data());
+    same = true;
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = 0; j < o; ++j) {
+            T low = 0, high = 0;
+            for (int64_t c = 0; c < k; ++c) {
+                const T above = x[i * k + c] - w[j * k + c], below = w[j * k + c] - upper[i * k + c];
+                low = std::fmax(low, std::fmax(above, below));
+                high = std::fmax(high, std::fmax(std::abs(above), std::abs(below)));
+            }
+            same &= y[i * o + j] == low && y_upper[i * o + j] == high;
+        }
+    expect(same, "linf_bounds", shape);
+
+    for (const double p : {1.0, 8.0, 12.0, 20.3, 64.0, 300.0}) {
+        lp_forward<T>(shape, x.data(), w.data(), p, y.data());
+        lp_backward<T>(shape, g.data(), x.data(), w.data(), y.data(), p, grad_x.data(), grad_w.data());
+        bool value = true, gradient = true;
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t j = 0; j < o; ++j) {
+                double m = 0, s = 0;
+                for (int64_t c = 0; c < k; ++c) m = std::fmax(m, std::abs(d(i, j, c)));
+                for (int64_t c = 0; c < k; ++c) s += std::pow(std::abs(d(i, j, c)) / m, p);
+                value &= close(y[i * o + j], m * std::pow(s, 1 / p), tolerance);
+            }
+        for (int64_t c = 0; c < k; ++c) {
+            double slope = 0;
+            for (int64_t j = 0; j < o; ++j)
+                slope += g[j] * std::copysign(std::pow(std::abs(d(0, j, c)) / y[j], p - 1), d(0, j, c));
+            gradient &= close(grad_x[c], slope, 10 * tolerance);
+        }
+        expect(value, "lp_forward", shape);
+        expect(gradient, "lp_backward", shape);
+    }
+
+    dot<T>(shape, x.data(), w.data(), y.data());
+    expected = 0;
+    for (int64_t c = 0; c < k; ++c) expected += double(x[c]) * w[c];
+    expect(close(y[0], expected, tolerance), "dot", shape);
+
+    const T before = w[0];
+    lp_decay<T>(w.data(), o, k, 8, 0.1);
+    lp_decay<T>(w.data(), o, k, INFINITY, 0.1);
+    expect(std::abs(w[0]) <= std::abs(before), "lp_decay", shape);
+    const Array<T> m = drawn<T>(o * k), v(o * k);
+    for (int64_t i = 0; i < o * k; ++i) v[i] = 1;
+    adam<T>(w.data(), grad_w.data(), m.data(), v.data(), o * k, 0.1, 0.9, 0.99, 1e-8, 1);
+    expect(all_finite<T>(w.data(), o * k), "adam", shape);
+    x[n * k - 1] = std::numeric_limits<T>::quiet_NaN();
+    expect(linf_forward<T>(shape, x.data(), w.data(), y.data(), nullptr) & kNotFinite, "NaN", shape);
+}
+
+void check_bytes(const Shape& shape) {
+    const Array<uint8_t> x = drawn<uint8_t>(shape.n * shape.k), w = drawn<uint8_t>(shape.o * shape.k);
+    Array<uint8_t> y(shape.n * shape.o);
+    linf_bytes(shape, x.data(), w.data(), y.data());
+    bool same = true;
+    for (int64_t i = 0; i < shape.n; ++i)
+        for (int64_t j = 0; j < shape.o; ++j) {
+            int largest = 0;
+            for (int64_t c = 0; c < shape.k; ++c)
+                largest = std::max(largest, std::abs(int(x[i * shape.k + c]) - int(w[j * shape.k + c])));
+            same &= y[i * shape.o + j] == largest;
+        }
+    expect(same, "linf_bytes", shape);
+}
+
+}  // namespace
+
+int main() {
+    const int64_t shapes[][3] = {{1, 1, 1}, {2, 3, 5}, {7, 10, 27}, {8, 64, 257}, {13, 9, 300}, {101, 131, 64}};
+    for (const std::string& set : instruction_sets()) {
+        use_instruction_set(set);
+        for (const int count : {1, 3}) {
+            use_threads(count);
+            for (const auto& [n, o, k] : shapes) {
+                const Shape shape{n, o, k, k, o};
+                check<float>(shape);
+                check<double>(shape);
+                check_bytes(shape);
+            }
+        }
+        std::printf("%s: done\n", set.c_str());
+    }
+    return failures > 0;
+}
