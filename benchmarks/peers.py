@@ -54,20 +54,27 @@ def torch_compile(x: Array, w: Array, g: Array, p: float) -> Calls:
 
     torch.set_num_threads(cpu.threads())
 
-    def distance(x: Any, w: Any) -> Any:
-        d = (x[:, None] - w).abs()
-        return d.amax(-1) if np.isinf(p) else d.pow(p).sum(-1).pow(1 / p)
+    exponent = int(p) if p < np.inf and p == int(p) else p  # a whole exponent becomes multiplications
 
-    return {"forward": partial(torch.compile(distance), torch.from_numpy(x), torch.from_numpy(w))}
+    def largest(x: Any, w: Any) -> Any:
+        return (x[:, None] - w).abs().amax(-1)
+
+    def norm(x: Any, w: Any) -> Any:
+        return ((x[:, None] - w).abs() ** exponent).sum(-1) ** (1 / exponent)
+
+    compiled = torch.compile(largest if np.isinf(p) else norm, dynamic=False)
+    return {"forward": partial(compiled, torch.from_numpy(x), torch.from_numpy(w))}
 
 
 def jax_jit(x: Array, w: Array, g: Array, p: float) -> Calls:
     import jax
     import jax.numpy as jnp
 
+    exponent = int(p) if p < np.inf and p == int(p) else p
+
     def distance(x: Any, w: Any) -> Any:
         d = jnp.abs(x[:, None] - w)
-        return d.max(-1) if np.isinf(p) else (d**p).sum(-1) ** (1 / p)
+        return d.max(-1) if np.isinf(p) else (d**exponent).sum(-1) ** (1 / exponent)
 
     def gradients(x: Any, w: Any, g: Any) -> Any:
         y, pull = jax.vjp(distance, x, w)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PAUSE = 0.01  # seconds before each call: time for another library's idle threads to stop spinning
+WARM = 0.005  # seconds of untimed calls before each timed one: threads wake up, and another library's go to sleep
+LONG = 0.1  # seconds of a call beside which none of that matters
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,14 @@ class Timing:
 def interleave(cases: Iterable[Case], seconds: float = 1.0) -> list[Timing]:
     """Every case's Timing: about `seconds` of calls each and at least three, after a first untimed one."""
     cases = list(cases)
-    turns = [min(200, max(3, int(seconds / max(_time(case.call), 1e-9)))) for case in cases]
+    once = [max(_time(case.call), 1e-9) for case in cases]
+    turns = [min(200, max(3, int(seconds / each))) for each in once]
     samples: list[list[float]] = [[] for _ in cases]
     for turn in range(max(turns, default=0)):
-        for case, wanted, times in zip(cases, turns, samples, strict=True):
+        for case, expected, wanted, times in zip(cases, once, turns, samples, strict=True):
             if turn * wanted // max(turns) >= len(times):  # the slow ones spread over the whole run
+                if expected < LONG:
+                    _warm(case.call)
                 times.append(_time(case.call))
     timings = []
     for case, times in zip(cases, samples, strict=True):
@@ -55,8 +59,13 @@ def interleave(cases: Iterable[Case], seconds: float = 1.0) -> list[Timing]:
     return timings
 
 
+def _warm(call: Callable[[], object]) -> None:
+    end = time.perf_counter() + WARM
+    while time.perf_counter() < end:
+        call()
+
+
 def _time(call: Callable[[], object]) -> float:
-    time.sleep(PAUSE)
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

@@ -10,6 +10,8 @@
 //   merge(total, part, block)     at the end of a block of kBlock vectors
 //   finish(totals, row, col)      join the lanes and write the outputs col, col + 1, ...; returns a Verdict
 //
+//   settle(row, col)              where kSettles: once all rows of a tile are finished
+//
 // kRows x kCols is the register tile; inputs is 2 for metrics that read an interval.
 #pragma once
 
@@ -87,15 +89,28 @@ struct LinfArgmax {
         store_first(a.y + row * a.shape.ldy + col, y, n);
         for (int c = 0; c < n; ++c) blocks[c] = values[c] == broadcast(y[c]) ? -total[c].block : none;
         const Vec<T> block = reduce<Largest, T>(blocks);
-        for (int c = 0; c < n; ++c) blocks[c] = first_equal(row, col + c, (int64_t)-block[c], broadcast(y[c]), none);
-        const Vec<T> position = reduce<Largest, T>(blocks);
-        for (int c = 0; c < n; ++c) {
-            const int64_t k = (int64_t)-block[c] * kBlock * Simd<T>::lanes + (int64_t)-position[c];
-            const T d = a.x[row * a.shape.ldx + k] - a.w[(col + c) * a.shape.k + k];
-            // Without a branch, which would be mispredicted every other time: ~k is k with all bits flipped.
-            a.winner[row * a.shape.ldy + col + c] = d == 0 ? kNoWinner : (int32_t)k ^ -(int32_t)(d < 0);
-        }
+        for (int c = 0; c < n; ++c) a.winner[row * a.shape.ldy + col + c] = (int32_t)-block[c];
         return kGood;
+    }
+    // Once a whole tile has its values and, in place of the winners, its blocks: the searches do not wait for another.
+    template <int rows, int n>
+    LINFENGINE_INLINE void settle(int64_t row, int64_t col) const {
+        Vec<T> found[rows][n];
+        for (int r = 0; r < rows; ++r)
+            for (int c = 0; c < n; ++c) {
+                const int64_t at = (row + r) * a.shape.ldy + col + c;
+                found[r][c] = first_equal(row + r, col + c, a.winner[at], broadcast(a.y[at]), broadcast(T(-1e9)));
+            }
+        for (int r = 0; r < rows; ++r) {
+            const Vec<T> position = reduce<Largest, T>(found[r]);
+            for (int c = 0; c < n; ++c) {
+                int32_t& winner = a.winner[(row + r) * a.shape.ldy + col + c];
+                const int64_t k = int64_t{winner} * kBlock * Simd<T>::lanes + (int64_t)-position[c];
+                const T d = a.x[(row + r) * a.shape.ldx + k] - a.w[(col + c) * a.shape.k + k];
+                // Without a branch, which would be mispredicted every other time: ~k is k with all bits flipped.
+                winner = d == 0 ? kNoWinner : (int32_t)k ^ -(int32_t)(d < 0);
+            }
+        }
     }
     // In each lane minus the first position within the block where |x - w| = value.
     LINFENGINE_INLINE Vec<T> first_equal(int64_t row, int64_t col, int64_t block, Vec<T> value, Vec<T> found) const {
@@ -115,6 +130,11 @@ struct LinfArgmax {
         return found;
     }
 };
+
+template <class M>
+constexpr bool kSettles = false;
+template <class T>
+constexpr bool kSettles<LinfArgmax<T>> = true;
 
 // For lower <= x <= upper: the largest and the smallest value of max_k |x - w|.
 template <class T>

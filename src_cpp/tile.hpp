@@ -48,6 +48,7 @@ unsigned tile(const M& metric, int64_t row, int64_t col) {
     }
     unsigned verdict = kGood;
     for (int r = 0; r < kRows; ++r) verdict |= metric.finish(total[r], row + r, col);
+    if constexpr (kSettles<M>) metric.template settle<kRows, kCols>(row, col);
     return verdict;
 }
 
