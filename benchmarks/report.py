@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from benchmarks.kernels import BATCHES, CEILINGS, INPUTS, OURS, OUTPUTS
+from benchmarks.peers import PEERS
 from benchmarks.timing import Timing
 
 # Vector instructions a term of the kernels with a measured ceiling (AVX-512), of as many lanes as float32 has.
@@ -81,15 +82,15 @@ def chart(timings: list[Timing], title: str) -> Any:
         roof.plot([x / 1.25, x * 1.25], [ceiling, ceiling], color="black", label="registers alone" if i == 0 else None)
         roof.plot(x, rates[what, OURS], "o", color="C0", markersize=9, label=OURS if i == 0 else None)
         roof.annotate(what, (x, ceiling), (0, 6), textcoords="offset points", ha="center", fontsize=8)
-        others = [rates[what, who] for who in peers if (what, who) in rates and who.partition(".")[0] in LIBRARIES]
+        others = [rates[what, who] for who in peers if (what, who) in rates and who in PEERS]
         roof.plot([x] * len(others), others, "_", color="C3", label="other libraries" if others and i == 1 else None)
-    roof.set(xscale="log", yscale="log", xlabel="vector instructions a term", ylabel="G terms/s")
+    roof.set(xscale="log", yscale="log", xlabel="vector instructions a term (AVX-512)", ylabel="G terms/s")
     roof.set_xticks(list(INSTRUCTIONS.values()), [f"{x:g}" for x in INSTRUCTIONS.values()], minor=False)
     roof.minorticks_off()
     roof.legend(loc="lower left", fontsize=8)
 
     whats = [what for what in dict.fromkeys(t.what for t in timings) if what.startswith("p = ") and "," not in what]
-    everybody = [OURS, *(who for who in peers if who.partition(".")[0] in LIBRARIES)]
+    everybody = [OURS, *(who for who in peers if who in PEERS)]
     for i, who in enumerate(everybody):
         heights = [rates.get((what, who), math.nan) for what in whats]
         places = [j + (i - len(everybody) / 2) * 0.8 / len(everybody) for j in range(len(whats))]
@@ -99,6 +100,3 @@ def chart(timings: list[Timing], title: str) -> Any:
     bars.set_ylabel("G terms/s")
     bars.legend(fontsize=8, ncols=2)
     return figure
-
-
-LIBRARIES = ("torch", "jax", "numba", "scipy", "scikit-learn", "faiss")

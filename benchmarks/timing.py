@@ -41,8 +41,10 @@ class Timing:
 
 
 def interleave(cases: Iterable[Case], seconds: float = 1.0) -> list[Timing]:
-    """Every case's Timing: about `seconds` of calls each and at least three, after a first untimed one."""
+    """Every case's Timing: about `seconds` of calls each and at least three, after two untimed ones."""
     cases = list(cases)
+    for case in cases:
+        case.call()  # compiles, where a library does that on the first call
     once = [max(_time(case.call), 1e-9) for case in cases]
     turns = [min(200, max(3, int(seconds / each))) for each in once]
     samples: list[list[float]] = [[] for _ in cases]

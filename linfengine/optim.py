@@ -19,10 +19,15 @@ def lp_decay(w: Array, p: float, amount: float) -> None:
     """In place, for every row of w (o, k):  w_k ← w_k − amount·(|w_k|/‖w‖_p)^(p−2)·w_k.
 
     p = ∞: only the largest |w_k| of a row decays (the lowest k of several).  p = 2 is ordinary weight decay.  A row of
-    zeros stays.  Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 4.  Raises ValueError for p < 1 or NaN.
+    zeros stays.  Raises ValueError for p < 1 or NaN, and for a w that is not C-contiguous.
+    Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 4.
     """
     if not p >= 1:
         raise ValueError(f"p must be at least 1 (or ∞), got {p}")
+    if not w.flags.c_contiguous:
+        raise ValueError("w must be C-contiguous, to be changed in place")
+    if w.size == 0:
+        return
     if p == 2:
         w *= w.dtype.type(1 - amount)
         return

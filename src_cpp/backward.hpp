@@ -92,6 +92,7 @@ LINFENGINE_INLINE int64_t position(int32_t winner) {
 
 template <class T>
 unsigned linf_backward_x(const Backward<T>& a, int64_t item, T*) {
+    const FloatingPointMode mode(Mode::kExact);
     const Shape& shape = a.shape;
     const int64_t end = (item + 1) * kOutputChunk < shape.n ? (item + 1) * kOutputChunk : shape.n;
     for (int64_t row = item * kOutputChunk; row < end; ++row) {
@@ -107,6 +108,7 @@ unsigned linf_backward_x(const Backward<T>& a, int64_t item, T*) {
 
 template <class T>
 unsigned linf_backward_w(const Backward<T>& a, int64_t item, T*) {
+    const FloatingPointMode mode(Mode::kExact);
     const Shape& shape = a.shape;
     const int64_t begin = item * kOutputChunk;
     const int64_t end = begin + kOutputChunk < shape.o ? begin + kOutputChunk : shape.o;

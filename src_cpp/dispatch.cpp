@@ -76,7 +76,11 @@ class Buffer {
 // terms runs on one thread: waking the others would take longer.
 template <class T>
 struct Engine {
+#if defined(LINFENGINE_STD_THREADS)
+    static constexpr int64_t kWorthThreads = 0;
+#else
     static constexpr int64_t kWorthThreads = int64_t{1} << 19;
+#endif
     const InstructionSet& set;
     const int threads;
 
@@ -85,35 +89,38 @@ struct Engine {
     explicit Engine(const Shape& shape) : Engine(shape.n * shape.o * shape.k) {}
     const Kernels<T>& kernels() const { return kernels_of<T>(set); }
 
-    // body(item, thread) for every item, on all threads.  Which thread does which item is left open on purpose: an
-    // item's results depend on nothing but the item.
+    // body(item, thread) for every item, on as many threads as there are items for.  Which thread does which item is
+    // left open on purpose: an item's results depend on nothing but the item.
     template <class Body>
     void parallel_for(int64_t items, const Body& body) const {
+        [[maybe_unused]] const int team = static_cast<int>(items < threads ? items : threads);
 #if defined(LINFENGINE_STD_THREADS)  // for the thread sanitizer, which does not know OpenMP's barriers
         std::atomic<int64_t> next{0};
-        std::vector<std::thread> team;
-        for (int thread = 0; thread < threads; ++thread)
-            team.emplace_back([&, thread] {
+        std::vector<std::thread> members;
+        for (int thread = 0; thread < team; ++thread)
+            members.emplace_back([&, thread] {
                 for (int64_t item = next++; item < items; item = next++) body(item, thread);
             });
-        for (std::thread& each : team) each.join();
+        for (std::thread& each : members) each.join();
 #elif defined(_OPENMP)
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (items > 1 && threads > 1)
+#pragma omp parallel for schedule(dynamic) num_threads(team) if (team > 1)
         for (int64_t item = 0; item < items; ++item) body(item, omp_get_thread_num());
 #else
         for (int64_t item = 0; item < items; ++item) body(item, 0);
 #endif
     }
 
-    // What the items of a forward have to say together.
+    // What the items of a forward have to say together; item(number) does one.
     template <class Item>
-    unsigned forward(Item kernel, const Forward<T>& problem) const {
-        const int64_t panels = ceil_div(problem.shape.o, panel_of<T>(problem.shape));
+    unsigned forward(const Shape& shape, const Item& item) const {
         std::atomic<unsigned> verdict{kGood};
-        parallel_for(panels * chunks_of(problem.shape), [&](int64_t item, int) {
-            if (const unsigned each = kernel(problem, item)) verdict.fetch_or(each, std::memory_order_relaxed);
+        parallel_for(ceil_div(shape.o, panel_of<T>(shape)) * chunks_of(shape), [&](int64_t number, int) {
+            if (const unsigned each = item(number)) verdict.fetch_or(each, std::memory_order_relaxed);
         });
         return verdict;
+    }
+    unsigned forward(ForwardItem<T> kernel, const Forward<T>& problem) const {
+        return forward(problem.shape, [&](int64_t number) { return kernel(problem, number); });
     }
 };
 
@@ -223,12 +230,13 @@ unsigned lp_forward(Shape shape, const T* x, const T* w, double p, T* y) {
     const Forward<T> problem{shape, x, nullptr, w, y, nullptr, nullptr, p};
     const int i = chain(p);
     const ForwardItem<T> unscaled = i >= 0 ? kernels.lp_power[i] : nullptr;
-    if (unscaled && engine.forward(unscaled, problem) == kGood) return kGood;
-    if (engine.forward(kernels.linf, problem) != kGood) return kNotFinite;
-    return engine.forward(i >= 0        ? kernels.lp_scaled[i]
-                          : p < kSparse ? kernels.lp_general
-                                        : kernels.lp_sparse,
-                          problem);
+    const ForwardItem<T> scaled = i >= 0 ? kernels.lp_scaled[i] : p < kSparse ? kernels.lp_general : kernels.lp_sparse;
+    // NaN and infinity spoil every item of their row or column, and so also those in which kernels.linf looks for them.
+    return engine.forward(shape, [&](int64_t item) -> unsigned {
+        if (unscaled && unscaled(problem, item) == kGood) return kGood;
+        const unsigned verdict = kernels.linf(problem, item);
+        return verdict | scaled(problem, item);
+    });
 }
 
 template <class T>
@@ -239,7 +247,8 @@ unsigned lp_backward(Shape shape, const T* g, const T* x, const T* w, const T* y
     constexpr int64_t bytes = 1 << 21;  // for the coefficients of one run of samples
     const int64_t most = bytes / (2 * shape.o * int64_t(sizeof(T))) / rows * rows;
     const int64_t run = most < rows ? rows : most < shape.n ? most : shape.n;
-    const Buffer<T> coefficients(ceil_div(run, rows) * rows * shape.o * 2), scratch(scratch_size * engine.threads);
+    const int64_t columns = ceil_div(shape.k, lanes), team = engine.threads < columns ? engine.threads : columns;
+    const Buffer<T> coefficients(ceil_div(run, rows) * rows * shape.o * 2), scratch(scratch_size * team);
     const int i = chain(p);
     const BackwardItem<T> kernel = i >= 0        ? kernels.lp_power_backward[i]
                                    : p < kSparse ? kernels.lp_general_backward
@@ -251,9 +260,8 @@ unsigned lp_backward(Shape shape, const T* g, const T* x, const T* w, const T* y
         engine.parallel_for(ceil_div(size, rows), [&](int64_t block, int) {
             verdict.fetch_or(kernels.coefficients(problem, block, nullptr), std::memory_order_relaxed);
         });
-        engine.parallel_for(ceil_div(shape.k, lanes), [&](int64_t item, int thread) {
-            kernel(problem, item, scratch.data() + thread * scratch_size);
-        });
+        engine.parallel_for(
+            columns, [&](int64_t item, int thread) { kernel(problem, item, scratch.data() + thread * scratch_size); });
     }
     return verdict;
 }

@@ -1,5 +1,5 @@
 // The kernels as Cython sees them: whole operations, on the chosen instruction set and number of threads.
-// Shapes, types and finiteness are checked in Python; memory that runs out arrives there as MemoryError.
+// Shapes and types are checked in Python; memory that runs out arrives there as MemoryError.
 #pragma once
 
 #include <string>

@@ -35,6 +35,7 @@ unsigned linf_bytes(const Forward<uint8_t>& a, int64_t item) {
 
 template <class T>
 unsigned dot(const Forward<T>& a, int64_t item) {
+    const FloatingPointMode mode(Mode::kExact);
     return run(Dot<T>{a}, item);
 }
 
@@ -95,13 +96,15 @@ void lp_decay(T* row, int64_t k, T p, T amount) {
     Vec<T> most[1] = {};
     for (int64_t i = 0; i < k; i += lanes) most[0] = abs_max<T>(most[0], load_first(row + i, k - i));
     const T m = reduce<Largest, T>(most)[0];
-    if (m == 0) return;
     if (p == T(__builtin_huge_val())) {
-        int64_t i = 0;
-        while (row[i] != m && row[i] != -m) ++i;
-        row[i] -= amount * row[i];
+        for (int64_t i = 0; i < k; ++i)
+            if (row[i] == m || row[i] == -m) {
+                row[i] -= amount * row[i];
+                break;
+            }
         return;
     }
+    if (m < kTiny<T>) return;
     // |w|_p = m (sum_k r^p)^(1/p) with r = |w| / m, and |w|_p (|w|/|w|_p)^(p-1) = m (sum_k r^p)^(2/p - 1) r^(p-1).
     // A weight decays by the fraction r^(p-2) of what the largest does; where that is negligible it stays.
     const Vec<T> inverse = broadcast(reciprocal(m)), least = broadcast(negligible<T>(k, p - 2));

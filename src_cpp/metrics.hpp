@@ -4,12 +4,10 @@
 //   Total                         what an output needs besides: the sum of parts, thresholds, ...
 //   begin(row, col) -> Total      before the first k
 //   identity() -> Part            the neutral element
-//   step(part, total, x, w)       take in one vector of k: of x[0] (and x[1] for an interval) and of w.  Past the last
-//   k
-//                                 x and w read as zero, so a term with x = w = 0 must change nothing.
+//   step(parts, totals, x, w)     take in one vector of k: of x[0] (and x[1] for an interval) and of n outputs' w. Past
+//                                 the last k both read as 0, so a term with x = w = 0 must change nothing.
 //   merge(total, part, block)     at the end of a block of kBlock vectors
 //   finish(totals, row, col)      join the lanes and write the outputs col, col + 1, ...; returns a Verdict
-//
 //   settle(row, col)              where kSettles: once all rows of a tile are finished
 //
 // kRows x kCols is the register tile; inputs is 2 for metrics that read an interval.
@@ -64,7 +62,7 @@ struct LinfArgmax {
     using Scalar = T;
     using Part = Vec<T>;
     struct Total {
-        Vec<T> value, block;  // block numbers stay far below the integers that T holds exactly
+        Vec<T> value, block;  // numbers that T holds exactly: see MOST_FEATURES in ops/linf_dist.py
     };
     static constexpr int inputs = 1, kRows = kRowsOfTile, kCols = kColsOfTile<T>;
     static constexpr int64_t kBlock = 8;
@@ -89,7 +87,10 @@ struct LinfArgmax {
         store_first(a.y + row * a.shape.ldy + col, y, n);
         for (int c = 0; c < n; ++c) blocks[c] = values[c] == broadcast(y[c]) ? -total[c].block : none;
         const Vec<T> block = reduce<Largest, T>(blocks);
-        for (int c = 0; c < n; ++c) a.winner[row * a.shape.ldy + col + c] = (int32_t)-block[c];
+        // A NaN among the inputs, which the verdict will tell of, may leave nothing found: stay within the row.
+        const int64_t last = (a.shape.k - 1) / (kBlock * Simd<T>::lanes);
+        for (int c = 0; c < n; ++c)
+            a.winner[row * a.shape.ldy + col + c] = (int32_t)(-block[c] <= T(last) ? (int64_t)-block[c] : last);
         return kGood;
     }
     // Once a whole tile has its values and, in place of the winners, its blocks: the searches do not wait for another.
@@ -105,7 +106,9 @@ struct LinfArgmax {
             const Vec<T> position = reduce<Largest, T>(found[r]);
             for (int c = 0; c < n; ++c) {
                 int32_t& winner = a.winner[(row + r) * a.shape.ldy + col + c];
-                const int64_t k = int64_t{winner} * kBlock * Simd<T>::lanes + (int64_t)-position[c];
+                const int64_t in_block = -position[c] < T(kBlock * Simd<T>::lanes) ? (int64_t)-position[c] : 0;
+                const int64_t first = int64_t{winner} * kBlock * Simd<T>::lanes + in_block;
+                const int64_t k = first < a.shape.k ? first : a.shape.k - 1;
                 const T d = a.x[(row + r) * a.shape.ldx + k] - a.w[(col + c) * a.shape.k + k];
                 // Without a branch, which would be mispredicted every other time: ~k is k with all bits flipped.
                 winner = d == 0 ? kNoWinner : (int32_t)k ^ -(int32_t)(d < 0);
@@ -253,6 +256,8 @@ T negligible(int64_t terms, double exponent) {
     return exponent > 0 ? T(::fmax(::exp2(-cut / exponent), kTiny<T>)) : kTiny<T>;
 }
 
+constexpr double kLargestExponent = 1e30;  // far beyond where the p-norm of float64 numbers is their maximum
+
 // Distances between 2^-100 and 2^100, or 0, leave room for ratios to them and their reciprocals.
 template <class T>
 bool in_range(T m) {
@@ -323,7 +328,8 @@ struct LpGeneral {
     const Forward<T>& a;
     const T p, relative;
 
-    explicit LpGeneral(const Forward<T>& a) : a(a), p(T(a.p)), relative(negligible<T>(a.shape.k, a.p)) {}
+    explicit LpGeneral(const Forward<T>& a)
+        : a(a), p(T(::fmin(a.p, kLargestExponent))), relative(negligible<T>(a.shape.k, a.p)) {}
 
     Total begin(int64_t row, int64_t col) const {
         const T m = a.y[row * a.shape.ldy + col], threshold = m * relative;
@@ -367,7 +373,7 @@ struct LpPowerSlope {
     LINFENGINE_INLINE void add(Vec<T> (&d)[n], const T* inverse, const T* g, Vec<T>* grad_x, Vec<T>& grad_w) const {
         Vec<T> low[n];
         LINFENGINE_EACH(r, n) {
-            d[r] *= inverse[r];
+            if constexpr (P > 1) d[r] *= inverse[r];
             if constexpr (P == 1) {  // sign(d), zero where d = 0
                 const Int<T> sign = bits<T>(d[r]) & ~Simd<T>::abs_mask;
                 d[r] = (Vec<T>)((bits<T>(broadcast(T(1))) | sign) & (Int<T>)(d[r] != Vec<T>{}));
@@ -392,7 +398,12 @@ struct LpGeneralSlope {
     const T exponent, threshold;
 
     explicit LpGeneralSlope(const Backward<T>& a)
-        : exponent(T(a.p - 1)), threshold(negligible<T>(a.shape.n > a.shape.o ? a.shape.n : a.shape.o, a.p - 1)) {}
+        : exponent(T(::fmin(a.p - 1, kLargestExponent))), threshold(skip ? smallest(a) : kTiny<T>) {}
+
+    // The largest entry may be as small as g / k, where all terms are equal.
+    static T smallest(const Backward<T>& a) {
+        return negligible<T>((a.shape.n > a.shape.o ? a.shape.n : a.shape.o) * a.shape.k, a.p - 1);
+    }
 
     template <int n>
     LINFENGINE_INLINE void add(Vec<T> (&d)[n], const T* inverse, const T* g, Vec<T>* grad_x, Vec<T>& grad_w) const {
@@ -401,23 +412,23 @@ struct LpGeneralSlope {
                 Vec<T> one[1] = {d[r]};
                 add(one, inverse + r, g + r, grad_x + r, grad_w);
             }
-            return;
-        }
-        const Vec<T> limit = broadcast(threshold);
-        Vec<T> t[n];
-        LINFENGINE_EACH(r, n) {
-            d[r] *= inverse[r];
-            t[r] = absolute<T>(d[r]);
-        }
-        if (skip && __builtin_expect(!any_ge<T>(t[0], limit), 1)) return;
-        Int<T> keep[n];
-        LINFENGINE_EACH(r, n) keep[r] = t[r] >= limit;
-        raise<T>(t, exponent);
-        LINFENGINE_EACH(r, n) {
-            const Int<T> sign = bits<T>(d[r]) & ~Simd<T>::abs_mask;
-            t[r] = (Vec<T>)((bits<T>(t[r]) | sign) & keep[r]) * g[r];
-            grad_x[r] += t[r];
-            grad_w -= t[r];
+        } else {
+            const Vec<T> limit = broadcast(threshold);
+            Vec<T> t[n];
+            LINFENGINE_EACH(r, n) {
+                d[r] *= inverse[r];
+                t[r] = absolute<T>(d[r]);
+            }
+            if (skip && __builtin_expect(!any_ge<T>(t[0], limit), 1)) return;
+            Int<T> keep[n];
+            LINFENGINE_EACH(r, n) keep[r] = t[r] >= limit;
+            raise<T>(t, exponent);
+            LINFENGINE_EACH(r, n) {
+                const Int<T> sign = bits<T>(d[r]) & ~Simd<T>::abs_mask;
+                t[r] = (Vec<T>)((bits<T>(t[r]) | sign) & keep[r]) * g[r];
+                grad_x[r] += t[r];
+                grad_w -= t[r];
+            }
         }
     }
 };

@@ -158,22 +158,16 @@ LINFENGINE_INLINE Vec<T> abs_max(Vec<T> a, Vec<T> d) {
     return maximum<T>(a, absolute<T>(d));
 }
 
-// Bit i is set where a >= b in lane i.
-template <class T>
-LINFENGINE_INLINE unsigned lanes_ge(Vec<T> a, Vec<T> b) {
-    const Int<T> mask = a >= b;
-    unsigned set = 0;
-    for (int i = 0; i < Simd<T>::lanes; ++i) set |= mask[i] ? 1u << i : 0u;
-    return set;
-}
-
 // Whether a >= b in any lane.
 template <class T>
 LINFENGINE_INLINE bool any_ge(Vec<T> a, Vec<T> b) {
 #if defined(__aarch64__)
     return vmaxvq_u32((uint32x4_t)(Int<T>)(a >= b)) != 0;
 #else
-    return lanes_ge<T>(a, b) != 0;
+    const Int<T> mask = a >= b;
+    bool any = false;
+    for (int i = 0; i < Simd<T>::lanes; ++i) any |= mask[i] != 0;
+    return any;
 #endif
 }
 
@@ -197,11 +191,11 @@ LINFENGINE_INLINE Vec<double> maximum<double>(Vec<double> a, Vec<double> b) {
     return (Vec<double>)_mm512_maskz_max_pd(0xff, (__m512d)a, (__m512d)b);
 }
 template <>
-LINFENGINE_INLINE unsigned lanes_ge<float>(Vec<float> a, Vec<float> b) {
+LINFENGINE_INLINE bool any_ge<float>(Vec<float> a, Vec<float> b) {
     return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ);
 }
 template <>
-LINFENGINE_INLINE unsigned lanes_ge<double>(Vec<double> a, Vec<double> b) {
+LINFENGINE_INLINE bool any_ge<double>(Vec<double> a, Vec<double> b) {
     return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GE_OQ);
 }
 #elif defined(__AVX2__)
@@ -214,11 +208,11 @@ LINFENGINE_INLINE Vec<double> maximum<double>(Vec<double> a, Vec<double> b) {
     return (Vec<double>)_mm256_max_pd((__m256d)a, (__m256d)b);
 }
 template <>
-LINFENGINE_INLINE unsigned lanes_ge<float>(Vec<float> a, Vec<float> b) {
+LINFENGINE_INLINE bool any_ge<float>(Vec<float> a, Vec<float> b) {
     return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_GE_OQ));
 }
 template <>
-LINFENGINE_INLINE unsigned lanes_ge<double>(Vec<double> a, Vec<double> b) {
+LINFENGINE_INLINE bool any_ge<double>(Vec<double> a, Vec<double> b) {
     return _mm256_movemask_pd(_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_GE_OQ));
 }
 #elif defined(__SSE2__)
@@ -231,11 +225,11 @@ LINFENGINE_INLINE Vec<double> maximum<double>(Vec<double> a, Vec<double> b) {
     return (Vec<double>)_mm_max_pd((__m128d)a, (__m128d)b);
 }
 template <>
-LINFENGINE_INLINE unsigned lanes_ge<float>(Vec<float> a, Vec<float> b) {
+LINFENGINE_INLINE bool any_ge<float>(Vec<float> a, Vec<float> b) {
     return _mm_movemask_ps(_mm_cmpge_ps((__m128)a, (__m128)b));
 }
 template <>
-LINFENGINE_INLINE unsigned lanes_ge<double>(Vec<double> a, Vec<double> b) {
+LINFENGINE_INLINE bool any_ge<double>(Vec<double> a, Vec<double> b) {
     return _mm_movemask_pd(_mm_cmpge_pd((__m128d)a, (__m128d)b));
 }
 #elif defined(__aarch64__)

@@ -3,9 +3,11 @@
 // Every operation on every instruction set, at shapes with remainders everywhere, against plain loops.  Each array is
 // its own allocation of exactly the right size, so that one number read or written too far is seen.  Threads come from
 // std::thread (LINFENGINE_STD_THREADS), whose synchronisation the thread sanitizer understands.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <random>
 #include <vector>
@@ -99,6 +101,10 @@ void check(const Shape& shape) {
         lp_forward<T>(shape, x.data(), w.data(), p, y.data());
         lp_backward<T>(shape, g.data(), x.data(), w.data(), y.data(), p, grad_x.data(), grad_w.data());
         bool value = true, gradient = true;
+        double to_x = 0, to_w = 0;  // what is added to the one is taken from the other
+        for (int64_t i = 0; i < n * k; ++i) to_x += grad_x[i];
+        for (int64_t i = 0; i < o * k; ++i) to_w += grad_w[i];
+        expect(close(to_x, -to_w, tolerance * n * o), "lp_backward to w", shape);
         for (int64_t i = 0; i < n; ++i)
             for (int64_t j = 0; j < o; ++j) {
                 double m = 0, s = 0;
@@ -131,6 +137,10 @@ void check(const Shape& shape) {
     expect(all_finite<T>(w.data(), o * k), "adam", shape);
     x[n * k - 1] = std::numeric_limits<T>::quiet_NaN();
     expect(linf_forward<T>(shape, x.data(), w.data(), y.data(), nullptr) & kNotFinite, "NaN", shape);
+    expect(linf_forward<T>(shape, x.data(), w.data(), y.data(), winner.data()) & kNotFinite, "NaN, winner", shape);
+    for (int64_t i = 0; i < k; ++i) w[i] = x[n * k - 1];
+    linf_forward<T>(shape, x.data(), w.data(), y.data(), winner.data());
+    lp_decay<T>(w.data(), o, k, INFINITY, 0.1);
 }
 
 void check_bytes(const Shape& shape) {
@@ -148,6 +158,33 @@ void check_bytes(const Shape& shape) {
     expect(same, "linf_bytes", shape);
 }
 
+// Two groups side by side in rows twice as long give what each gives by itself.
+void check_groups(const Shape& one) {
+    const int64_t n = one.n, o = one.o, k = one.k;
+    const Shape wide{n, o, k, 2 * k, 2 * o};
+    const Array<float> x = drawn<float>(n * 2 * k), w = drawn<float>(2 * o * k), g = drawn<float>(n * 2 * o);
+    Array<float> y(n * 2 * o), grad_x(n * 2 * k), grad_w(2 * o * k);
+    Array<float> part_x(n * k), part_y(n * o), part_g(n * o), part_grad_x(n * k), part_grad_w(o * k);
+    bool same = true;
+    for (int64_t q = 0; q < 2; ++q) {
+        lp_forward<float>(wide, &x[q * k], &w[q * o * k], 8, &y[q * o]);
+        lp_backward<float>(wide, &g[q * o], &x[q * k], &w[q * o * k], &y[q * o], 8, &grad_x[q * k], &grad_w[q * o * k]);
+        for (int64_t i = 0; i < n; ++i) {
+            std::copy_n(&x[i * 2 * k + q * k], k, &part_x[i * k]);
+            std::copy_n(&g[i * 2 * o + q * o], o, &part_g[i * o]);
+        }
+        lp_forward<float>(one, part_x.data(), &w[q * o * k], 8, part_y.data());
+        lp_backward<float>(one, part_g.data(), part_x.data(), &w[q * o * k], part_y.data(), 8, part_grad_x.data(),
+                           part_grad_w.data());
+        for (int64_t i = 0; i < n; ++i) {
+            same &= std::equal(&part_y[i * o], &part_y[i * o] + o, &y[i * 2 * o + q * o]);
+            same &= std::equal(&part_grad_x[i * k], &part_grad_x[i * k] + k, &grad_x[i * 2 * k + q * k]);
+        }
+        same &= std::equal(part_grad_w.data(), part_grad_w.data() + o * k, &grad_w[q * o * k]);
+    }
+    expect(same, "groups", one);
+}
+
 }  // namespace
 
 int main() {
@@ -158,6 +195,7 @@ int main() {
             use_threads(count);
             for (const auto& [n, o, k] : shapes) {
                 const Shape shape{n, o, k, k, o};
+                check_groups(shape);
                 check<float>(shape);
                 check<double>(shape);
                 check_bytes(shape);

@@ -71,10 +71,10 @@ def test_an_inner_loop_has_no_instruction_to_spare(isa: str, kernel: str) -> Non
     if isa not in cpu.instruction_sets():
         pytest.skip(f"this build or processor has no {isa}")
     name, terms, each = KERNELS[isa][kernel]
-    code = next((code for function, code in functions().items() if name in function), None)
+    code = next((code for head, code in functions().items() if name in head and ".cold" not in head), None)
     if code is None:
         pytest.skip("the module was built without names, or by a compiler that put the kernels elsewhere")
     loop = shortest_loop(code, terms * each)
     assert arithmetic(loop) == terms * each
     assert len(loop) <= terms * each + terms + 12  # loads, and the loop itself
-    assert not any("(%rsp" in operands or "(%rbp" in operands for _, _, operands in loop)  # nothing spilled
+    assert not any("(%rsp" in operands for _, _, operands in loop)  # nothing spilled

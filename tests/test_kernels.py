@@ -22,7 +22,7 @@ from scipy.spatial.distance import cdist
 from strategies import layers
 from tolerances import FLUSHED, lp_gradient_tolerance, lp_value_tolerance
 
-from linfengine.backends import NO_WINNER, cpu, reference
+from linfengine.backends import NO_WINNER, _cpu, cpu, reference
 
 Array = npt.NDArray[Any]
 
@@ -146,6 +146,43 @@ def test_what_is_not_finite_is_refused_wherever_it_stands(shape: tuple[int, int,
                     call()
             array[at] = before
     cpu.linf_dist(x, w)
+
+
+def test_rows_of_nan_are_refused_and_nothing_else_is_read() -> None:
+    """Hardware maxima may drop NaN or keep it, and then no coordinate attains the maximum."""
+    for k in (1, 7, 8, 16, 128, 129):
+        for rows in (1, 7):
+            x, w = np.full((rows, k), math.nan, np.float32), np.ones((5, k), np.float32)
+            with pytest.raises(FloatingPointError):
+                cpu.linf_dist_argmax(x, w)
+            x = np.ones_like(x)
+            x[-1, -1] = math.nan
+            with pytest.raises(FloatingPointError):
+                cpu.linf_dist_argmax(x, w)
+            cpu.lp_decay(x, math.inf, 0.1)  # a diverged net: no result, but no crash either
+
+
+@pytest.mark.parametrize(("p", "small"), [(1e4, 0.99963), (1e4, 1.0), (300, 0.98), (20.3, 0.58), (1, 1e-9)])
+def test_gradients_of_many_equal_terms(p: float, small: float) -> None:
+    """The largest gradient is then far below g, and others must keep to the tolerance beside it."""
+    for k in (101, 4096):
+        x = np.ones((1, k), np.float32)
+        x[0, 0] = small
+        check_lp(x, np.zeros((1, k), np.float32), np.ones((1, 1), np.float32), p)
+
+
+def test_p_is_1_over_a_wide_range() -> None:
+    x, w = np.array([[1e30, 1e-9, -1e-9]], np.float32), np.zeros((1, 3), np.float32)
+    y = cpu.lp_dist(x, w, 1)
+    grad_x, _ = cpu.lp_dist_backward(np.ones_like(y), x, w, y, 1)
+    assert grad_x.tolist() == [[1, 1, -1]]
+
+
+def test_an_order_beyond_float32_is_no_special_case() -> None:
+    x, w = np.array([[3.0, 1.0]], np.float32), np.zeros((1, 2), np.float32)
+    y = cpu.lp_dist(x, w, 1e300)
+    assert y.tolist() == [[3]]
+    assert cpu.lp_dist_backward(np.ones_like(y), x, w, y, 1e300)[0].tolist() == [[1, 0]]
 
 
 @pytest.mark.parametrize("p", [1, 1.5, 2, 8, 20.3, 100, 1e4, math.inf])
@@ -309,9 +346,9 @@ def test_all_finite_sees_every_position(bad: float) -> None:
     for size in (1, 15, 16, 17, 100):
         for position in {0, size // 2, size - 1}:
             a = np.full(size, 3e38, np.float32)
-            assert cpu.all_finite(a)
+            assert _cpu.all_finite(a)
             a[position] = bad
-            assert not cpu.all_finite(a)
+            assert not _cpu.all_finite(a)
 
 
 def test_unknown_instruction_set_and_thread_count_are_refused() -> None:

@@ -96,9 +96,6 @@ class Backend(Protocol):
         At p = inf only the largest |w_k| of a row decays, the first of several. A row of zeros stays.
         """
 
-    def all_finite(self, a: Array) -> bool:
-        """Whether a holds neither NaN nor an infinity."""
-
 
 _default = os.environ.get("LINFENGINE_BACKEND") or "cpu"
 _override: ContextVar[str | None] = ContextVar("linfengine_backend", default=None)

@@ -2,7 +2,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The C++ kernels as Python functions: shapes become pointers, the GIL is released, groups are walked.
 
-Nothing is checked here; `linfengine.backends.cpu` prepares arrays, and the operations validate what users pass.
+Only finiteness is checked here, by the kernels; the operations validate what else users pass.
 """
 
 import numpy as np

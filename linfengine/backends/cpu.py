@@ -96,10 +96,6 @@ def lp_decay(w: Array, p: float, amount: float) -> None:
     _cpu.lp_decay(w, p, amount)
 
 
-def all_finite(a: Array) -> bool:
-    return bool(a.size == 0 or _cpu.all_finite(np.ascontiguousarray(a).reshape(-1)))
-
-
 def _shift_into_range(x: Array, w: Array) -> int:
     """The power of two by which to scale x and w where a distance or its reciprocal might leave the range, else 0.
 

@@ -138,7 +138,3 @@ def lp_decay(w: Array, p: float, amount: float) -> None:
     norm = (size**p).sum(axis=1, keepdims=True) ** (1 / p)
     norm[norm == 0] = 1
     w -= w.dtype.type(amount) * largest * norm * (size / norm) ** (p - 1) * np.sign(w)
-
-
-def all_finite(a: Array) -> bool:
-    return bool(np.isfinite(a).all())
