@@ -96,7 +96,9 @@ def chart(timings: list[Timing], title: str) -> Any:
         places = [j + (i - len(everybody) / 2) * 0.8 / len(everybody) for j in range(len(whats))]
         bars.bar(places, heights, 0.8 / len(everybody), label=who, align="edge")
     bars.set_yscale("log")
-    bars.set_xticks(range(len(whats)), [what.replace(" forward", "\nforward") for what in whats], fontsize=8)
+    bars.set_xticks(
+        range(len(whats)), [what.replace(" forward", "\nforward").replace(" + ", "\n+ ") for what in whats], fontsize=8
+    )
     bars.set_ylabel("G terms/s")
     bars.legend(fontsize=8, ncols=2)
     return figure
