@@ -43,7 +43,7 @@ unsigned coefficients(const Backward<T>& a, int64_t block, T*) {
 // scratch: 2 o lanes numbers.
 template <class S, class T = typename S::Scalar>
 unsigned lp_backward(const Backward<T>& a, int64_t item, T* scratch) {
-    const FloatingPointMode mode(Mode::kFlush);
+    const FloatingPointMode mode(S::mode);
     const S slope(a);
     const Shape& shape = a.shape;
     constexpr int64_t lanes = Simd<T>::lanes;

@@ -258,10 +258,11 @@ T negligible(int64_t terms, double exponent) {
 
 constexpr double kLargestExponent = 1e30;  // far beyond where the p-norm of float64 numbers is their maximum
 
-// Distances between 2^-100 and 2^100, or 0, leave room for ratios to them and their reciprocals.
+// Distances between 2^-60 and 2^100, or 0, leave room for reciprocals, and for terms far smaller before they are
+// flushed.
 template <class T>
 bool in_range(T m) {
-    return m == 0 || (m >= T(0x1p-100) && m <= T(0x1p+100));
+    return m == 0 || (m >= T(0x1p-60) && m <= T(0x1p+100));
 }
 
 // What the scaled metrics know of an output before they start: y holds m = max_k |x - w|.
@@ -368,6 +369,7 @@ struct LpGeneral {
 template <class T, int P>
 struct LpPowerSlope {
     using Scalar = T;
+    static constexpr Mode mode = P == 1 ? Mode::kExact : Mode::kFlush;  // a denormal difference still has a sign
     explicit LpPowerSlope(const Backward<T>&) {}
     template <int n>
     LINFENGINE_INLINE void add(Vec<T> (&d)[n], const T* inverse, const T* g, Vec<T>* grad_x, Vec<T>& grad_w) const {
@@ -395,6 +397,7 @@ struct LpPowerSlope {
 template <class T, bool skip>
 struct LpGeneralSlope {
     using Scalar = T;
+    static constexpr Mode mode = Mode::kFlush;
     const T exponent, threshold;
 
     explicit LpGeneralSlope(const Backward<T>& a)

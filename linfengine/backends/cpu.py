@@ -104,7 +104,7 @@ def _shift_into_range(x: Array, w: Array) -> int:
     """
     largest = max(abs(float(end)) for array in (x, w) for end in (array.min(), array.max()))
     exponent = math.frexp(largest)[1]
-    if largest == 0 or abs(exponent) <= 100:
+    if largest == 0 or -60 <= exponent <= 100:
         return 0
     return -exponent if exponent < 0 else 100 - exponent
 
