@@ -55,7 +55,7 @@ bench: $(VENV)/installed  ## run the benchmarks
 
 # The other libraries get an environment of their own.  PyPI's torch brings a GPU's libraries along; for the CPU build
 # alone: make bench-peers PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
-bench-peers: $(PEERS_VENV)/installed  ## run the benchmarks beside torch, jax, numba, scikit-learn and faiss
+bench-peers: $(VENV)/installed $(PEERS_VENV)/installed  ## run the benchmarks beside torch, jax, numba, scikit-learn and faiss
 	@$(PEERS_VENV)/bin/python -m benchmarks
 
 sanitize: $(SANITIZED:%=$(VENV)/sanitize-%)  ## run the kernels under the address, undefined-behaviour and thread sanitizers
@@ -81,7 +81,8 @@ $(VENV)/installed: $(MADE) $(SOURCES)
 	@grep -o 'linfengine found no .*' $(VENV)/install.log || true
 	@touch $@
 
-$(PEERS_VENV)/installed: $(VENV)/installed
+# The package is installed in place there too, so that a new build needs no new environment.
+$(PEERS_VENV)/installed: Makefile | $(VENV)/installed
 	@echo 'installing the other libraries ...'
 	@$(PYTHON) -m venv --clear $(PEERS_VENV)
 	@$(PEERS_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-input --editable . $(PEERS)

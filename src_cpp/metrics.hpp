@@ -271,10 +271,17 @@ T reciprocal(T m) {
     return T(1) / (m > kTiny<T> ? m : kTiny<T>);
 }
 
+// How they end: y = m times the root of the sum.  Rounding may put sum and root a hair below 1, and m = 0 leaves the
+// sum 0; the exact y is never below m.
+template <class T, class Total, int n>
+LINFENGINE_INLINE Vec<T> scaled_sum(const Total (&total)[n]) {
+    Vec<T> sums[n];
+    for (int c = 0; c < n; ++c) sums[c] = total[c].sum;
+    return maximum<T>(reduce<Sum, T>(sums), broadcast(T(1)));
+}
 template <class T, int n>
 LINFENGINE_INLINE unsigned finish_scaled(T* y, Vec<T> root_of_sum) {
     const Vec<T> m = load_first(y, n);
-    // Rounding may put the sum a hair below 1, and m = 0 leaves it 0; the exact y is never below m.
     store_first(y, m * maximum<T>(root_of_sum, broadcast(T(1))), n);
     bool trusted = true;
     for (int c = 0; c < n; ++c) trusted &= in_range<T>(m[c]);
@@ -308,10 +315,7 @@ struct LpScaledPower {
     LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const { total.sum += part; }
     template <int n>
     LINFENGINE_INLINE unsigned finish(const Total (&total)[n], int64_t row, int64_t col) const {
-        Vec<T> sums[n];
-        for (int c = 0; c < n; ++c) sums[c] = total[c].sum;
-        const Vec<T> sum = maximum<T>(reduce<Sum, T>(sums), broadcast(T(1)));
-        return finish_scaled<T, n>(a.y + row * a.shape.ldy + col, root<P, T>(sum));
+        return finish_scaled<T, n>(a.y + row * a.shape.ldy + col, root<P, T>(scaled_sum<T>(total)));
     }
 };
 
@@ -357,10 +361,7 @@ struct LpGeneral {
     LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const { total.sum += part; }
     template <int n>
     LINFENGINE_INLINE unsigned finish(const Total (&total)[n], int64_t row, int64_t col) const {
-        Vec<T> sums[n];
-        for (int c = 0; c < n; ++c) sums[c] = total[c].sum;
-        const Vec<T> sum = maximum<T>(reduce<Sum, T>(sums), broadcast(T(1)));
-        return finish_scaled<T, n>(a.y + row * a.shape.ldy + col, real_power<T>(sum, 1 / p));
+        return finish_scaled<T, n>(a.y + row * a.shape.ldy + col, real_power<T>(scaled_sum<T>(total), 1 / p));
     }
 };
 

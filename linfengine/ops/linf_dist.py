@@ -9,7 +9,7 @@ from ..backends import Array, Backend
 from ..interval import Interval, ends
 from .base import Bounds, Like, Op, Result, apply
 
-MOST_FEATURES = 2**28
+MOST_FEATURES = 2**28  # numbers of blocks of k, of 32 at least, are kept in float32, exact up to 2^24
 
 
 class LinfDist(Op):
