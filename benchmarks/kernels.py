@@ -16,7 +16,7 @@ OURS = "linfengine"
 CEILINGS = {
     "p = ∞ forward": "linf",
     "interval bounds": "linf_bounds",
-    "bytes": "linf_bytes",
+    "bytes": "dead_zone",
     "p = 8 forward": "lp_power_8",
 }
 BATCHES, OUTPUTS, INPUTS = (1, 8, 64, 512), (10, 64, 1024, 5120), (27, 784, 3072, 5120)
@@ -41,13 +41,14 @@ def cases(n: int, o: int, k: int) -> Iterator[Case]:
     x, w, g = problem(n, o, k)
     lower, upper = x - np.float32(0.1), x + np.float32(0.1)
     rng = np.random.default_rng(1)
-    bytes_x, bytes_w = (rng.integers(0, 256, a.shape).astype(np.uint8) for a in (x, w))
+    bytes_x = rng.integers(0, 256, x.shape).astype(np.uint8)
+    below, above = np.sort(rng.integers(0, 256, (2, *w.shape)), axis=0).astype(np.uint8)
     calls: dict[str, Callable[[], Any]] = {
         "p = ∞ forward": partial(cpu.linf_dist, x, w),
         "p = ∞ forward, argmax": partial(cpu.linf_dist_argmax, x, w),
         "p = ∞ forward + backward": partial(forward_backward, x, w, g, np.inf),
         "interval bounds": partial(cpu.linf_dist_bounds, lower, upper, w),
-        "bytes": partial(cpu.linf_dist, bytes_x, bytes_w),
+        "bytes": partial(cpu.dead_zone, bytes_x, above, below),
     }
     for p in ORDERS:
         calls[f"p = {p:g} forward"] = partial(cpu.lp_dist, x, w, p)

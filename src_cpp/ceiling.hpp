@@ -28,19 +28,19 @@ int64_t registers_only(int64_t rounds) {
     const M metric{nothing};
     typename M::Part part[M::kRows][M::kCols];
     typename M::Total total[M::kCols];
-    Vec<T> x[M::inputs], w[M::kCols];
+    Vec<T> x[M::inputs], w[kWeights<M>][M::kCols];
     for (auto& each : x) each = broadcast(T(2));
     LINFENGINE_EACH(c, M::kCols) {
-        w[c] = broadcast(T(c));
+        for (auto& each : w) each[c] = broadcast(T(c));
         total[c] = typename M::Total{};
     }
     LINFENGINE_EACH(r, M::kRows)
     LINFENGINE_EACH(c, M::kCols) part[r][c] = metric.identity();
     for (int64_t round = 0; round < rounds; ++round) {
-        LINFENGINE_EACH(c, M::kCols) opaque(w[c]);
+        for (auto& each : w) LINFENGINE_EACH(c, M::kCols) opaque(each[c]);
         LINFENGINE_EACH(r, M::kRows) {
             LINFENGINE_EACH(i, M::inputs) opaque(x[i]);
-            metric.step(part[r], total, x, w);
+            step_of(metric, part[r], total, x, w);
         }
     }
     LINFENGINE_EACH(r, M::kRows)

@@ -179,7 +179,7 @@ int64_t registers_only(const std::string& metric, int64_t rounds) {
     const Ceilings& ceilings = engine.set.ceilings;
     const auto loop = metric == "linf"          ? ceilings.linf
                       : metric == "linf_bounds" ? ceilings.linf_bounds
-                      : metric == "linf_bytes"  ? ceilings.linf_bytes
+                      : metric == "dead_zone"   ? ceilings.dead_zone
                       : metric == "lp_power_8"  ? ceilings.lp_power_8
                                                 : throw std::invalid_argument("no metric is called '" + metric + "'");
     std::atomic<int64_t> terms{0};
@@ -191,18 +191,19 @@ template <class T>
 unsigned linf_forward(Shape shape, const T* x, const T* w, T* y, int32_t* winner) {
     const Engine<T> engine(shape);
     return engine.forward(winner ? engine.kernels().linf_argmax : engine.kernels().linf,
-                          {shape, x, nullptr, w, y, nullptr, winner, 0});
+                          {shape, x, nullptr, w, y, nullptr, winner, 0, nullptr});
 }
 
 template <class T>
 unsigned linf_bounds(Shape shape, const T* lower, const T* upper, const T* w, T* y_lower, T* y_upper) {
     const Engine<T> engine(shape);
-    return engine.forward(engine.kernels().linf_bounds, {shape, lower, upper, w, y_lower, y_upper, nullptr, 0});
+    return engine.forward(engine.kernels().linf_bounds,
+                          {shape, lower, upper, w, y_lower, y_upper, nullptr, 0, nullptr});
 }
 
-void linf_bytes(Shape shape, const uint8_t* x, const uint8_t* w, uint8_t* y) {
+void dead_zone(Shape shape, const uint8_t* x, const uint8_t* above, const uint8_t* below, uint8_t* y) {
     const Engine<uint8_t> engine(shape);
-    engine.forward(engine.set.linf_bytes, {shape, x, nullptr, w, y, nullptr, nullptr, 0});
+    engine.forward(engine.set.dead_zone, {shape, x, nullptr, above, y, nullptr, nullptr, 0, below});
 }
 
 template <class T>
@@ -220,14 +221,14 @@ void linf_backward(Shape shape, const T* g, const int32_t* winner, T* grad_x, T*
 template <class T>
 void dot(Shape shape, const T* x, const T* w, T* y) {
     const Engine<T> engine(shape);
-    engine.forward(engine.kernels().dot, {shape, x, nullptr, w, y, nullptr, nullptr, 0});
+    engine.forward(engine.kernels().dot, {shape, x, nullptr, w, y, nullptr, nullptr, 0, nullptr});
 }
 
 template <class T>
 unsigned lp_forward(Shape shape, const T* x, const T* w, double p, T* y) {
     const Engine<T> engine(shape);
     const Kernels<T>& kernels = engine.kernels();
-    const Forward<T> problem{shape, x, nullptr, w, y, nullptr, nullptr, p};
+    const Forward<T> problem{shape, x, nullptr, w, y, nullptr, nullptr, p, nullptr};
     const int i = chain(p);
     const ForwardItem<T> unscaled = i >= 0 ? kernels.lp_power[i] : nullptr;
     const ForwardItem<T> scaled = i >= 0 ? kernels.lp_scaled[i] : p < kSparse ? kernels.lp_general : kernels.lp_sparse;

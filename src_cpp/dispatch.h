@@ -16,7 +16,7 @@ void use_threads(int count);
 int threads();
 bool has_openmp();
 
-// Runs the step of a metric ("linf", "linf_bounds", "linf_bytes", "lp_power_8") on registers alone, on all threads;
+// Runs the step of a metric ("linf", "linf_bounds", "dead_zone", "lp_power_8") on registers alone, on all threads;
 // returns the number of terms.
 int64_t registers_only(const std::string& metric, int64_t rounds);
 
@@ -28,7 +28,7 @@ template <class T>
 unsigned linf_bounds(Shape shape, const T* lower, const T* upper, const T* w, T* y_lower, T* y_upper);
 template <class T>
 void linf_backward(Shape shape, const T* g, const int32_t* winner, T* grad_x, T* grad_w);
-void linf_bytes(Shape shape, const uint8_t* x, const uint8_t* w, uint8_t* y);
+void dead_zone(Shape shape, const uint8_t* x, const uint8_t* above, const uint8_t* below, uint8_t* y);
 template <class T>
 void dot(Shape shape, const T* x, const T* w, T* y);
 template <class T>

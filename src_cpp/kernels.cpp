@@ -29,8 +29,8 @@ unsigned linf_bounds(const Forward<T>& a, int64_t item) {
     return run_checked(LinfBounds<T>{a}, item);
 }
 
-unsigned linf_bytes(const Forward<uint8_t>& a, int64_t item) {
-    return run(Linf<uint8_t>{a}, item);
+unsigned dead_zone(const Forward<uint8_t>& a, int64_t item) {
+    return run(DeadZone<uint8_t>{a}, item);
 }
 
 template <class T>
@@ -155,11 +155,11 @@ static const Kernels<float> f32 = make_kernels<float>(AllPowers{});
 static const Kernels<double> f64 = make_kernels<double>(AllPowers{});
 
 static const Ceilings ceilings = {registers_only<Linf<float>>, registers_only<LinfBounds<float>>,
-                                  registers_only<Linf<uint8_t>>, registers_only<LpPower<float, 8>>};
+                                  registers_only<DeadZone<uint8_t>>, registers_only<LpPower<float, 8>>};
 
 #define LINFENGINE_TEXT(name) LINFENGINE_TEXT_(name)
 #define LINFENGINE_TEXT_(name) #name
-extern const InstructionSet instruction_set = {LINFENGINE_TEXT(LINFENGINE_ISA), f32, f64, linf_bytes, ceilings};
+extern const InstructionSet instruction_set = {LINFENGINE_TEXT(LINFENGINE_ISA), f32, f64, dead_zone, ceilings};
 
 }  // namespace LINFENGINE_ISA
 }  // namespace linfengine

@@ -7,6 +7,7 @@
 //                 kNoWinner where y = 0
 //   linf_bounds   for lower <= x <= upper:  hi = max_k max(|lower - w|, |upper - w|),
 //                                           lo = max_k max(lower - w, w - upper, 0)
+//   dead_zone     y[i,j] = max_k max(x[i,k] - above[j,k], below[j,k] - x[i,k], 0), of bytes, above >= below
 //   dot           y[i,j] = sum_k x[i,k] w[j,k]
 //   lp_power      y[i,j] = (sum_k |x[i,k] - w[j,k]|^P)^(1/P) for the P in kPowers, by multiplication
 //   lp_scaled     the same, given y = the l-inf distance on entry: no overflow and no underflow
@@ -37,6 +38,7 @@ struct Forward {
     T* y_upper;
     int32_t* winner;
     double p;
+    const T* below;  // the dead zone's other end, w being the upper one
 };
 
 template <class T>
@@ -110,7 +112,7 @@ struct Kernels {
 struct Ceilings {
     int64_t (*linf)(int64_t rounds);
     int64_t (*linf_bounds)(int64_t rounds);
-    int64_t (*linf_bytes)(int64_t rounds);
+    int64_t (*dead_zone)(int64_t rounds);
     int64_t (*lp_power_8)(int64_t rounds);
 };
 
@@ -118,7 +120,7 @@ struct InstructionSet {
     const char* name;
     const Kernels<float>& f32;
     const Kernels<double>& f64;
-    ForwardItem<uint8_t> linf_bytes;
+    ForwardItem<uint8_t> dead_zone;
     Ceilings ceilings;
 };
 

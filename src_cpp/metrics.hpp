@@ -4,8 +4,8 @@
 //   Total                         what an output needs besides: the sum of parts, thresholds, ...
 //   begin(row, col) -> Total      before the first k
 //   identity() -> Part            the neutral element
-//   step(parts, totals, x, w)     take in one vector of k: of x[0] (and x[1] for an interval) and of n outputs' w. Past
-//                                 the last k both read as 0, so a term with x = w = 0 must change nothing.
+//   step(parts, totals, x, w...)  take in one vector of k: of x[0] (and x[1] for an interval) and of n outputs' w (and
+//                                 below). Past the last k all read as 0, so a term of zeros must change nothing.
 //   merge(total, part, block)     at the end of a block of kBlock vectors
 //   finish(totals, row, col)      join the lanes and write the outputs col, col + 1, ...; returns a Verdict
 //   settle(row, col)              where kSettles: once all rows of a tile are finished
@@ -39,13 +39,34 @@ struct Linf {
     Part identity() const { return Vec<T>{}; }
     template <int n>
     LINFENGINE_INLINE void step(Part (&part)[n], const Total (&)[n], const Vec<T>* x, const Vec<T> (&w)[n]) const {
-        LINFENGINE_EACH(c, n) {
-            if constexpr (sizeof(T) == 1) {  // unsigned bytes
-                part[c] = maximum<T>(part[c], maximum<T>(x[0], w[c]) - minimum<T>(x[0], w[c]));
-            } else {
-                part[c] = abs_max<T>(part[c], x[0] - w[c]);
-            }
-        }
+        LINFENGINE_EACH(c, n) part[c] = abs_max<T>(part[c], x[0] - w[c]);
+    }
+    LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const { total = maximum<T>(total, part); }
+    template <int n>
+    LINFENGINE_INLINE unsigned finish(const Total (&total)[n], int64_t row, int64_t col) const {
+        store_first(a.y + row * a.shape.ldy + col, reduce<Largest, T>(total), n);
+        return kGood;
+    }
+};
+
+// y = max_k max(x - above, below - x, 0), of bytes: |x - w| with a dead zone from below to above, which is no less
+template <class T>
+struct DeadZone {
+    using Scalar = T;
+    using Part = Vec<T>;
+    using Total = Vec<T>;
+    static constexpr int inputs = 1, kRows = 4, kCols = kColsOfTile<T>;
+    static constexpr int64_t kBlock = kLongBlock;
+    const Forward<T>& a;
+
+    Total begin(int64_t, int64_t) const { return Vec<T>{}; }
+    Part identity() const { return Vec<T>{}; }
+    template <int n>
+    LINFENGINE_INLINE void step(Part (&part)[n], const Total (&)[n], const Vec<T>* x, const Vec<T> (&above)[n],
+                                const Vec<T> (&below)[n]) const {
+        // One of the two is 0, and an `or` finds more of the processor free than a maximum would.
+        LINFENGINE_EACH(c, n)
+        part[c] = maximum<T>(part[c], subtract_to_zero(x[0], above[c]) | subtract_to_zero(below[c], x[0]));
     }
     LINFENGINE_INLINE void merge(Total& total, const Part& part, int64_t) const { total = maximum<T>(total, part); }
     template <int n>
@@ -133,6 +154,21 @@ struct LinfArgmax {
         return found;
     }
 };
+
+template <class M>
+constexpr int kWeights = 1;  // arrays of weights: a.w, and a.below
+template <class T>
+constexpr int kWeights<DeadZone<T>> = 2;
+
+template <class M, int n, class T = typename M::Scalar>
+LINFENGINE_INLINE void step_of(const M& metric, typename M::Part (&part)[n], const typename M::Total (&total)[n],
+                               const Vec<T>* x, const Vec<T> (&w)[kWeights<M>][n]) {
+    if constexpr (kWeights<M> == 2) {
+        metric.step(part, total, x, w[0], w[1]);
+    } else {
+        metric.step(part, total, x, w[0]);
+    }
+}
 
 template <class M>
 constexpr bool kSettles = false;

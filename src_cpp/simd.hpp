@@ -147,9 +147,19 @@ LINFENGINE_INLINE Vec<T> maximum(Vec<T> a, Vec<T> b) {
     return a > b ? a : b;
 }
 
-template <class T>
-LINFENGINE_INLINE Vec<T> minimum(Vec<T> a, Vec<T> b) {
-    return a < b ? a : b;
+// max(a - b, 0) of bytes.
+LINFENGINE_INLINE Vec<uint8_t> subtract_to_zero(Vec<uint8_t> a, Vec<uint8_t> b) {
+#if defined(__AVX512F__)
+    return (Vec<uint8_t>)_mm512_subs_epu8((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (Vec<uint8_t>)_mm256_subs_epu8((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+    return (Vec<uint8_t>)_mm_subs_epu8((__m128i)a, (__m128i)b);
+#elif defined(__aarch64__)
+    return (Vec<uint8_t>)vqsubq_u8((uint8x16_t)a, (uint8x16_t)b);
+#else
+    return maximum<uint8_t>(a, b) - b;
+#endif
 }
 
 // max(a, |d|) for a >= 0: the step of the l-inf distance.
@@ -407,7 +417,8 @@ LINFENGINE_INLINE Vec<float> square_root<float>(Vec<float> v) {
 }
 #endif
 
-// The floating-point mode of this thread while one of these lives; the caller's comes back afterwards.
+// The floating-point mode of this thread while one of these lives; the caller's comes back afterwards, with the
+// exceptions raised meanwhile added: an inexact result shows in the thread's flags, and an exact net raises none.
 //
 // kExact is the processor's default, whatever the caller runs in: round to nearest, denormals kept.  The p = infinity
 // kernels and the interval bounds use it, so that their bits depend on nothing else.  kFlush makes denormal results
@@ -418,7 +429,7 @@ class FloatingPointMode {
   public:
 #if defined(__x86_64__)
     explicit FloatingPointMode(Mode mode) : saved_(_mm_getcsr()) { _mm_setcsr(mode == Mode::kFlush ? 0x9f80 : 0x1f80); }
-    ~FloatingPointMode() { _mm_setcsr(saved_); }
+    ~FloatingPointMode() { _mm_setcsr(saved_ | (_mm_getcsr() & 0x3f)); }  // what the results were is still told
 
   private:
     unsigned saved_;

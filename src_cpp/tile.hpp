@@ -17,10 +17,11 @@ template <class M, int kRows, int kCols, class T = typename M::Scalar>
 unsigned tile(const M& metric, int64_t row, int64_t col) {
     constexpr int64_t lanes = Simd<T>::lanes, block_length = M::kBlock * lanes;
     const Shape& shape = metric.a.shape;
-    const T* inputs[2] = {metric.a.x, metric.a.x_upper};
-    const T *x[M::inputs][kRows], *w[kCols];
+    const T *inputs[2] = {metric.a.x, metric.a.x_upper}, *weights[2] = {metric.a.w, metric.a.below};
+    const T *x[M::inputs][kRows], *w[kWeights<M>][kCols];
     typename M::Total total[kRows][kCols];
-    for (int c = 0; c < kCols; ++c) w[c] = metric.a.w + (col + c) * shape.k;
+    for (int i = 0; i < kWeights<M>; ++i)
+        for (int c = 0; c < kCols; ++c) w[i][c] = weights[i] + (col + c) * shape.k;
     for (int r = 0; r < kRows; ++r) {
         for (int i = 0; i < M::inputs; ++i) x[i][r] = inputs[i] + (row + r) * shape.ldx;
         for (int c = 0; c < kCols; ++c) total[r][c] = metric.begin(row + r, col + c);
@@ -32,12 +33,12 @@ unsigned tile(const M& metric, int64_t row, int64_t col) {
         for (int r = 0; r < kRows; ++r)
             for (int c = 0; c < kCols; ++c) part[r][c] = metric.identity();
         const auto step = [&](auto&& read, int64_t k) LINFENGINE_ALWAYS_INLINE {
-            Vec<T> ws[kCols];
-            LINFENGINE_EACH(c, kCols) ws[c] = read(w[c] + k);
+            Vec<T> ws[kWeights<M>][kCols];
+            for (int i = 0; i < kWeights<M>; ++i) LINFENGINE_EACH(c, kCols) ws[i][c] = read(w[i][c] + k);
             LINFENGINE_EACH(r, kRows) {
                 Vec<T> xs[M::inputs];
                 for (int i = 0; i < M::inputs; ++i) xs[i] = read(x[i][r] + k);
-                metric.step(part[r], total[r], xs, ws);
+                step_of(metric, part[r], total[r], xs, ws);
             }
         };
         int64_t k = begin;

@@ -23,7 +23,7 @@ KERNELS = {
         "linf": ("tile<linfengine::avx512::Linf<float>, 6, 4", 24, 2),
         "linf_argmax": ("tile<linfengine::avx512::LinfArgmax<float>, 6, 4", 24, 2),
         "linf_bounds": ("tile<linfengine::avx512::LinfBounds<float>, 3, 4", 12, 6),
-        "linf_bytes": ("tile<linfengine::avx512::Linf<unsigned char>, 6, 4", 24, 4),
+        "dead_zone": ("tile<linfengine::avx512::DeadZone<unsigned char>, 4, 4", 16, 4),
         "p = 8": ("tile<linfengine::avx512::LpPower<float, 8>, 6, 4", 24, 4),
         "p = 16": ("tile<linfengine::avx512::LpPower<float, 16>, 6, 4", 24, 5),
     },

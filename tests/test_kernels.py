@@ -123,10 +123,12 @@ def test_bytes_are_exact(shape: tuple[int, int, int], groups: int) -> None:
     rng = np.random.default_rng([n, o, k])
     for top in (3, 256):
         x = rng.integers(0, top, (n, groups * k)).astype(np.uint8)
-        w = rng.integers(0, top, (groups * o, k)).astype(np.uint8)
-        whole = np.abs(x.reshape(n, groups, 1, k).astype(int) - w.reshape(1, groups, o, k)).max(axis=3)
-        assert (cpu.linf_dist(x, w, groups) == whole.reshape(n, groups * o)).all()
-        assert equal_bits(cpu.linf_dist(x, w, groups), reference.linf_dist(x, w, groups))
+        below, above = np.sort(rng.integers(0, top, (2, groups * o, k)), axis=0).astype(np.uint8)
+        terms = x.reshape(n, groups, 1, k).astype(int)
+        parts = (terms - above.reshape(1, groups, o, k), below.reshape(1, groups, o, k) - terms)
+        whole = np.maximum(*parts).max(axis=3).clip(0).reshape(n, groups * o)
+        assert (cpu.dead_zone(x, above, below, groups) == whole).all()
+        assert equal_bits(cpu.dead_zone(x, above, below, groups), reference.dead_zone(x, above, below, groups))
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

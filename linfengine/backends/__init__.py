@@ -45,7 +45,13 @@ class Backend(Protocol):
         """The array module whose functions work on this backend's arrays (numpy)."""
 
     def linf_dist(self, x: Array, w: Array, groups: int = 1) -> Array:
-        """y[n, o] = max_k |x[n, k] - w[o, k]|, exact up to the one rounding of x - w; also for uint8."""
+        """y[n, o] = max_k |x[n, k] - w[o, k]|, exact up to the one rounding of x - w."""
+
+    def dead_zone(self, x: Array, above: Array, below: Array, groups: int = 1) -> Array:
+        """y[n, o] = max_k max(x[n, k] - above[o, k], below[o, k] - x[n, k], 0), uint8, where above >= below.
+
+        The distance of bytes, |x - w| at above = below = w; see `linfengine.exact` for what the dead zone is good for.
+        """
 
     def linf_dist_argmax(self, x: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
         """The same y, and as int32 where it is reached, at the lowest k (0..k-1, within the group) of several:

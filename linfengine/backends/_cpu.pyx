@@ -34,7 +34,7 @@ cdef extern from "dispatch.h" namespace "linfengine" nogil:
     unsigned linf_forward[T](Shape, const T*, const T*, T*, int32_t*) except +
     unsigned linf_bounds_ "linfengine::linf_bounds"[T](Shape, const T*, const T*, const T*, T*, T*) except +
     void linf_backward_ "linfengine::linf_backward"[T](Shape, const T*, const int32_t*, T*, T*) except +
-    void linf_bytes_ "linfengine::linf_bytes"(Shape, const uint8_t*, const uint8_t*, uint8_t*) except +
+    void dead_zone_ "linfengine::dead_zone"(Shape, const uint8_t*, const uint8_t*, const uint8_t*, uint8_t*) except +
     void dot_ "linfengine::dot"[T](Shape, const T*, const T*, T*) except +
     unsigned lp_forward_ "linfengine::lp_forward"[T](Shape, const T*, const T*, double, T*) except +
     unsigned lp_backward_ "linfengine::lp_backward"[T](Shape, const T*, const T*, const T*, const T*, double, T*,
@@ -105,12 +105,13 @@ def linf_dist(const real[:, ::1] x, const real[:, ::1] w, real[:, ::1] y, int32_
     in_range(verdict)
 
 
-def linf_dist_bytes(const uint8_t[:, ::1] x, const uint8_t[:, ::1] w, uint8_t[:, ::1] y, int64_t groups):
-    cdef Shape shape = group_shape(x.shape[0], w.shape[0], w.shape[1], groups)
+def dead_zone(const uint8_t[:, ::1] x, const uint8_t[:, ::1] above, const uint8_t[:, ::1] below, uint8_t[:, ::1] y,
+              int64_t groups):
+    cdef Shape shape = group_shape(x.shape[0], above.shape[0], above.shape[1], groups)
     cdef int64_t q
     with nogil:
         for q in range(groups):
-            linf_bytes_(shape, &x[0, q * shape.k], &w[q * shape.o, 0], &y[0, q * shape.o])
+            dead_zone_(shape, &x[0, q * shape.k], &above[q * shape.o, 0], &below[q * shape.o, 0], &y[0, q * shape.o])
 
 
 def linf_dist_bounds(const real[:, ::1] lower, const real[:, ::1] upper, const real[:, ::1] w,

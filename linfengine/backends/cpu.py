@@ -32,10 +32,13 @@ xp = np
 
 def linf_dist(x: Array, w: Array, groups: int = 1) -> Array:
     y = np.empty((len(x), len(w)), x.dtype)
-    if x.dtype == np.uint8:
-        _cpu.linf_dist_bytes(x, w, y, groups)
-    else:
-        _cpu.linf_dist(x, w, y, None, groups)
+    _cpu.linf_dist(x, w, y, None, groups)
+    return y
+
+
+def dead_zone(x: Array, above: Array, below: Array, groups: int = 1) -> Array:
+    y = np.empty((len(x), len(above)), x.dtype)
+    _cpu.dead_zone(x, above, below, y, groups)
     return y
 
 

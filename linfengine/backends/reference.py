@@ -38,8 +38,15 @@ def linf_dist(x: Array, w: Array, groups: int = 1) -> Array:
     _check_finite(x, w)
     y = np.empty((len(x), len(w)), x.dtype)
     for o, columns in _neurons(w, groups):
-        here = x[:, columns]
-        y[:, o] = (np.maximum(here, w[o]) - np.minimum(here, w[o])).max(axis=1)  # |x - w|, for unsigned numbers as well
+        y[:, o] = np.abs(x[:, columns] - w[o]).max(axis=1)
+    return y
+
+
+def dead_zone(x: Array, above: Array, below: Array, groups: int = 1) -> Array:
+    y = np.empty((len(x), len(above)), x.dtype)
+    for o, columns in _neurons(above, groups):
+        here = x[:, columns].astype(np.int16)
+        y[:, o] = np.maximum(here - above[o], below[o] - here).max(axis=1).clip(0)
     return y
 
 
