@@ -1,13 +1,15 @@
 """Certificates: for which samples is the prediction proved not to change inside an ℓ∞ ball?
 
-Two methods, both about the p = ∞ net, both in pixel units, both strict (a tie fails):
+Three methods, all about the p = ∞ net, all at an ε in pixel units, all strict (a tie fails):
 
     margin     z_y − max_{j≠y} z_j > 2 L ε + 4 E      L: Lipschitz constant, E: bound on the rounding of a logit
-    interval   lower(z_y) > upper(z_j) for all j ≠ y   bounds over the box [max(x − ε, 0), min(x + ε, 1)]
+    interval   that, or lower(z_y) > upper(z_j) for all j ≠ y over the box [max(x − ε, 0), min(x + ε, 1)]
+    exact      the same two on an exact net (`linfengine.exact`): L is 1 a gray level, E is 0, all numbers are integers
 
-Interval bounds are computed with the forward's own float32 operations; rounding is monotone, so they enclose what the
+Bounds over the box are computed with the forward's own float32 operations; rounding is monotone, so they enclose what the
 program computes for every float32 input of the box.  The margin needs the absolute slack 4E instead: two logits, each
-off by E at the sample and again at the perturbed point.  Source: docs/soundness.md; Zhang et al., ICML 2021
+off by E at the sample and again at the perturbed point.  Without rounding the box proves whatever the margin does, so it
+is looked at only where the margin leaves the question open.  Source: docs/soundness.md; Zhang et al., ICML 2021
 (arXiv 2102.05363), section 3 for the exact-arithmetic statements.
 """
 
@@ -22,29 +24,54 @@ import numpy as np
 from scipy.stats import beta
 
 from .backends import Array
+from .data import to_pixels
 from .errors import UserError
+from .exact import WHITE, ExactNet
 from .interval import Interval
 from .layers import LARGEST, Module
 from .tensor import no_grad
 
-METHODS = ("interval", "margin")
+METHODS = ("exact", "interval", "margin")
+GUARD = 1 + Fraction(1, 10**9)  # of the few float64 operations in a Lipschitz constant and a bound on rounding
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """The verdict on every sample: `prediction` (n,), `correct` and `certified` (n,) booleans, `margin` (n,) float64.
+    """The verdict on every sample: `logits` (n, classes), `prediction` (n,), `correct` and `certified` (n,) booleans.
 
-    For `method` margin, `radius` (n,) is the largest radius proved (pixel units, at most 1, and 0 where the prediction
-    is wrong).  For interval there is no radius, and `margin` is min_j (lower(z_y) − upper(z_j)).
+    `margin` (n,) is z_y − max_{j≠y} z_j, and where it exceeds `threshold` it is the proof.  `radius` (n,) is the largest
+    radius proved, in pixel units, at most 1, and 0 where nothing is.  For an exact net logits, margins and threshold are
+    gray levels, exact multiples of 2^-fraction_bits, and `steps` (n,) is the radius as a whole number of those.
     """
 
     method: str
     eps: Fraction
+    fraction_bits: int | None
+    threshold: float
+    logits: Array
     prediction: Array
     correct: Array
     certified: Array
     margin: Array
-    radius: Array | None
+    radius: Array
+    steps: Array | None
+
+    @property
+    def gray_levels(self) -> Fraction:
+        """ε in gray levels."""
+        return WHITE * self.eps
+
+    @property
+    def arithmetic(self) -> str:
+        if self.fraction_bits is None:
+            return "float32 as the program computes it, ε a fraction"
+        return f"integers over 2^{self.fraction_bits} gray levels, nothing rounded"
+
+    @property
+    def rests_on(self) -> str:
+        slack = "" if self.fraction_bits is not None else ", less a bound on the rounding of four logits"
+        margin = f"the margin, the net being Lipschitz in ℓ∞{slack}"
+        return margin if self.method == "margin" else f"{margin}; else bounds on the box clipped to valid pixels"
 
 
 def parse_eps(text: str | int | float | Fraction) -> Fraction:
@@ -52,16 +79,25 @@ def parse_eps(text: str | int | float | Fraction) -> Fraction:
 
     Raises UserError for anything else.
     """
+    return _parse_radius(text, "eps", 1, "a radius in pixel units from 0 to 1", "0.3 or 8/255")
+
+
+def parse_gray_levels(text: str | int | float | Fraction) -> Fraction:
+    """A radius in gray levels, 0 to 255, as an ε in pixel units, exact: "76.5" is 3/10.  Raises UserError otherwise."""
+    return _parse_radius(text, "gray levels", WHITE, "a radius in gray levels from 0 to 255", "8 or 76.5") / WHITE
+
+
+def _parse_radius(text: str | int | float | Fraction, name: str, most: int, expected: str, such_as: str) -> Fraction:
     try:
         if isinstance(text, str) and (len(text) > 60 or re.search(r"e[+-]?\d{4}", text, re.IGNORECASE)):
             # 1e-99999999 would take for ever to write out
             raise ValueError
-        eps = Fraction(str(text)) if isinstance(text, float) else Fraction(text)
+        radius = Fraction(str(text)) if isinstance(text, float) else Fraction(text)
     except (ValueError, ZeroDivisionError, TypeError):
-        raise UserError(f"eps: expected a number or a fraction such as 0.3 or 8/255, got {text!r}") from None
-    if not 0 <= eps <= 1:
-        raise UserError(f"eps: expected a radius in pixel units from 0 to 1, got {text}")
-    return eps
+        raise UserError(f"{name}: expected a number or a fraction such as {such_as}, got {text!r}") from None
+    if not 0 <= radius <= most:
+        raise UserError(f"{name}: expected {expected}, got {text}")
+    return radius
 
 
 def certify(
@@ -73,45 +109,125 @@ def certify(
     method: str = "interval",
     batch_size: int = 512,
 ) -> Certificate:
-    """Certify `model` on float32 pixels (n, c, h, w) in [0, 1] at radius ε (pixel units); leaves it in evaluation mode.
+    """Certify `model` on images (n, c, h, w) at radius ε (pixel units); leaves it in evaluation mode.
 
-    Raises UserError for a model with a finite p or non-finite weights, pixels outside [0, 1], labels that do not fit,
-    or an ε that is no radius; ValueError for an unknown method.
+    The images are uint8, or float32 pixels in [0, 1], for an exact net multiples of 1/255.  An exact net is evaluated
+    exactly whatever the method, and only exact nets have the method "exact".
+
+    Raises UserError for a model with a finite p or non-finite weights, or one whose exactness cannot be proved, pixels
+    that are none, labels that do not fit, or an ε that is no radius; ValueError for an unknown method.
     """
     if method not in METHODS:
-        raise ValueError(f"method: expected {' or '.join(METHODS)}, got {method!r}")
+        raise ValueError(f"method: expected {', '.join(METHODS[:-1])} or {METHODS[-1]}, got {method!r}")
     eps = parse_eps(eps)
-    pixels, labels = check_samples(pixels, labels)
     check_model(model)
-    model.eval()
-    one = _certify_interval if method == "interval" else _certify_margin
-    parts = []
-    with no_grad():
-        for start in range(0, len(pixels), batch_size):
-            x, y = pixels[start : start + batch_size], labels[start : start + batch_size]
-            parts.append(one(model, x, y, eps))
-    prediction, certified, margin, *radius = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Certificate(method, eps, prediction, prediction == labels, certified, margin, radius[0] if radius else None)
+    if method == "exact" and not isinstance(model, ExactNet):
+        raise UserError("this net's arithmetic rounds, so it has no exact certificate: make it exact with quantize first")
+    x, labels = check_samples(model, pixels, labels)
+    logits = predict(model, x, batch_size)
+    check_labels(logits, labels)
+    margin = margins(logits, labels)
+    threshold = _threshold(model, eps)
+    certified = margin > threshold
+    by_box: Array = np.zeros(len(x), bool)
+    if method != "margin":
+        undecided = np.flatnonzero(~certified & (margin > 0))
+        with no_grad():
+            for start in range(0, len(undecided), batch_size):
+                chosen = undecided[start : start + batch_size]
+                bounds = model(box(model, x[chosen], eps))
+                y, rows = labels[chosen], np.arange(len(chosen))
+                worst = bounds.upper.copy()
+                worst[rows, y] = bounds.lower[rows, y]  # the lowest logit of the label against the highest of the others
+                by_box[chosen] = margins(worst, y) > 0
+    steps = _steps(model, margin, eps, by_box) if isinstance(model, ExactNet) else None
+    prediction = logits.argmax(axis=1)
+    return Certificate(
+        method,
+        eps,
+        model.fraction_bits if isinstance(model, ExactNet) else None,
+        threshold,
+        logits,
+        prediction,
+        prediction == labels,
+        certified | by_box,
+        margin,
+        _radius(model, margin, eps, by_box) if steps is None else _downward(steps / (WHITE << model.fraction_bits)),
+        steps,
+    )
 
 
-def box(pixels: Array, eps: Fraction) -> Interval:
-    """The clipped box [max(x − ε, 0), min(x + ε, 1)] in float32, its ends rounded away from x by one place."""
-    centre, radius = pixels.astype(np.float64), math.nextafter(float(eps), math.inf)  # ε itself may round down
-    lower = np.nextafter((centre - radius).astype(np.float32), np.float32(-np.inf))
-    upper = np.nextafter((centre + radius).astype(np.float32), np.float32(np.inf))
+def _threshold(model: Module, eps: Fraction) -> float:
+    """A float64 number that no margin may exceed but a certified one: 2Lε + 4E, rounded up.
+
+    That a margin is itself rounded to float64 does not matter: rounding is monotone, and the threshold is a float64.
+    """
+    if isinstance(model, ExactNet):
+        grid = 1 << model.fraction_bits
+        return math.floor(2 * WHITE * eps * grid) / grid  # a margin on the grid exceeds 2ε where it exceeds this
+    error, size = model.rounding(2.0)  # a ball of radius 1, the largest claimed, reaches to 2
+    if not size <= LARGEST:
+        return math.inf
+    return math.nextafter(float((2 * Fraction(model.lipschitz()) * eps + 4 * Fraction(error)) * GUARD), math.inf)
+
+
+def _steps(model: ExactNet, margin: Array, eps: Fraction, by_box: Array) -> Array:
+    """The largest whole r with 2r < margin, both in steps of 2^-f gray levels; at least ε where the box proved that."""
+    grid = 1 << model.fraction_bits
+    steps = np.ceil(margin * (grid / 2)).astype(np.int64) - 1
+    steps[by_box] = np.maximum(steps[by_box], math.floor(WHITE * eps * grid))
+    return steps.clip(0, WHITE * grid)
+
+
+def _radius(model: Module, margin: Array, eps: Fraction, by_box: Array) -> Array:
+    error, size = model.rounding(2.0)
+    lipschitz = model.lipschitz()
+    room = margin - 4 * error * float(GUARD)
+    if not size <= LARGEST:
+        room[:] = 0
+    if lipschitz == 0:  # a constant net
+        return (room > 0).astype(np.float64)
+    radius = np.clip(room / (2 * lipschitz * float(GUARD)), 0, 1)
+    radius[by_box] = np.maximum(radius[by_box], _downward(np.array(float(eps))))
+    return radius
+
+
+def _downward(numbers: Array) -> Array:
+    """Nonnegative float64 numbers, no larger than those they were rounded from."""
+    return np.nextafter(numbers, 0)
+
+
+def box(model: Module, x: Array, eps: Fraction, *, outward: bool = True) -> Interval:
+    """The ball of radius ε (pixel units) around x, clipped to valid pixels, in the numbers that the model takes.
+
+    Its ends are rounded away from x, so that it contains every real image of the ball; with `outward` false towards x,
+    so that it is contained in the ball, for an attack.
+    """
+    if isinstance(model, ExactNet):
+        grid = 1 << model.fraction_bits
+        levels = WHITE * eps * grid
+        reach = np.float32((math.ceil(levels) if outward else math.floor(levels)) / grid)
+        centre = x.astype(np.float32)
+        return Interval(np.maximum(centre - reach, 0), np.minimum(centre + reach, WHITE))
+    away = np.float32(math.inf if outward else -math.inf)
+    centre, radius = x.astype(np.float64), math.nextafter(float(eps), math.inf if outward else 0)
+    lower = np.nextafter((centre - radius).astype(np.float32), -away)
+    upper = np.nextafter((centre + radius).astype(np.float32), away)
+    if not outward:  # a radius may be smaller than the distance to the next number
+        lower, upper = np.minimum(lower, x), np.maximum(upper, x)
     return Interval(np.clip(lower, 0, 1), np.clip(upper, 0, 1))
 
 
-def predict(model: Module, pixels: Array, batch_size: int = 512) -> Array:
-    """Logits (n, classes) of the net at evaluation, a mode it is left in."""
+def predict(model: Module, x: Array, batch_size: int = 512) -> Array:
+    """Logits (n, classes) of the net at evaluation, a mode it is left in; x as the net takes it."""
     model.eval()
     with no_grad():
-        batches = [model(pixels[i : i + batch_size]).numpy() for i in range(0, len(pixels), batch_size)]
+        batches = [model(x[i : i + batch_size]).numpy() for i in range(0, len(x), batch_size)]
     return np.concatenate(batches)
 
 
 def margins(logits: Array, labels: Array) -> Array:
-    """z_y − max_{j≠y} z_j (n,), the differences of float32 logits being exact enough in float64."""
+    """z_y − max_{j≠y} z_j (n,), the differences of float32 logits correctly rounded to float64."""
     z = logits.astype(np.float64)
     rows = np.arange(len(z))
     true = z[rows, labels]
@@ -119,40 +235,12 @@ def margins(logits: Array, labels: Array) -> Array:
     return np.asarray(true - z.max(axis=1))
 
 
-def _certify_margin(model: Module, pixels: Array, labels: Array, eps: Fraction) -> tuple[Array, ...]:
-    logits = _logits(model, pixels, labels)
-    prediction = logits.argmax(axis=1)
-    margin = margins(logits, labels)
-    lipschitz = model.lipschitz()
-    error, size = model.rounding(2.0)  # a ball of radius 1, the largest claimed, reaches to 2
-    guard = 1 + 1e-9  # of the few float64 operations here
-    room = margin - 4 * error * guard
-    if not size <= LARGEST:
-        room[:] = 0
-    certified = room > 2 * lipschitz * float(eps) * guard
-    if lipschitz == 0:  # a constant net
-        return prediction, certified, margin, (room > 0).astype(np.float64)
-    return prediction, certified, margin, np.clip(room / (2 * lipschitz * guard), 0, 1)
-
-
-def _certify_interval(model: Module, pixels: Array, labels: Array, eps: Fraction) -> tuple[Array, ...]:
-    prediction = _logits(model, pixels, labels).argmax(axis=1)
-    bounds = model(box(pixels, eps))
-    rows = np.arange(len(labels))
-    worst = bounds.upper.copy()
-    worst[rows, labels] = bounds.lower[rows, labels]  # the lowest logit of the label against the highest of the others
-    margin = margins(worst, labels)
-    return prediction, margin > 0, margin  # and no radius: the bounds speak of this ε alone
-
-
-def _logits(model: Module, pixels: Array, labels: Array) -> Array:
-    """Logits (n, classes).  Raises UserError unless every label is a class of theirs."""
-    logits: Array = model(pixels).numpy()
+def check_labels(logits: Array, labels: Array) -> None:
+    """Raises UserError unless every label is a class of the logits."""
     if logits.ndim != 2 or labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise UserError(
             f"labels from {labels.min()} to {labels.max()} do not fit the model, whose logits have shape {logits.shape}"
         )
-    return logits
 
 
 def check_model(model: Module) -> None:
@@ -167,22 +255,37 @@ def check_model(model: Module) -> None:
     for name, array in model.state().items():
         if not np.isfinite(array).all():
             raise UserError(f"the model cannot be certified: {name} holds values that are not finite")
+    if isinstance(model, ExactNet):
+        model.check()
 
 
-def check_samples(pixels: Array, labels: Array) -> tuple[Array, Array]:
-    """The samples as float32 pixels (n, c, h, w) and integer labels.  Raises UserError where they are no such thing."""
+def check_samples(model: Module, pixels: Array, labels: Array) -> tuple[Array, Array]:
+    """The samples as the model takes them, gray levels for an exact net and pixels in [0, 1] else, and integer labels.
+
+    Raises UserError where they are no images and labels.
+    """
     pixels, labels = np.asarray(pixels), np.asarray(labels)
     if pixels.ndim != 4 or labels.shape != pixels.shape[:1]:
         raise UserError(f"expected pixels (n, c, h, w) and labels (n,), got shapes {pixels.shape} and {labels.shape}")
-    if pixels.dtype != np.float32:
-        raise UserError(f"expected float32 pixels in [0, 1], got {pixels.dtype} (data.to_pixels converts bytes)")
+    if pixels.dtype not in (np.float32, np.uint8):
+        raise UserError(f"expected uint8 images, or float32 pixels in [0, 1], got {pixels.dtype}")
     if len(pixels) == 0:
         raise UserError("there are no samples to certify")
-    if not ((pixels >= 0) & (pixels <= 1)).all():  # false for NaN as well
-        raise UserError("pixels must lie in [0, 1]: a certificate speaks of valid images only")
     if labels.dtype.kind not in "iu":
         raise UserError(f"expected integer labels, got {labels.dtype}")
-    return pixels, labels
+    if pixels.dtype == np.uint8:
+        return (pixels if isinstance(model, ExactNet) else to_pixels(pixels)), labels
+    if not (pixels.min() >= 0 and pixels.max() <= 1):  # false for NaN as well
+        raise UserError("pixels must lie in [0, 1]: a certificate speaks of valid images only")
+    if not isinstance(model, ExactNet):
+        return pixels, labels
+    levels = np.rint(pixels * np.float32(WHITE)).astype(np.uint8)
+    for index in np.argwhere(to_pixels(levels) != pixels):
+        raise UserError(
+            "an exact net takes whole gray levels, uint8 or float32 pixels k/255 as data.to_pixels makes them: "
+            f"pixel {tuple(index.tolist())} is {pixels[tuple(index)]!r}"
+        )
+    return levels, labels
 
 
 def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

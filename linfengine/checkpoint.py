@@ -20,6 +20,7 @@ from safetensors.numpy import save
 from ._version import __version__
 from .backends import Array
 from .errors import UserError
+from .exact import ExactNet as _ExactNet  # noqa: F401 (so that `build` knows it)
 from .layers import Module, build
 
 FORMAT = "linfengine-1"

@@ -522,7 +522,7 @@ class LinfDistNet(Sequential):
 LAYERS: dict[str, type[Module]] = {
     layer.__name__: layer
     for layer in (
-        Normalize, Flatten, Negate, ReLU, Tanh, LinfDistDense, LinfDistConv2d, MeanShift, Dense, LinfDistNet
+        Normalize, Flatten, Negate, ReLU, Tanh, LinfDistDense, LinfDistConv2d, MeanShift, Dense, Sequential, LinfDistNet
     )
 }  # fmt: skip
 
@@ -534,11 +534,9 @@ def build(config: dict[str, Any]) -> Module:
     """
     arguments = dict(config)
     name = arguments.pop("layer", None)
-    if name != "Sequential" and name not in LAYERS:
-        raise ValueError(f"unknown layer {name!r}: expected one of {', '.join(sorted([*LAYERS, 'Sequential']))}")
+    if name not in LAYERS:
+        raise ValueError(f"unknown layer {name!r}: expected one of {', '.join(sorted(LAYERS))}")
     try:
-        if name == "Sequential":
-            return Sequential(*map(build, arguments["layers"]))
-        return LAYERS[name](**arguments)
+        return LAYERS[name](*map(build, arguments.pop("layers", ())), **arguments)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of a {name} layer does not fit: {error}") from None

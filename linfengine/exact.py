@@ -1,0 +1,268 @@
+"""Exact nets: ℓ∞-dist nets that float32 evaluates without any rounding, from the pixel to the verdict.
+
+Subtracting, taking absolute values and maxima, and adding never lead out of the multiples of 2^-f, and float32 holds all
+of them below 2^(24−f).  A layer moves with its input and scales with it, ‖(a·x + c) − (a·w + c)‖∞ = a·‖x − w‖∞, so a
+trained net can be rewritten for pixels 0..255, in gray levels:
+
+    x → 255·x,   mean → 255·mean,   std → 1,   every weight, running mean and bias → 255·std times itself,
+
+each rounded to a multiple of 2^-f gray levels, f being its `fraction_bits`.  The rounded net is a model of its own, and
+its logits are the same integers over 2^f on every machine.  Derivation: docs/exact.md.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .backends import Array, get_backend
+from .errors import UserError
+from .layers import (
+    LAYERS,
+    Flatten,
+    Input,
+    LinfDistConv2d,
+    LinfDistDense,
+    MeanShift,
+    Module,
+    Negate,
+    Normalize,
+    ReLU,
+    Sequential,
+)
+from .ops.base import Result
+from .tensor import Tensor
+
+WHITE = 255  # the largest gray level
+SIGNIFICAND = 24  # bits: float32 holds every integer up to 2^24
+MOST_FRACTION_BITS = 15  # 510 gray levels, the ends of the largest box, must fit in
+DEFAULT_FRACTION_BITS = 8
+EXACT_LAYERS = (Normalize, Flatten, LinfDistDense, LinfDistConv2d, MeanShift, ReLU, Negate)
+
+
+class ExactNet(Sequential):
+    """A net of exact layers in gray levels, all its numbers multiples of 2^-fraction_bits; made by `quantize`.
+
+    Takes images (n, c, h, w) as uint8, or as float32 (or a Tensor, or an Interval) of gray levels 0..255 on the grid, and
+    gives logits (n, classes) in gray levels, 1-Lipschitz in ℓ∞.  With `fraction_bits` 0 and dense layers, uint8 images
+    run on the byte kernel.  Its numbers are read-only.
+    """
+
+    training = False
+    white = WHITE
+
+    def __init__(self, *layers: Module, fraction_bits: int) -> None:
+        super().__init__(*layers)
+        self.fraction_bits = check_fraction_bits(fraction_bits)
+        self._on_bytes: dict[tuple[int, ...], _ByteNet | None] = {}
+        self.eval()
+        for parameter in self.parameters().values():
+            parameter.requires_grad = False
+
+    def __call__(self, x: Input) -> Result:
+        if isinstance(x, np.ndarray) and x.dtype == np.uint8:
+            if self.fraction_bits == 0:
+                shape = x.shape[1:]
+                if shape not in self._on_bytes:
+                    self._on_bytes[shape] = _ByteNet.of(self.layers, shape)
+                if net := self._on_bytes[shape]:
+                    return Tensor(net(x))
+            x = x.astype(np.float32)
+        return super().__call__(x)
+
+    def train(self, training: bool = True) -> Module:
+        if training:
+            raise ValueError("an exact net is not trained: train the net it was made from")
+        return super().train(False)
+
+    def load_state(self, state: dict[str, Array]) -> None:
+        """As every module; raises UserError, too, when the numbers are none of an exact net."""
+        self._on_bytes.clear()
+        own = self.state().values()
+        for array in own:
+            array.flags.writeable = True
+        super().load_state(state)
+        for array in own:
+            array.flags.writeable = False
+        self.check()
+
+    def rounding(self, magnitude: float) -> tuple[float, float]:
+        return 0.0, super().rounding(magnitude)[1]
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | {"layer": "ExactNet", "fraction_bits": self.fraction_bits}
+
+    def check(self) -> None:
+        """Prove that nothing is rounded: every number is on the grid, and every result below 2^(24 − fraction_bits).
+
+        Raises UserError, naming what is not.
+        """
+        for name, layer in self.modules():
+            if layer is self:
+                continue
+            if not isinstance(layer, EXACT_LAYERS):
+                raise UserError(f"the net cannot be exact: its {type(layer).__name__} layer {name} rounds")
+            if isinstance(layer, Normalize) and layer.std != 1:
+                raise UserError(f"the net cannot be exact: its Normalize layer {name} divides by {layer.std}, not by 1")
+        means = {f"{name}.mean": layer.mean for name, layer in self.modules() if isinstance(layer, Normalize)}
+        for name, array in (self.state() | means).items():
+            steps = np.ldexp(array, self.fraction_bits)
+            if not (np.isfinite(array).all() and (steps == np.rint(steps)).all()):
+                raise UserError(f"the net cannot be exact: {name} holds numbers that are no multiples of {self.step}")
+        largest, limit = self.rounding(float(WHITE))[1], 2.0 ** (SIGNIFICAND - self.fraction_bits)
+        if not largest < limit:
+            raise UserError(
+                f"the net cannot be exact at {self.fraction_bits} fraction bits: its values may reach {largest:.0f} gray "
+                f"levels, and float32 holds multiples of {self.step} below {limit:.0f} only (use fewer fraction bits)"
+            )
+
+    @property
+    def step(self) -> str:
+        return f"2^-{self.fraction_bits}"
+
+
+def check_fraction_bits(bits: int) -> int:
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 0 <= bits <= MOST_FRACTION_BITS:
+        raise UserError(f"fraction_bits: expected a whole number from 0 to {MOST_FRACTION_BITS}, got {bits!r}")
+    return bits
+
+
+def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNet:
+    """The exact net next to a trained one, its numbers rounded to multiples of 2^-fraction_bits gray levels.
+
+    Shifts, or what rounding leaves over of them, move into the next weights before these are rounded, |(x + r) − (w + r)|
+    being |x − w|: of a net of d dense layers no logit moves by more than (d + 1)·2^-(fraction_bits+1) gray levels.
+
+    Raises UserError for a net that is not Normalize followed by ℓ∞-dist layers at p = ∞, one that is exact already, one
+    with NaN or infinity, or one whose values might grow beyond what float32 holds exactly.
+    """
+    bits = check_fraction_bits(fraction_bits)
+    if isinstance(net, ExactNet):
+        raise UserError(f"the net is exact already, with {net.fraction_bits} fraction bits: quantize the one it came from")
+    if not (isinstance(net, Sequential) and net.layers and isinstance(net.layers[0], Normalize)):
+        raise UserError("only a net that begins with Normalize can be made exact: it says what a gray level is")
+    if not math.isinf(net.p):
+        raise UserError(f"the net is at p = {net.p:g}, and only the p = ∞ net can be made exact: finish its training")
+    for name, array in net.state().items():
+        if not np.isfinite(array).all():
+            raise UserError(f"the net cannot be made exact: {name} holds values that are not finite")
+    scale = WHITE * float(net.layers[0].std)
+    excess: Array = np.zeros(1)  # what the rounded net's numbers at this place have too much, a channel or feature
+    layers: list[Module] = []
+    state: dict[str, Array] = {}
+
+    def rounded(numbers: Array) -> Array:
+        return np.ldexp(np.rint(np.ldexp(numbers, bits)), -bits)
+
+    for i, layer in enumerate(net.layers):
+        place = len(layers)
+        match layer:
+            case Normalize() if i == 0:
+                excess = WHITE * layer.mean.astype(np.float64).reshape(-1)
+                if not _absorbs_a_shift(net.layers[i + 1 :]):
+                    mean = rounded(excess)
+                    excess = excess - mean
+                    layers.append(Normalize(tuple(mean.tolist()), 1.0))
+            case MeanShift():
+                excess = excess + layer.running_mean.astype(np.float64) * scale
+                if not _absorbs_a_shift(net.layers[i + 1 :]):
+                    state[f"{place}.running_mean"] = rounded(excess)
+                    excess = excess - state[f"{place}.running_mean"]
+                    layers.append(MeanShift(len(excess)))
+            case LinfDistDense() | LinfDistConv2d():
+                layers.append(type(layer)(**{key: value for key, value in layer.config().items() if key != "layer"}))
+                w = layer.weight.data.astype(np.float64) * scale
+                state[f"{place}.weight"] = rounded(w + _beside(excess, w, layer))
+                excess = np.zeros(1)
+                if layer.bias is not None:
+                    bias = layer.bias.data.astype(np.float64) * scale
+                    state[f"{place}.bias"] = rounded(bias)
+                    excess = state[f"{place}.bias"] - bias
+            case Flatten():
+                layers.append(Flatten())
+            case Negate():
+                layers.append(Negate())
+                excess = -excess
+            case ReLU():
+                layers.append(ReLU())
+                excess = np.zeros(1)  # what is left over stops here
+            case _:
+                raise UserError(f"the net cannot be made exact: layer {i} of it is {type(layer).__name__}, which rounds")
+    result = ExactNet(*layers, fraction_bits=bits)
+    with np.errstate(over="ignore"):  # what is too large is told by the check
+        result.load_state({name: array.astype(np.float32) for name, array in state.items()})
+    return result
+
+
+def _absorbs_a_shift(layers: tuple[Module, ...]) -> bool:
+    """Whether what is added to all inputs of these layers can be added to weights instead.
+
+    Not past a padding or a ReLU: their zero has to stay where it is.
+    """
+    following = next((layer for layer in layers if not isinstance(layer, Flatten)), None)
+    return isinstance(following, LinfDistDense) or (isinstance(following, LinfDistConv2d) and following.padding == 0)
+
+
+def _beside(excess: Array, w: Array, layer: LinfDistDense | LinfDistConv2d) -> Array:
+    """The excess of each input of w (o, k), as an array that adds to w: (o, k) or (1, 1)."""
+    outputs, k = w.shape
+    if len(excess) == 1:
+        return excess[:, None]
+    inputs = np.repeat(excess, layer.groups * k // len(excess))  # a channel stands for its pixels, or those of a patch
+    return np.repeat(inputs.reshape(layer.groups, k), outputs // layer.groups, axis=0)
+
+
+class _ByteNet:
+    """An exact net of dense layers with fraction_bits 0, on bytes alone.
+
+    The pixels span 255 gray levels and every neuron is 1-Lipschitz, so its values span no more than 255, either: they
+    are a byte b above a least value that depends on the weights alone.  With x = b + low and v = w − low,
+
+        max_k |b_k − v_k| = least + max_k max(b_k − above_k, below_k − b_k, 0)
+        least = max_k max(−v_k, v_k − 255, 0),   above = min(v + least, 255),   below = max(v − least, 0),
+
+    where the second line's clipping changes nothing: 0 ≤ b ≤ 255, and least is no less than −v and v − 255.
+    """
+
+    def __init__(self, steps: list[tuple[Array, Array, int]], low: Array, sign: int) -> None:
+        self.steps, self.low, self.sign = steps, low, sign
+
+    @classmethod
+    def of(cls, layers: tuple[Module, ...], shape: tuple[int, ...]) -> _ByteNet | None:
+        """None where the layers are not Normalize, Flatten, dense distances with their shifts, and Negate at the end."""
+        low: Array = np.zeros(shape, np.int64)
+        steps: list[tuple[Array, Array, int]] = []
+        sign = 1
+        for layer in layers:
+            match layer:
+                case _ if sign < 0:
+                    return None
+                case Normalize():
+                    low = low - layer.mean.astype(np.int64)
+                case Flatten():
+                    low = low.reshape(-1)
+                case LinfDistDense():
+                    w, groups = layer.weight.data.astype(np.int64), layer.groups
+                    v = w - np.repeat(low.reshape(groups, -1), len(w) // groups, axis=0)
+                    least = np.maximum(-v, v - WHITE).max(axis=1).clip(0)
+                    above, below = (v + least[:, None]).clip(None, WHITE), (v - least[:, None]).clip(0)
+                    steps.append((above.astype(np.uint8), below.astype(np.uint8), groups))
+                    low = least if layer.bias is None else least + layer.bias.data.astype(np.int64)
+                case MeanShift() if low.ndim == 1:
+                    low = low - layer.running_mean.astype(np.int64)
+                case Negate():
+                    sign = -1
+                case _:
+                    return None
+        return cls(steps, low, sign) if steps else None
+
+    def __call__(self, x: Array) -> Array:
+        x = np.ascontiguousarray(x.reshape(len(x), -1))
+        for above, below, groups in self.steps:
+            x = get_backend().dead_zone(x, above, below, groups)
+        return (self.sign * (x + self.low)).astype(np.float32)
+
+
+LAYERS["ExactNet"] = ExactNet
