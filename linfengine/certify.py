@@ -6,10 +6,10 @@ Three methods, all about the p = ∞ net, all at an ε in pixel units, all stric
     interval   that, or lower(z_y) > upper(z_j) for all j ≠ y over the box [max(x − ε, 0), min(x + ε, 1)]
     exact      the same two on an exact net (`linfengine.exact`): L is 1 a gray level, E is 0, all numbers are integers
 
-Bounds over the box are computed with the forward's own float32 operations; rounding is monotone, so they enclose what the
-program computes for every float32 input of the box.  The margin needs the absolute slack 4E instead: two logits, each
-off by E at the sample and again at the perturbed point.  Without rounding the box proves whatever the margin does, so it
-is looked at only where the margin leaves the question open.  Source: docs/soundness.md; Zhang et al., ICML 2021
+Bounds over the box are computed with the forward's own float32 operations; rounding is monotone, so they enclose what
+the program computes for every float32 input of the box.  The margin needs the absolute slack 4E instead: two logits,
+each off by E at the sample and again at the perturbed point.  Without rounding the box proves whatever the margin does,
+so it is looked at only where the margin leaves the question open.  Source: docs/soundness.md; Zhang et al., ICML 2021
 (arXiv 2102.05363), section 3 for the exact-arithmetic statements.
 """
 
@@ -39,9 +39,10 @@ GUARD = 1 + Fraction(1, 10**9)  # of the few float64 operations in a Lipschitz c
 class Certificate:
     """The verdict on every sample: `logits` (n, classes), `prediction` (n,), `correct` and `certified` (n,) booleans.
 
-    `margin` (n,) is z_y − max_{j≠y} z_j, and where it exceeds `threshold` it is the proof.  `radius` (n,) is the largest
-    radius proved, in pixel units, at most 1, and 0 where nothing is.  For an exact net logits, margins and threshold are
-    gray levels, exact multiples of 2^-fraction_bits, and `steps` (n,) is the radius as a whole number of those.
+    `margin` (n,) is z_y − max_{j≠y} z_j, and where it exceeds `threshold` it is the proof.  `radius` (n,) is the
+    largest radius proved, in pixel units, at most 1, and 0 where nothing is.  For an exact net logits, margins and
+    threshold are gray levels, exact multiples of 2^-fraction_bits, and `steps` (n,) is the radius as a whole number of
+    those; for any other net `fraction_bits` and `steps` are None.
     """
 
     method: str
@@ -122,7 +123,9 @@ def certify(
     eps = parse_eps(eps)
     check_model(model)
     if method == "exact" and not isinstance(model, ExactNet):
-        raise UserError("this net's arithmetic rounds, so it has no exact certificate: make it exact with quantize first")
+        raise UserError(
+            "this net's arithmetic rounds, so it has no exact certificate: make it exact with quantize first"
+        )
     x, labels = check_samples(model, pixels, labels)
     logits = predict(model, x, batch_size)
     check_labels(logits, labels)
@@ -138,21 +141,28 @@ def certify(
                 bounds = model(box(model, x[chosen], eps))
                 y, rows = labels[chosen], np.arange(len(chosen))
                 worst = bounds.upper.copy()
-                worst[rows, y] = bounds.lower[rows, y]  # the lowest logit of the label against the highest of the others
+                worst[rows, y] = bounds.lower[
+                    rows, y
+                ]  # the lowest logit of the label against the highest of the others
                 by_box[chosen] = margins(worst, y) > 0
-    steps = _steps(model, margin, eps, by_box) if isinstance(model, ExactNet) else None
+    if isinstance(model, ExactNet):
+        bits: int | None = model.fraction_bits
+        steps = _steps(model, margin, eps, by_box)
+        radius = _downward(steps / (WHITE << model.fraction_bits))
+    else:
+        bits, steps, radius = None, None, _radius(model, margin, eps, by_box)
     prediction = logits.argmax(axis=1)
     return Certificate(
         method,
         eps,
-        model.fraction_bits if isinstance(model, ExactNet) else None,
+        bits,
         threshold,
         logits,
         prediction,
         prediction == labels,
         certified | by_box,
         margin,
-        _radius(model, margin, eps, by_box) if steps is None else _downward(steps / (WHITE << model.fraction_bits)),
+        radius,
         steps,
     )
 
@@ -201,7 +211,7 @@ def box(model: Module, x: Array, eps: Fraction, *, outward: bool = True) -> Inte
     """The ball of radius ε (pixel units) around x, clipped to valid pixels, in the numbers that the model takes.
 
     Its ends are rounded away from x, so that it contains every real image of the ball; with `outward` false towards x,
-    so that it is contained in the ball, for an attack.
+    as little as possible, so that it is contained in the ball, for an attack.
     """
     if isinstance(model, ExactNet):
         grid = 1 << model.fraction_bits
@@ -209,13 +219,25 @@ def box(model: Module, x: Array, eps: Fraction, *, outward: bool = True) -> Inte
         reach = np.float32((math.ceil(levels) if outward else math.floor(levels)) / grid)
         centre = x.astype(np.float32)
         return Interval(np.maximum(centre - reach, 0), np.minimum(centre + reach, WHITE))
-    away = np.float32(math.inf if outward else -math.inf)
-    centre, radius = x.astype(np.float64), math.nextafter(float(eps), math.inf if outward else 0)
-    lower = np.nextafter((centre - radius).astype(np.float32), -away)
-    upper = np.nextafter((centre + radius).astype(np.float32), away)
-    if not outward:  # a radius may be smaller than the distance to the next number
-        lower, upper = np.minimum(lower, x), np.maximum(upper, x)
-    return Interval(np.clip(lower, 0, 1), np.clip(upper, 0, 1))
+    centre = x.astype(np.float64)
+    if outward:
+        radius = math.nextafter(float(eps), math.inf)  # ε itself may round down
+        lower = np.nextafter((centre - radius).astype(np.float32), np.float32(-math.inf))
+        upper = np.nextafter((centre + radius).astype(np.float32), np.float32(math.inf))
+        return Interval(np.clip(lower, 0, 1), np.clip(upper, 0, 1))
+    radius = float(eps) if Fraction(float(eps)) <= eps else math.nextafter(float(eps), 0)
+    lower, upper = (np.clip(centre + sign * radius, 0, 1).astype(np.float32) for sign in (-1, 1))
+    lower = np.where(_within(centre, lower, radius), lower, np.nextafter(lower, np.float32(1)))
+    upper = np.where(_within(upper, centre, radius), upper, np.nextafter(upper, np.float32(0)))
+    return Interval(np.minimum(lower, x), np.maximum(upper, x))
+
+
+def _within(a: Array, b: Array, radius: float) -> Array:
+    """Whether a − b ≤ radius without rounding: the float64 difference, and what it lost (Knuth's two-sum)."""
+    difference = a - b
+    back = difference - a
+    lost = (a - (difference - back)) - (b + back)
+    return np.asarray((difference < radius) | ((difference == radius) & (lost <= 0)))
 
 
 def predict(model: Module, x: Array, batch_size: int = 512) -> Array:

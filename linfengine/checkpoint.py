@@ -60,8 +60,12 @@ def check_writable(path: str | Path) -> None:
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
     """Arrays by name with metadata, as one safetensors file.  Raises UserError as `write_file`."""
+    write_file(path, _content(tensors, metadata))
+
+
+def _content(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    write_file(path, _in_order(save(arrays, {"format": FORMAT, "version": __version__, **metadata})))
+    return _in_order(save(arrays, {"format": FORMAT, "version": __version__, **metadata}))
 
 
 def _in_order(content: bytes) -> bytes:
@@ -94,7 +98,12 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
 
 def save_model(model: Module, path: str | Path, **metadata: str) -> None:
     """Save a net with its description, its p and any further metadata.  Raises UserError as `write_file`."""
-    save_tensors(path, model.state(), {"config": json.dumps(model.config()), "p": repr(model.p), **metadata})
+    write_file(path, model_content(model, **metadata))
+
+
+def model_content(model: Module, **metadata: str) -> bytes:
+    """The content of the file that `save_model` writes."""
+    return _content(model.state(), {"config": json.dumps(model.config()), "p": repr(model.p), **metadata})
 
 
 def load_model(path: str | Path) -> tuple[Module, dict[str, str]]:

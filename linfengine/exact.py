@@ -1,8 +1,8 @@
 """Exact nets: ℓ∞-dist nets that float32 evaluates without any rounding, from the pixel to the verdict.
 
-Subtracting, taking absolute values and maxima, and adding never lead out of the multiples of 2^-f, and float32 holds all
-of them below 2^(24−f).  A layer moves with its input and scales with it, ‖(a·x + c) − (a·w + c)‖∞ = a·‖x − w‖∞, so a
-trained net can be rewritten for pixels 0..255, in gray levels:
+Subtracting, taking absolute values and maxima, and adding never lead out of the multiples of 2^-f, and float32 holds
+all of them below 2^(24−f).  A layer moves with its input and scales with it, ‖(a·x + c) − (a·w + c)‖∞ = a·‖x − w‖∞, so
+a trained net can be rewritten for pixels 0..255, in gray levels:
 
     x → 255·x,   mean → 255·mean,   std → 1,   every weight, running mean and bias → 255·std times itself,
 
@@ -45,9 +45,9 @@ EXACT_LAYERS = (Normalize, Flatten, LinfDistDense, LinfDistConv2d, MeanShift, Re
 class ExactNet(Sequential):
     """A net of exact layers in gray levels, all its numbers multiples of 2^-fraction_bits; made by `quantize`.
 
-    Takes images (n, c, h, w) as uint8, or as float32 (or a Tensor, or an Interval) of gray levels 0..255 on the grid, and
-    gives logits (n, classes) in gray levels, 1-Lipschitz in ℓ∞.  With `fraction_bits` 0 and dense layers, uint8 images
-    run on the byte kernel.  Its numbers are read-only.
+    Takes images (n, c, h, w) as uint8, or as float32 (or a Tensor, or an Interval) of gray levels 0..255 on the grid,
+    and gives logits (n, classes) in gray levels, 1-Lipschitz in ℓ∞.  With `fraction_bits` 0 and dense layers, uint8
+    images run on the byte kernel.  Its numbers are read-only.
     """
 
     training = False
@@ -114,8 +114,8 @@ class ExactNet(Sequential):
         largest, limit = self.rounding(float(WHITE))[1], 2.0 ** (SIGNIFICAND - self.fraction_bits)
         if not largest < limit:
             raise UserError(
-                f"the net cannot be exact at {self.fraction_bits} fraction bits: its values may reach {largest:.0f} gray "
-                f"levels, and float32 holds multiples of {self.step} below {limit:.0f} only (use fewer fraction bits)"
+                f"the net cannot be exact at {self.fraction_bits} fraction bits: its values may reach {largest:.0f} "
+                f"gray levels, and float32 holds multiples of {self.step} below {limit:.0f} only (use fewer bits)"
             )
 
     @property
@@ -132,15 +132,17 @@ def check_fraction_bits(bits: int) -> int:
 def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNet:
     """The exact net next to a trained one, its numbers rounded to multiples of 2^-fraction_bits gray levels.
 
-    Shifts, or what rounding leaves over of them, move into the next weights before these are rounded, |(x + r) − (w + r)|
-    being |x − w|: of a net of d dense layers no logit moves by more than (d + 1)·2^-(fraction_bits+1) gray levels.
+    Shifts, or what rounding leaves over of them, move into the next weights before these are rounded, for
+    |(x + r) − (w + r)| is |x − w|: of a net of d dense layers no logit moves by more than (d + 1)/2 multiples.
 
     Raises UserError for a net that is not Normalize followed by ℓ∞-dist layers at p = ∞, one that is exact already, one
     with NaN or infinity, or one whose values might grow beyond what float32 holds exactly.
     """
     bits = check_fraction_bits(fraction_bits)
     if isinstance(net, ExactNet):
-        raise UserError(f"the net is exact already, with {net.fraction_bits} fraction bits: quantize the one it came from")
+        raise UserError(
+            f"the net is exact already, with {net.fraction_bits} fraction bits: quantize the one it came from"
+        )
     if not (isinstance(net, Sequential) and net.layers and isinstance(net.layers[0], Normalize)):
         raise UserError("only a net that begins with Normalize can be made exact: it says what a gray level is")
     if not math.isinf(net.p):
@@ -189,7 +191,9 @@ def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNe
                 layers.append(ReLU())
                 excess = np.zeros(1)  # what is left over stops here
             case _:
-                raise UserError(f"the net cannot be made exact: layer {i} of it is {type(layer).__name__}, which rounds")
+                raise UserError(
+                    f"the net cannot be made exact: layer {i} of it is {type(layer).__name__}, which rounds"
+                )
     result = ExactNet(*layers, fraction_bits=bits)
     with np.errstate(over="ignore"):  # what is too large is told by the check
         result.load_state({name: array.astype(np.float32) for name, array in state.items()})
@@ -231,7 +235,7 @@ class _ByteNet:
 
     @classmethod
     def of(cls, layers: tuple[Module, ...], shape: tuple[int, ...]) -> _ByteNet | None:
-        """None where the layers are not Normalize, Flatten, dense distances with their shifts, and Negate at the end."""
+        """None where there are other layers than Normalize, Flatten, dense distances, shifts, and Negate at the end."""
         low: Array = np.zeros(shape, np.int64)
         steps: list[tuple[Array, Array, int]] = []
         sign = 1

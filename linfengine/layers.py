@@ -39,6 +39,7 @@ class Module:
     """
 
     training = True
+    white: int = 1  # the number that a white pixel is: 1, or 255 in an exact net
     buffer_names: tuple[str, ...] = ()
 
     def __call__(self, x: Input) -> Result:

@@ -1,0 +1,196 @@
+"""Attacks: what one finds is an upper bound on robustness, and what it does not find proves nothing.
+
+Every point tried is an image that the net takes, at an exact distance of no more than ε.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from .backends import Array
+from .certify import box, check_labels, check_model, check_samples, margins, parse_eps
+from .exact import ExactNet
+from .interval import Interval
+from .layers import LinfDistConv2d, LinfDistDense, Module
+from .losses import cross_entropy
+from .ops import getitem, sum
+from .tensor import Tensor
+
+SMOOTH_P = 32.0  # of the stand-in whose gradient leads further than that of the maximum, which sees one coordinate
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack found for each sample: the `point` where the net's `margin` (n,) is smallest, as the net takes it.
+
+    `withstood` (n,): whether the prediction was the label at every point tried, the sample itself among them.
+    """
+
+    point: Array
+    margin: Array
+    withstood: Array
+
+
+def pgd(
+    model: Module,
+    pixels: Array,
+    labels: Array,
+    eps: str | float | Fraction,
+    *,
+    steps: int = 20,
+    restarts: int = 1,
+    targeted: bool = False,
+    smooth: bool = False,
+    rounding: int = 0,
+    seed: int = 0,
+    batch_size: int = 512,
+) -> Attacked:
+    """Projected gradient descent in the ℓ∞ ball; images and ε as in `certify`.
+
+    Starts at x + clip(N(0, ε/4), ±ε/2) and takes `steps` steps of ε/4 along the sign of the gradient of the
+    cross-entropy, projected to the ball and to valid pixels; `restarts` times from another start.  Then, with
+    `targeted`, once towards every other class.  `smooth` follows, in every other restart, the gradient of the ℓp net
+    with p = 32, which is not the net attacked but knows the way; `rounding` tries so many neighbours of the worst point
+    in the last place.  Only samples that have withstood so far are attacked again.
+
+    Source: Madry et al., ICLR 2018 (arXiv 1706.06083); settings of Zhang et al., ICML 2021.  Raises as `certify`.
+    """
+    eps = parse_eps(eps)
+    for name, count in (("steps", steps), ("restarts", restarts)):
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+    check_model(model)
+    x, labels = check_samples(model, pixels, labels)
+    model.eval()
+    rng = np.random.default_rng(seed)
+    parts = []
+    with frozen(model):
+        for start in range(0, len(x), batch_size):
+            search = _Search(model, x[start : start + batch_size], labels[start : start + batch_size], eps, rng)
+            for restart in range(restarts):
+                search.descend(steps, search.labels, 1, smooth and restart % 2 == 1)
+            for offset in range(1, search.classes * targeted):
+                search.descend(steps, (search.labels + offset) % search.classes, -1)
+            for _ in range(rounding):
+                search.jiggle()
+            parts.append((search.best, search.margin, search.intact))
+    return Attacked(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+class _Search:
+    """The worst point found so far in the ball of each sample of a batch."""
+
+    def __init__(self, model: Module, x: Array, labels: Array, eps: Fraction, rng: np.random.Generator) -> None:
+        self.model, self.labels, self.rng = model, labels, rng
+        self.ball = box(model, x, eps, outward=False)
+        self.x = x.astype(np.float32)
+        self.best = self.x.copy()
+        self.radius = np.float32(eps * model.white)
+        logits = model(x).numpy()
+        check_labels(logits, labels)
+        self.classes = logits.shape[1]
+        self.margin = margins(logits, labels)
+        self.intact = logits.argmax(axis=1) == labels
+
+    def look(self, point: Array, chosen: Array, logits: Array) -> None:
+        """Remember where the chosen samples' logits are worst."""
+        margin = margins(logits, self.labels[chosen])
+        self.intact[chosen] &= logits.argmax(axis=1) == self.labels[chosen]
+        worse = margin < self.margin[chosen]
+        self.best[chosen[worse]], self.margin[chosen[worse]] = point[worse], margin[worse]
+
+    def descend(self, steps: int, classes: Array, sign: int, smooth: bool = False) -> None:
+        """PGD up the cross-entropy of those classes, or down with sign −1."""
+        chosen = np.flatnonzero(self.intact)
+        if not len(chosen):
+            return
+        ball, radius, scale = self.ball_of(chosen), self.radius, np.float32(1 / self.model.white)
+        noise = self.rng.standard_normal(ball.shape, np.float32) * (radius / 4)
+        point = self.project(self.x[chosen] + np.clip(noise, -radius / 2, radius / 2), ball)
+        for _ in range(steps):
+            at = Tensor(point, requires_grad=True)
+            logits = self.model(at)
+            self.look(point, chosen, logits.numpy())
+            if smooth:
+                with smoothed(self.model):
+                    logits = self.model(at)
+            cross_entropy(logits * scale, classes[chosen]).backward()
+            assert at.grad is not None
+            point = self.project(point + sign * radius / 4 * np.sign(at.grad), ball)
+        self.look(point, chosen, self.model(point).numpy())
+
+    def jiggle(self) -> None:
+        """Neighbours, in the last place, of the worst points: rounding alone may tip them."""
+        chosen = np.flatnonzero(self.intact)
+        if not len(chosen):
+            return
+        point, way = self.best[chosen], self.rng.integers(-1, 2, self.best[chosen].shape)
+        if isinstance(self.model, ExactNet):
+            near = point + way / np.float32(1 << self.model.fraction_bits)
+        else:
+            near = np.where(way == 0, point, np.nextafter(point, np.where(way > 0, np.float32(2), np.float32(-1))))
+        near = self.project(near, self.ball_of(chosen))
+        self.look(near, chosen, self.model(near).numpy())
+
+    def ball_of(self, chosen: Array) -> Interval:
+        return Interval(self.ball.lower[chosen], self.ball.upper[chosen])
+
+    def project(self, point: Array, ball: Interval) -> Array:
+        if isinstance(self.model, ExactNet):
+            grid = np.float32(1 << self.model.fraction_bits)
+            point = np.rint(point * grid) / grid
+        return np.clip(point, ball.lower, ball.upper).astype(np.float32, copy=False)
+
+
+def push(model: Module, x: Array, label: Array, radius: Fraction, rng: np.random.Generator, tries: int = 16) -> Array:
+    """Images at exact distance of at most `radius` (pixel units) from x (1, c, h, w), pushed along the paths that win.
+
+    Against every other class j, the few pixels on which z_label − z_j depends go to the end of the ball that lowers it:
+    with the other pixels as they are, and `tries` times with those at random ends.  In exact arithmetic nothing closer
+    than half the margin changes the prediction; in float32 an image pushed nearly to a tie may fall on the other side.
+    """
+    ball = box(model, x, radius, outward=False)
+    with frozen(model):
+        at = Tensor(np.repeat(x.astype(np.float32), model(x).shape[1] - 1, axis=0), requires_grad=True)
+        z = model(at)
+        others = np.delete(np.arange(z.shape[1]), label[0])
+        sum(getitem(z, (slice(None), int(label[0]))) - getitem(z, (np.arange(len(others)), others))).backward()
+    assert at.grad is not None
+    points = []
+    for way in -np.sign(at.grad):
+        aside = rng.integers(-1, 2, (tries + 1, *way.shape))
+        aside[0] = 0
+        sign = np.where(way != 0, way, aside)
+        points.append(np.where(sign > 0, ball.upper, np.where(sign < 0, ball.lower, x)))
+    return np.concatenate(points).astype(np.float32)
+
+
+@contextmanager
+def frozen(model: Module) -> Iterator[None]:
+    """Within it the model's parameters ask for no gradient: only the input's is computed."""
+    parameters = [parameter for parameter in model.parameters().values() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad = False
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad = True
+
+
+@contextmanager
+def smoothed(model: Module) -> Iterator[None]:
+    """Within it the distance layers are at p = SMOOTH_P, all else being as in evaluation."""
+    layers = [layer for _, layer in model.modules() if isinstance(layer, LinfDistDense | LinfDistConv2d)]
+    try:
+        for layer in layers:
+            layer.training, layer.p = True, SMOOTH_P
+        yield
+    finally:
+        for layer in layers:
+            layer.training, layer.p = False, np.inf

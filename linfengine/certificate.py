@@ -1,0 +1,84 @@
+"""The certificate file: what was claimed of every sample, in a form that `verify.py` re-derives.
+
+JSON lines (format "linfengine-certificate-1", described in docs/certificates.md): a header, a line a sample, and a
+seal, the SHA-256 of all bytes above it.  For an exact net logits, margin, radius and threshold are integers over
+2^fraction_bits gray levels; else they are float64, the radius in pixel units.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._version import __version__
+from .backends import Array
+from .certify import Certificate, clopper_pearson
+from .checkpoint import write_file
+
+FORMAT = "linfengine-certificate-1"
+CONFIDENCE = 0.95
+
+
+def write_certificate(
+    path: str | Path, certificate: Certificate, model: str | Path, images: Array, labels: Array, **header: Any
+) -> None:
+    """Write what `certify` proved of the model in a file, on uint8 images (n, c, h, w) with their labels.
+
+    Further keywords, JSON values, go into the header.  Raises UserError when the place cannot be written to, ValueError
+    for images that are not uint8 or not those of the certificate.
+    """
+    n = len(certificate.prediction)
+    if images.dtype != np.uint8 or not len(images) == len(labels) == n:
+        raise ValueError(f"expected the {n} uint8 images that were certified, got {len(images)} of {images.dtype}")
+    exact = certificate.steps is not None
+    grid = 1 << (certificate.fraction_bits or 0)
+
+    def number(value: Any) -> float | int:
+        return int(value * grid) if exact else float(value)
+
+    lines: list[dict[str, Any]] = [
+        {
+            "format": FORMAT,
+            "linfengine": __version__,
+            "model": hashlib.sha256(Path(model).read_bytes()).hexdigest(),
+            "method": certificate.method,
+            "arithmetic": certificate.arithmetic,
+            "rests_on": certificate.rests_on,
+            "fraction_bits": certificate.fraction_bits,
+            "eps": str(certificate.eps),
+            "gray_levels": str(certificate.gray_levels),
+            "threshold": number(certificate.threshold),
+            "n": n,
+            "classes": certificate.logits.shape[1],
+            "confidence": CONFIDENCE,
+            "clean": _counted(certificate.correct),
+            "certified": _counted(certificate.certified),
+            **header,
+        }
+    ]
+    radius = certificate.radius if certificate.steps is None else certificate.steps
+    lines += [
+        {
+            "index": i,
+            "pixels": hashlib.sha256(images[i].tobytes()).hexdigest(),
+            "label": int(labels[i]),
+            "prediction": int(certificate.prediction[i]),
+            "logits": [number(z) for z in certificate.logits[i]],
+            "margin": number(certificate.margin[i]),
+            "radius": radius[i].item(),
+            "certified": bool(certificate.certified[i]),
+        }
+        for i in range(n)
+    ]
+    body = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    seal = json.dumps({"sha256": hashlib.sha256(body).hexdigest()}) + "\n"
+    write_file(path, body + seal.encode())
+
+
+def _counted(verdicts: Array) -> dict[str, Any]:
+    count, n = int(verdicts.sum()), len(verdicts)
+    return {"count": count, "of": n, "bounds": list(clopper_pearson(count, n, CONFIDENCE))}
