@@ -1,11 +1,12 @@
-"""The command line: demo, train, certify, info.
+"""The command line: demo, train, certify, quantize, verify, audit, info.
 
-Exit status: 0 done; 2 a mistake of the person at the keyboard, told in one sentence; 3 an attack broke a certified
-sample; 130 interrupted.
+Exit status: 0 done; 2 a mistake of the person at the keyboard, or a certificate that does not verify, told in one
+sentence; 3 something certified was broken; 130 interrupted.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -29,12 +30,15 @@ from rich.table import Table
 from rich.text import Text
 
 from . import __version__
-from .audit import Evaluation, SoundnessError, evaluate
+from . import verify as checker
+from .audit import SECTIONS, Evaluation, SoundnessError, audit, evaluate
 from .backends import available_backends, get_backend
-from .certify import METHODS, certify, check_model, parse_eps, predict
-from .checkpoint import check_writable, load_model, write_file
-from .data import DATASETS, Dataset, load_dataset, to_pixels
+from .certificate import write_certificate
+from .certify import METHODS, Certificate, certify, check_model, check_samples, parse_eps, parse_gray_levels, predict
+from .checkpoint import check_writable, load_model, save_model, write_file
+from .data import DATASETS, Dataset, load_dataset, split_holdout
 from .errors import UserError
+from .exact import DEFAULT_FRACTION_BITS, MOST_FRACTION_BITS, ExactNet, quantize
 from .layers import LinfDistNet, Module
 from .recipes import Recipe, load_recipe, recipe_names
 from .train import CHECKPOINT, METRICS, MODEL, Observer, train
@@ -42,6 +46,8 @@ from .train import CHECKPOINT, METRICS, MODEL, Observer, train
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
 RESULTS = "results.json"  # what the demo writes, and by which it knows a folder of its own
 DEMO_EPS = ("1/20", "1/10", "3/20", "1/5")
+DEMO_EXACT_EPS = "1/10"
+EXACT, CERTIFICATE = "exact.safetensors", "certificate.jsonl"
 console = Console()
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -62,6 +68,8 @@ def speaks_plainly(command: Command) -> Command:
             stop(2, f"Error: {error.filename}: {error.strerror}.")
         except MemoryError:
             stop(2, "Error: this needs more memory than there is: try a smaller width or batch_size.")
+        except checker.Disagreement as error:
+            stop(2, f"Not verified: {str(error).rstrip('.')}.")
         except SoundnessError as error:
             stop(3, f"SOUNDNESS: {error}. Please report this.")
         except KeyboardInterrupt:
@@ -91,16 +99,32 @@ data_dir_option = click.option(
 )
 
 
-class EpsType(click.ParamType):
+class RadiusType(click.ParamType):
     """A radius as people write it, kept as an exact fraction."""
 
     name = "radius"
 
+    def __init__(self, parse: Callable[[str], Fraction]) -> None:
+        self.parse = parse
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
         try:
-            return parse_eps(value)
+            return self.parse(value)
         except UserError as error:
             self.fail(f"{error}.", param, ctx)
+
+
+eps_option = click.option(
+    "--eps", type=RadiusType(parse_eps), help="Radius of the ℓ∞ ball, pixels being in [0, 1]: 0.3, 8/255."
+)
+gray_levels_option = click.option(
+    "--gray-levels",
+    type=RadiusType(parse_gray_levels),
+    help="The same in gray levels, 0 to 255: 76.5.",
+)
+dataset_option = click.option(
+    "--dataset", "name", type=click.Choice(list(DATASETS)), help="[default: the one the model was trained on]"
+)
 
 
 class Program(click.Group):
@@ -122,8 +146,12 @@ def main() -> None:
     linfengine demo                        a certified net in under a minute
     linfengine train mnist-small           a real one in a quarter of an hour
     linfengine certify runs/mnist-small/model.safetensors --eps 0.3
+    linfengine quantize runs/mnist-small/model.safetensors --out exact.safetensors
+    linfengine certify exact.safetensors --eps 0.3 --certificate proof.jsonl
+    linfengine verify proof.jsonl exact.safetensors mnist
 
-    Exit status: 0 done, 2 bad input, 3 an attack broke a certified sample (please report it), 130 interrupted.
+    Exit status: 0 done, 2 bad input or a certificate that does not verify, 3 something certified was broken (please
+    report it), 130 interrupted.
     """
 
 
@@ -140,7 +168,8 @@ def demo(out: Path) -> None:
     """Train on real scans of digits, certify, and show the result, in under a minute.
 
     Writes model.safetensors, results.json and certified.png into the folder.  The accuracies are those of the 360 test
-    images: clean, after a PGD attack of 20 steps, and certified, which no attack whatever can undercut.
+    images: clean, after a PGD attack of 20 steps, and certified, which no attack whatever can undercut.  Then makes an
+    exact net of it, exact.safetensors, writes its certificate, certificate.jsonl, and verifies that in plain integers.
     """
     from .plots import plot_certified  # matplotlib takes a while to load
 
@@ -154,22 +183,29 @@ def demo(out: Path) -> None:
         for name in (MODEL, CHECKPOINT, METRICS):
             (out / name).unlink(missing_ok=True)
     model = train_watched(recipe, dataset, out, restart=True)
-    pixels, labels = to_pixels(dataset.test_images), dataset.test_labels
-    evaluations = [evaluate(model, pixels, labels, eps, attack_steps=20) for eps in DEMO_EPS]
-    by_margin = certify(model, pixels, labels, 0, method="margin")
+    images, labels = dataset.test_images, dataset.test_labels
+    evaluations = [evaluate(model, images, labels, eps, attack_steps=20) for eps in DEMO_EPS]
+    by_margin = certify(model, images, labels, 0, method="margin")
     points = [(float(each.certificate.eps), *accuracies(each)[1:]) for each in evaluations]
-    plot_certified(out / "certified.png", by_margin, dataset.test_images, dataset.classes, points)
+    plot_certified(out / "certified.png", by_margin, images, dataset.classes, points)
+    console.print(result_table(evaluations, f"{len(labels)} test images, % (95% Clopper-Pearson bounds)"))
+    exact = evaluate(
+        quantized(out / MODEL, out / EXACT), images, labels, DEMO_EXACT_EPS, method="exact", attack_steps=20
+    )
+    write_certificate(out / CERTIFICATE, exact.certificate, out / EXACT, images, labels, dataset="digits", split="test")
+    tell_certificate(exact.certificate)
+    verify_watched(out / CERTIFICATE, out / EXACT, images, labels)
     results = {
         "dataset": "digits",
         "recipe": recipe.to_dict(),
         "version": __version__,
         "seconds": time.perf_counter() - start,
-        "results": [each.summary() for each in evaluations],
+        "results": [each.summary() for each in [*evaluations, exact]],
     }
     write_file(out / RESULTS, json.dumps(results, indent=2).encode())
-    console.print(result_table(evaluations, f"{len(labels)} test images, % (95% Clopper-Pearson bounds)"))
-    click.echo(f"{out}/ now holds {MODEL}, {RESULTS} and certified.png ({results['seconds']:.0f} s).")
-    click.echo(f"Next: linfengine certify {out / MODEL} --eps 1/10 --attack pgd")
+    click.echo(f"{out}/ now holds {MODEL}, {EXACT}, {CERTIFICATE}, {RESULTS} and certified.png", nl=False)
+    click.echo(f" ({results['seconds']:.0f} s).")
+    click.echo(f"Next: linfengine audit {out / EXACT} --eps 1/10")
     click.echo("or:   linfengine train mnist-small")
 
 
@@ -212,15 +248,23 @@ def train_command(
 
 @main.command("certify")
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+@dataset_option
+@eps_option
+@gray_levels_option
 @click.option(
-    "--dataset", "name", type=click.Choice(list(DATASETS)), help="[default: the one the model was trained on]"
-)
-@click.option("--eps", type=EpsType(), required=True, help="Radius of the ℓ∞ ball, pixels being in [0, 1]: 0.3, 8/255.")
-@click.option(
-    "--method", type=click.Choice(METHODS), default="interval", show_default=True, help="How robustness is proved."
+    "--method",
+    type=click.Choice(METHODS),
+    help="How robustness is proved.  [default: exact for an exact net, interval for others]",
 )
 @click.option("--attack", type=click.Choice(["pgd"]), help="Also attack every sample, for comparison.")
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of the attack.  [default: 20]")
+@click.option("--restarts", type=click.IntRange(min=1), help="Starts of the attack.  [default: 1]")
+@click.option("--targeted", is_flag=True, help="Attack towards every other class, too.")
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path),
+    help="Write the claims on every sample there, for `linfengine verify`.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result there as JSON.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many test samples.")
 @data_dir_option
@@ -228,10 +272,14 @@ def train_command(
 def certify_command(
     model: Path,
     name: str | None,
-    eps: Fraction,
-    method: str,
+    eps: Fraction | None,
+    gray_levels: Fraction | None,
+    method: str | None,
     attack: str | None,
     steps: int | None,
+    restarts: int | None,
+    targeted: bool,
+    certificate: Path | None,
     json_file: Path | None,
     limit: int | None,
     data_dir: Path | None,
@@ -239,40 +287,194 @@ def certify_command(
     """Prove how much of a test set a model classifies robustly, at one radius.
 
     \b
-    interval  bounds the logits over every image of the ball that is a valid image
-    margin    the gap between the two largest logits against 2 x Lipschitz constant x radius
+    margin    the gap between the two largest logits against 2 x Lipschitz constant x radius, rounding paid for
+    interval  that; where it is too small, bounds on the logits over every valid image of the ball
+    exact     the same for an exact net (see quantize), in integers: nothing is rounded
     """
-    if steps and not attack:
-        raise UserError("--steps is for an attack: add --attack pgd")
+    if (steps or restarts or targeted) and not attack:
+        raise UserError("--steps, --restarts and --targeted are for an attack: add --attack pgd")
+    eps = one_radius(eps, gray_levels)
     attack_steps = (steps or 20) if attack else 0
-    net, metadata = load_model(model)
-    name = name or metadata.get("dataset")
-    if name not in DATASETS:
-        raise UserError(
-            f"{model} does not say which data set it is for: name one with --dataset ({', '.join(DATASETS)})"
-        )
-    dataset = load_dataset(name, data_dir)
-    check_model(net)
-    check_fit(net, dataset)
-    pixels, labels = to_pixels(dataset.test_images[:limit]), dataset.test_labels[:limit]
-    if json_file:
-        check_writable(json_file)  # before the work rather than after it
+    net, dataset, _ = load_with_data(model, name, data_dir)
+    images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
+    for file in (certificate, json_file):
+        if file:
+            check_writable(file)  # before the work rather than after it
+    method = method or ("exact" if isinstance(net, ExactNet) else "interval")
     start = time.perf_counter()
-    with console.status(
-        f"certifying {len(labels):,} images of {name}" + (f", PGD with {attack_steps} steps" if attack else "")
-    ):
-        result = evaluate(net, pixels, labels, eps, method=method, attack_steps=attack_steps)
-    title = f"{name}, {'first ' if limit else ''}{len(labels):,} test images, {method} certificate"
+    what = f"certifying {len(labels):,} images of {dataset.name}"
+    with console.status(what + (f", PGD with {attack_steps} steps" if attack else "")):
+        result = evaluate(
+            net, images, labels, eps,
+            method=method, attack_steps=attack_steps, restarts=restarts or 1, targeted=targeted,
+        )  # fmt: skip
+    title = f"{dataset.name}, {'first ' if limit else ''}{len(labels):,} test images, {method} certificate"
     console.print(result_table([result], f"{title}, % (95% Clopper-Pearson bounds)"))
+    tell_certificate(result.certificate)
+    if certificate:
+        write_certificate(certificate, result.certificate, model, images, labels, dataset=dataset.name, split="test")
+        click.echo(f"Next: linfengine verify {certificate} {model} {dataset.name}")
     if json_file:
         facts = {
-            "dataset": name,
+            "dataset": dataset.name,
             "model": str(model),
             "version": __version__,
             "attack_steps": attack_steps or None,
+            "attack_restarts": (restarts or 1) if attack else None,
+            "attack_targeted": targeted if attack else None,
             "seconds": time.perf_counter() - start,
         }
         write_file(json_file, json.dumps(result.summary() | facts, indent=2).encode())
+
+
+@main.command("quantize")
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+@click.option(
+    "--fraction-bits",
+    type=click.IntRange(0, MOST_FRACTION_BITS),
+    default=DEFAULT_FRACTION_BITS,
+    show_default=True,
+    metavar="F",
+    help="Numbers become multiples of 2^-F gray levels; with 0 the net runs on bytes.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File of the exact net.")
+@dataset_option
+@eps_option
+@gray_levels_option
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the comparison there as JSON.")
+@data_dir_option
+@speaks_plainly
+def quantize_command(
+    model: Path,
+    fraction_bits: int,
+    out: Path,
+    name: str | None,
+    eps: Fraction | None,
+    gray_levels: Fraction | None,
+    json_file: Path | None,
+    data_dir: Path | None,
+) -> None:
+    """Make an exact net of a trained one: in gray levels, on a grid, evaluated without any rounding.
+
+    The exact net is a model of its own, with the same logits on every machine, whose certificates are comparisons of
+    integers.  Shows what rounding its numbers did to the accuracies, at the radius of its recipe or the one named, on
+    training images that were held out if there are any, else on the test images.
+    """
+    for file in (out, json_file):
+        if file:
+            check_writable(file)
+    net, dataset, metadata = load_with_data(model, name, data_dir)
+    recipe = json.loads(metadata.get("recipe", "{}"))
+    eps = one_radius(eps, gray_levels, recipe)
+    exact = quantized(model, out, fraction_bits)
+    images, labels, which = dataset.test_images, dataset.test_labels, "test"
+    if held_out := recipe.get("held_out"):
+        _, chosen = split_holdout(dataset.train_labels, held_out)
+        images, labels, which = dataset.train_images[chosen], dataset.train_labels[chosen], "held-out"
+    table = Table(title=f"{dataset.name}, {len(labels):,} {which} images, ε = {radius_text(eps)}", title_justify="left")
+    for heading in ("net", "clean, %", "certified, %"):
+        table.add_column(heading, justify="left" if heading == "net" else "right")
+    results = {}
+    for form, each in (("float32", net), (f"exact, {fraction_bits} fraction bits", exact)):
+        results[form] = evaluate(each, images, labels, eps).summary()
+        table.add_row(form, *(f"{100 * results[form][key]:.2f}" for key in ("clean", "certified")))
+    console.print(table)
+    largest = exact.rounding(float(exact.white))[1]
+    click.echo(f"Proved: no value exceeds {largest:.0f} gray levels, so float32 holds all multiples of {exact.step}.")
+    click.echo(f"Next: linfengine certify {out} --eps {eps} --certificate {out.with_suffix('.jsonl')}")
+    if json_file:
+        facts = {"dataset": dataset.name, "images": which, "fraction_bits": fraction_bits, "largest value": largest}
+        write_file(json_file, json.dumps(facts | {"results": results}, indent=2).encode())
+
+
+@main.command("verify")
+@click.argument("certificate", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="CERTIFICATE")
+@click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="MODEL")
+@click.argument("data", metavar="DATA")
+@click.option("--samples", type=click.IntRange(min=1), help="Re-derive so many, spread evenly.  [default: all]")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the verdict there as JSON.")
+@data_dir_option
+@speaks_plainly
+def verify_command(
+    certificate: Path, model: Path, data: str, samples: int | None, json_file: Path | None, data_dir: Path | None
+) -> None:
+    """Re-derive a certificate file with the independent checker, in unlimited integers.
+
+    DATA is the name of a data set, an .npz file with images and labels, or a folder with official test files.  The
+    checker is one file that uses nothing of the engine, linfengine/verify.py, and runs alone: python verify.py
+    CERTIFICATE MODEL DATA.  Exit status 2 and the first disagreement if there is one.
+    """
+    if json_file:
+        check_writable(json_file)
+    if data in DATASETS:
+        dataset = load_dataset(data, data_dir)
+        images, labels = dataset.test_images, dataset.test_labels
+    else:
+        images, labels = checker.read_data(data)
+    header = verify_watched(certificate, model, images, labels, samples)
+    if json_file:
+        write_file(json_file, json.dumps({"verified": True, "samples": samples} | header, indent=2).encode())
+
+
+@main.command("audit")
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+@dataset_option
+@eps_option
+@gray_levels_option
+@click.option("--limit", type=click.IntRange(min=1), default=500, show_default=True, help="The first so many samples.")
+@click.option("--effort", type=click.IntRange(min=1), default=1, show_default=True, help="Times as many attempts.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random attempts.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: MODEL's, audit/]")
+@data_dir_option
+@speaks_plainly
+def audit_command(
+    model: Path,
+    name: str | None,
+    eps: Fraction | None,
+    gray_levels: Fraction | None,
+    limit: int,
+    effort: int,
+    seed: int,
+    out: Path | None,
+    data_dir: Path | None,
+) -> None:
+    """Try to break a model's certificates, and the engine that made them.
+
+    Searches for pairs of images that contradict the Lipschitz constant; attacks every certified sample, also in the
+    last place; compares backends, instruction sets and threads bit for bit; checks gradients, and certificates against
+    exact arithmetic.  Writes audit.txt, audit.json and audit.png into the folder.  Exit status 3 if anything broke.
+    """
+    from .plots import plot_audit
+
+    net, dataset, metadata = load_with_data(model, name, data_dir)
+    eps = one_radius(eps, gray_levels, json.loads(metadata.get("recipe", "{}")))
+    out = out or model.parent / "audit"
+    check_writable(out / "audit.txt")
+    images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
+    start = time.perf_counter()
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("", total=len(SECTIONS))
+
+        def begin(section: str) -> None:
+            progress.update(task, description=section, completed=list(SECTIONS).index(section))
+
+        sections = audit(net, images, labels, eps, effort=effort, seed=seed, progress=begin)
+        progress.update(task, description="done", completed=len(SECTIONS))
+    title = f"Audit of {model} on {len(labels):,} test images of {dataset.name} at ε = {radius_text(eps)}"
+    lines = [title, *(f"{'holds ' if each.sound else 'BROKEN'}  {each.name}: {each.text}." for each in sections)]
+    for line in lines:
+        click.echo(line)
+    facts = {
+        "model": str(model), "dataset": dataset.name, "n": len(labels), "eps": str(eps), "seed": seed, "effort": effort,
+        "version": __version__, "seconds": time.perf_counter() - start, "sections": [vars(each) for each in sections],
+    }  # fmt: skip
+    write_file(out / "audit.txt", ("\n".join(lines) + "\n").encode())
+    write_file(out / "audit.json", json.dumps(facts, indent=2).encode())
+    plot_audit(out / "audit.png", title, sections)
+    click.echo(f"{out}/ now holds audit.txt, audit.json and audit.png ({facts['seconds']:.0f} s).")
+    for each in sections:
+        if not each.sound:
+            raise SoundnessError(f"{each.name}: {each.text}")
 
 
 @main.command()
@@ -314,6 +516,20 @@ def installation_facts() -> dict[str, Any]:
     return facts | {"gpu": "none: this version computes on the CPU only", "recipes": recipe_names()}
 
 
+def load_with_data(model: Path, name: str | None, data_dir: Path | None) -> tuple[Module, Dataset, dict[str, str]]:
+    """A model that can be certified, its data set or the one named, and the model file's metadata."""
+    net, metadata = load_model(model)
+    name = name or metadata.get("dataset")
+    if name not in DATASETS:
+        raise UserError(
+            f"{model} does not say which data set it is for: name one with --dataset ({', '.join(DATASETS)})"
+        )
+    dataset = load_dataset(name, data_dir)
+    check_model(net)
+    check_fit(net, dataset)
+    return net, dataset, metadata
+
+
 def check_fit(net: Module, dataset: Dataset) -> None:
     """Raises UserError where the model takes images of another shape, or has another number of classes."""
     shape, classes = dataset.test_images.shape[1:], len(dataset.classes)
@@ -325,13 +541,63 @@ def check_fit(net: Module, dataset: Dataset) -> None:
             )
         return
     try:  # a net of any layers says what it takes only by taking it
-        logits = predict(net, to_pixels(dataset.test_images[:1]))
+        logits = predict(net, check_samples(net, dataset.test_images[:1], dataset.test_labels[:1])[0])
     except ValueError as error:
         raise UserError(f"the model does not take the images of {dataset.name}: {error}") from None
     if logits.shape != (1, classes):
         raise UserError(
             f"the model gives an image logits of shape {logits.shape}; {dataset.name} has {classes} classes"
         )
+
+
+def one_radius(eps: Fraction | None, gray_levels: Fraction | None, recipe: dict[str, Any] | None = None) -> Fraction:
+    """The radius named in one unit or the other, or that of a recipe."""
+    if eps is not None and gray_levels is not None:
+        raise UserError("--eps and --gray-levels name the same radius: give one of them")
+    if eps is None and gray_levels is None and recipe and recipe.get("eps_test"):
+        return Fraction(recipe["eps_test"]).limit_denominator(1000)  # 8/255 as people write it
+    found = gray_levels if eps is None else eps
+    if found is None:
+        raise UserError("a radius is needed: --eps 0.3 with pixels in [0, 1], or --gray-levels 76.5 of 255")
+    return found
+
+
+def radius_text(eps: Fraction) -> str:
+    return f"{eps} = {float(255 * eps):g} gray levels" if eps.denominator > 1 else str(eps)
+
+
+def tell_certificate(certificate: Certificate) -> None:
+    click.echo(f"ε = {radius_text(certificate.eps)}. Arithmetic: {certificate.arithmetic}.")
+    click.echo(f"Rests on {certificate.rests_on}.")
+
+
+def quantized(model: Path, out: Path, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNet:
+    """The exact net of a model's file, saved with its metadata."""
+    net, metadata = load_model(model)
+    exact = quantize(net, fraction_bits)
+    kept = {key: metadata[key] for key in ("dataset", "recipe") if key in metadata}
+    save_model(exact, out, **kept, quantized_from=hashlib.sha256(model.read_bytes()).hexdigest())
+    return exact
+
+
+def verify_watched(
+    certificate: Path, model: Path, images: Any, labels: Any, samples: int | None = None
+) -> dict[str, Any]:
+    """The header of a certificate that the checker has re-derived, with a bar and a sentence."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("re-derived in integers", total=None)
+
+        def tell(done: int, of: int) -> None:
+            progress.update(task, completed=done, total=of)
+
+        header = checker.verify(certificate, model, images, labels, samples, tell)
+    certified = header["certified"]["count"]
+    click.echo(
+        f"Verified: {certified:,} of {header['n']:,} samples certified at ε = {radius_text(Fraction(header['eps']))}, "
+        f"{header['n'] if samples is None else min(samples, header['n']):,} re-derived."
+    )
+    return header
 
 
 def accuracies(evaluation: Evaluation) -> tuple[float, float, float]:

@@ -16,14 +16,17 @@ from linfengine.backends import Backend, available_backends, get_backend, set_ba
 
 PACKAGE = Path(linfengine.__file__).parent
 FLOORS = [  # from the ground up; what stands on one line does not know of each other
-    {"_version", "errors"},
+    {"_version", "errors", "verify"},
     {"backends"},
     {"tensor"},
     {"interval"},
     {"ops"},
     {"data", "gradcheck", "layers", "losses", "optim", "schedules"},
+    {"exact"},
     {"certify", "checkpoint"},
-    {"audit", "plots", "recipes"},
+    {"attack", "certificate", "recipes"},
+    {"audit"},
+    {"plots"},
     {"train"},
     {"cli"},
     {"__init__", "__main__"},
