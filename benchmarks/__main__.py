@@ -13,6 +13,7 @@ The parts:
     training   a step of a net, and the share of it inside the kernels
     ramp       forward + backward at every p that training meets
     epoch      one epoch of the mnist-small recipe
+    certify    certificates of a trained model beside its forward, and the checker (only when asked for, with --model)
 
 The ceiling of a kernel is its inner step on registers alone, measured in the same run: nothing is loaded, nothing
 waits.  All contenders take turns, so that a noisy moment hits all alike.  Prints Markdown.
@@ -32,17 +33,18 @@ from typing import Any
 import click
 from rich.console import Console
 
-from benchmarks import kernels, peers, report, training
+from benchmarks import certificates, kernels, peers, report, training
 from benchmarks.timing import Case, Timing, interleave
 from linfengine import __version__
 from linfengine.backends import cpu
 from linfengine.checkpoint import write_file
 
 PARTS = ("kernels", "shapes", "training", "ramp", "epoch")
+CERTIFY = "certify"
 
 
 @click.command(help=__doc__)
-@click.argument("parts", nargs=-1, type=click.Choice(PARTS))
+@click.argument("parts", nargs=-1, type=click.Choice([*PARTS, CERTIFY]))
 @click.option(
     "--shape", nargs=3, type=click.IntRange(min=1), default=(512, 1024, 1024), metavar="B O K", show_default=True
 )
@@ -54,6 +56,12 @@ PARTS = ("kernels", "shapes", "training", "ramp", "epoch")
     help="Seconds for each contender, about.",
 )
 @click.option("--peers/--no-peers", "with_peers", default=True, help="Other libraries, where installed.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The trained model whose certificates are timed.",
+)
+@click.option("--eps", default="0.3", show_default=True, help="Radius of those certificates.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there as JSON.")
 @click.option("--chart", "chart_file", type=click.Path(path_type=Path), help="Draw the kernels there as PNG.")
 def main(
@@ -61,6 +69,8 @@ def main(
     shape: tuple[int, int, int],
     seconds: float,
     with_peers: bool,
+    model: Path | None,
+    eps: str,
     json_file: Path | None,
     chart_file: Path | None,
 ) -> None:
@@ -93,6 +103,13 @@ def main(
             print(report.steps(results[part]))
         elif part == "ramp":
             print(report.ramp(timed(part, training.ramp_cases())))
+        elif part == CERTIFY:
+            if model is None:
+                raise click.UsageError("certify needs a trained model: --model runs/mnist-small/model.safetensors")
+            print(report.certificates(timed(part, certificates.cases(model, eps))))
+            results["checker"] = certificates.checker(model, eps)
+            for form, spent in results["checker"].items():
+                print(f"\n{certificates.SAMPLES} samples of the {form} net re-derived by the checker: {spent:.1f} s")
         else:
             results[part] = training.epoch()
             print(f"An epoch of mnist-small, 60,000 images: {results[part]:.1f} s")

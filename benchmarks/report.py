@@ -68,6 +68,12 @@ def ramp(timings: list[Timing]) -> str:
     return table(["forward + backward", "G terms/s", "of the rate at p = 8"], rows)
 
 
+def certificates(timings: list[Timing]) -> str:
+    first = timings[0].median
+    rows = [[t.who, f"{1e3 * t.median:.0f}", f"{t.median / first:.2f}"] for t in timings]
+    return table([f"all test images, {timings[0].what}", "ms", "× float32 forward"], rows)
+
+
 def chart(timings: list[Timing], title: str) -> Any:
     """On the left the roofline: instructions a term against terms a second; on the right everybody, on a log scale."""
     from matplotlib.figure import Figure

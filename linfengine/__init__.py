@@ -1,6 +1,7 @@
 """l-infinity distance nets: train them, bound them, certify them. The names below, in the order of the story.
 
-What takes longer to load stands in modules of its own: `linfengine.train`, `linfengine.certify`, `linfengine.audit`.
+What takes longer to load stands in modules of its own: `linfengine.train`, `linfengine.certify`, `linfengine.attack`,
+`linfengine.audit`; and so does `linfengine.verify`, which imports none of these.
 """
 
 try:
@@ -14,6 +15,7 @@ from ._version import __version__
 from .checkpoint import load_model, save_model
 from .data import load_dataset
 from .errors import UserError
+from .exact import ExactNet, quantize
 from .interval import Interval
 from .layers import (
     Dense,
@@ -110,6 +112,8 @@ __all__ = [
     "Tanh",
     "Sequential",
     "LinfDistNet",
+    "ExactNet",
+    "quantize",
     "cross_entropy",
     "hinge",
     "mixture",

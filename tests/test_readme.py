@@ -1,4 +1,4 @@
-"""The README's Python runs, top to bottom, as one program; its commands name what exists."""
+"""The Python of the README and of the docs runs, top to bottom, as one program a page; commands name what exists."""
 
 import re
 from pathlib import Path
@@ -12,19 +12,19 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 3
+@pytest.mark.parametrize(("page", "blocks"), [("README.md", 4), ("docs/believe.md", 2)])
+def test_the_python_of_a_page_runs(page: str, blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+    assert len(found) == blocks
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    assert (tmp_path / "runs/readme/model.safetensors").exists()
+    for block in found:
+        exec(compile(block, page, "exec"), names)
 
 
 def test_the_commands_of_the_readme_exist() -> None:
     commands = re.findall(r"^linfengine (\w+)(?: ([\w.-]+))?(.*)$", README, flags=re.MULTILINE)
-    assert {name for name, _, _ in commands} == {"demo", "train", "certify"}
+    assert {name for name, _, _ in commands} == {"demo", "train", "certify", "quantize", "verify", "audit"}
     for name, argument, options in commands:
         assert name in main.commands
         if name == "train":
