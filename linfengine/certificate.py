@@ -18,6 +18,7 @@ from ._version import __version__
 from .backends import Array
 from .certify import Certificate, clopper_pearson
 from .checkpoint import write_file
+from .errors import UserError
 
 FORMAT = "linfengine-certificate-1"
 CONFIDENCE = 0.95
@@ -28,9 +29,11 @@ def write_certificate(
 ) -> None:
     """Write what `certify` proved of the model in a file, on uint8 images (n, c, h, w) with their labels.
 
-    Further keywords, JSON values, go into the header.  Raises UserError when the place cannot be written to, ValueError
-    for images that are not uint8 or not those of the certificate.
+    Further keywords, JSON values, go into the header.  Raises UserError when the place cannot be written to or
+    float32 may overflow, ValueError for images that are not uint8 or not those of the certificate.
     """
+    if not np.isfinite(certificate.threshold):
+        raise UserError("the net's values may overflow float32, so there is no certificate to write")
     n = len(certificate.prediction)
     if images.dtype != np.uint8 or not len(images) == len(labels) == n:
         raise ValueError(f"expected the {n} uint8 images that were certified, got {len(images)} of {images.dtype}")

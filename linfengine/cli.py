@@ -297,9 +297,7 @@ def certify_command(
     attack_steps = (steps or 20) if attack else 0
     net, dataset, _ = load_with_data(model, name, data_dir)
     images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
-    for file in (certificate, json_file):
-        if file:
-            check_writable(file)  # before the work rather than after it
+    check_results(model, certificate, json_file)
     method = method or ("exact" if isinstance(net, ExactNet) else "interval")
     start = time.perf_counter()
     what = f"certifying {len(labels):,} images of {dataset.name}"
@@ -360,9 +358,7 @@ def quantize_command(
     integers.  Shows what rounding its numbers did to the accuracies, at the radius of its recipe or the one named, on
     training images that were held out if there are any, else on the test images.
     """
-    for file in (out, json_file):
-        if file:
-            check_writable(file)
+    check_results(model, out, json_file)
     net, dataset, metadata = load_with_data(model, name, data_dir)
     recipe = json.loads(metadata.get("recipe", "{}"))
     eps = one_radius(eps, gray_levels, recipe)
@@ -371,14 +367,14 @@ def quantize_command(
     if held_out := recipe.get("held_out"):
         _, chosen = split_holdout(dataset.train_labels, held_out)
         images, labels, which = dataset.train_images[chosen], dataset.train_labels[chosen], "held-out"
-    table = Table(title=f"{dataset.name}, {len(labels):,} {which} images, ε = {radius_text(eps)}", title_justify="left")
+    table = Table()
     for heading in ("net", "clean, %", "certified, %"):
         table.add_column(heading, justify="left" if heading == "net" else "right")
     results = {}
     for form, each in (("float32", net), (f"exact, {fraction_bits} fraction bits", exact)):
         results[form] = evaluate(each, images, labels, eps).summary()
         table.add_row(form, *(f"{100 * results[form][key]:.2f}" for key in ("clean", "certified")))
-    console.print(table)
+    console.print(f"{dataset.name}, {len(labels):,} {which} images, ε = {radius_text(eps)}", table, sep="\n")
     largest = exact.rounding(float(exact.white))[1]
     click.echo(f"Proved: no value exceeds {largest:.0f} gray levels, so float32 holds all multiples of {exact.step}.")
     click.echo(f"Next: linfengine certify {out} --eps {eps} --certificate {out.with_suffix('.jsonl')}")
@@ -404,8 +400,7 @@ def verify_command(
     checker is one file that uses nothing of the engine, linfengine/verify.py, and runs alone: python verify.py
     CERTIFICATE MODEL DATA.  Exit status 2 and the first disagreement if there is one.
     """
-    if json_file:
-        check_writable(json_file)
+    check_results(certificate, json_file)
     if data in DATASETS:
         dataset = load_dataset(data, data_dir)
         images, labels = dataset.test_images, dataset.test_labels
@@ -528,6 +523,18 @@ def load_with_data(model: Path, name: str | None, data_dir: Path | None) -> tupl
     check_model(net)
     check_fit(net, dataset)
     return net, dataset, metadata
+
+
+def check_results(given: Path, *files: Path | None) -> None:
+    """Raises UserError where a result could not be written, or would be written over the file it is made of.
+
+    To be known before the work rather than after it.
+    """
+    for file in files:
+        if file:
+            if file.resolve() == given.resolve():
+                raise UserError(f"{file}: the result would be written over the file it is made of, name another")
+            check_writable(file)
 
 
 def check_fit(net: Module, dataset: Dataset) -> None:

@@ -83,9 +83,11 @@ class ExactNet(Sequential):
         own = self.state().values()
         for array in own:
             array.flags.writeable = True
-        super().load_state(state)
-        for array in own:
-            array.flags.writeable = False
+        try:
+            super().load_state(state)
+        finally:
+            for array in own:
+                array.flags.writeable = False
         self.check()
 
     def rounding(self, magnitude: float) -> tuple[float, float]:
@@ -168,7 +170,8 @@ def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNe
                     excess = excess - mean
                     layers.append(Normalize(tuple(mean.tolist()), 1.0))
             case MeanShift():
-                excess = excess + layer.running_mean.astype(np.float64) * scale
+                shift = layer.running_mean.astype(np.float64) * scale
+                excess = _spread(excess, len(shift)) + shift
                 if not _absorbs_a_shift(net.layers[i + 1 :]):
                     state[f"{place}.running_mean"] = rounded(excess)
                     excess = excess - state[f"{place}.running_mean"]
@@ -210,12 +213,17 @@ def _absorbs_a_shift(layers: tuple[Module, ...]) -> bool:
 
 
 def _beside(excess: Array, w: Array, layer: LinfDistDense | LinfDistConv2d) -> Array:
-    """The excess of each input of w (o, k), as an array that adds to w: (o, k) or (1, 1)."""
+    """The excess of each input of w (o, k), as an array (o, k)."""
     outputs, k = w.shape
-    if len(excess) == 1:
-        return excess[:, None]
-    inputs = np.repeat(excess, layer.groups * k // len(excess))  # a channel stands for its pixels, or those of a patch
+    inputs = _spread(excess, layer.groups * k)
     return np.repeat(inputs.reshape(layer.groups, k), outputs // layer.groups, axis=0)
+
+
+def _spread(channels: Array, count: int) -> Array:
+    """A number for each of `count` features: a channel's stands for all its pixels, or for those of a patch."""
+    if count % len(channels):
+        raise UserError(f"the net cannot be made exact: {len(channels)} channels do not make {count} features")
+    return np.repeat(channels, count // len(channels))
 
 
 class _ByteNet:
@@ -249,6 +257,8 @@ class _ByteNet:
                     low = low.reshape(-1)
                 case LinfDistDense():
                     w, groups = layer.weight.data.astype(np.int64), layer.groups
+                    if low.size != groups * w.shape[1]:
+                        return None  # images of another size, which the layer itself refuses
                     v = w - np.repeat(low.reshape(groups, -1), len(w) // groups, axis=0)
                     least = np.maximum(-v, v - WHITE).max(axis=1).clip(0)
                     above, below = (v + least[:, None]).clip(None, WHITE), (v - least[:, None]).clip(0)

@@ -70,7 +70,7 @@ def _image_grid(
 
 
 def plot_audit(path: str | Path, title: str, sections: Sequence[Section]) -> None:
-    """How near an audit's attempts came to the Lipschitz bound and the margins, and to radii read off margins; a PNG."""
+    """How near an audit's attempts came to the Lipschitz bound, to margins, and to radii read off margins; a PNG."""
     figures = {section.name: section.figures for section in sections}
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(14, 4.2), layout="constrained")

@@ -146,6 +146,8 @@ class Net:
         """max_k |x_k - w_k| + b of every output at every position, output by output; ends of inputs per position."""
         weights, groups = layer["weight"], layer["groups"]
         k, outputs = len(weights[0]), len(weights)
+        if any(len(x) != groups * k for end in ends for x in end) or outputs % groups:
+            raise Disagreement(f"a layer of {groups} groups with {k} inputs each does not fit what it is given")
         results: list[Numbers] = [[] for _ in ends]
         for o, w in enumerate(weights):
             begin = o * groups // outputs * k
@@ -266,6 +268,8 @@ class Claims:
         agree(f"{here}, label", line["label"], int(label))
         logits, margin, radius = line["logits"], line["margin"], line["radius"]
         agree(f"{here}, number of logits", len(logits), self.header["classes"])
+        if not 0 <= label < len(logits):
+            raise Disagreement(f"{here}: its label {label} is no class of the model's")
         agree(f"{here}, prediction", line["prediction"], logits.index(max(logits)))
         lead = Fraction(logits[label]) - max(Fraction(z) for j, z in enumerate(logits) if j != label)
         agree(f"{here}, margin", margin, int(lead) if self.net.exact else float(lead))
@@ -312,8 +316,11 @@ class Claims:
 
 def check_totals(header: dict[str, Any], counts: dict[str, int]) -> None:
     n, tail = header["n"], (1 - header["confidence"]) / 2
+    if not 0 < tail < 0.5:
+        raise Disagreement(f"confidence: {header['confidence']} is none, it has to lie between 0 and 1")
     for name, count in counts.items():
-        agree(f"{name}", header[name]["count"], count)
+        agree(name, header[name]["count"], count)
+        agree(f"{name}, of", header[name]["of"], n)
         lower, upper = header[name]["bounds"]
         # Clopper and Pearson: so many or more have that probability at the lower bound, so many or fewer at the upper
         right = lower == 0 if count == 0 else abs(binomial(n, range(count, n + 1), lower) / tail - 1) < 1e-6
@@ -358,6 +365,8 @@ def verify(
         agree("n", header["n"], len(records))
         if images.dtype != np.uint8 or images.ndim != 4 or len(labels) != len(images):
             raise Disagreement("the data are not uint8 images (n, c, h, w) with their labels")
+        if samples is not None and samples < 1:
+            raise Disagreement(f"samples: {samples} are none to re-derive, at least 1 is needed")
         wanted = len(records) if samples is None else min(samples, len(records))
         chosen = {i * len(records) // wanted for i in range(wanted)}
         for i, line in enumerate(records):
@@ -369,7 +378,7 @@ def verify(
                 progress(sum(j <= i for j in chosen), wanted)
         clean = sum(line["prediction"] == line["label"] for line in records)
         check_totals(header, {"clean": clean, "certified": sum(line["certified"] for line in records)})
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
         raise Disagreement(
             f"{certificate} or {model} is not in the form described: {type(error).__name__} {error}"
         ) from error

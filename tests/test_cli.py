@@ -1,5 +1,6 @@
 """The command line: its results are those of the library, and a mistake is one sentence and exit status 2."""
 
+import hashlib
 import json
 import math
 import os
@@ -14,12 +15,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from linfengine import __version__, audit, cli
-from linfengine.audit import evaluate
-from linfengine.certify import clopper_pearson
+from linfengine.attack import Attacked
+from linfengine.audit import SECTIONS, evaluate
+from linfengine.certify import certify, clopper_pearson
 from linfengine.checkpoint import load_model, load_tensors, save_model, save_tensors
 from linfengine.cli import main
-from linfengine.data import load_dataset, to_pixels
-from linfengine.layers import Flatten, LinfDistConv2d, LinfDistDense, LinfDistNet, Negate, Normalize, Sequential
+from linfengine.data import load_dataset, split_holdout, to_pixels
+from linfengine.exact import ExactNet, quantize
+from linfengine.layers import Flatten, LinfDistConv2d, LinfDistDense, LinfDistNet, Negate, Normalize, Sequential, Tanh
 from linfengine.recipes import load_recipe, recipe_names
 from linfengine.train import CHECKPOINT, METRICS, MODEL, Run
 
@@ -47,7 +50,7 @@ def process(*arguments: object, **environment: str) -> subprocess.CompletedProce
     )
 
 
-def sentence(result: Result | subprocess.CompletedProcess[str]) -> str:
+def sentence(result: Result | subprocess.CompletedProcess[str], start: str = "Error: ") -> str:
     """What a mistake is answered with: status 2, one line on standard error, and no word of Python."""
     status = result.exit_code if isinstance(result, Result) else result.returncode
     assert status == 2, result
@@ -57,7 +60,7 @@ def sentence(result: Result | subprocess.CompletedProcess[str]) -> str:
     else:
         assert lines[0].endswith(".")
     assert len(lines) == 1, lines
-    assert lines[0].startswith("Error: ")
+    assert lines[0].startswith(start)
     assert not lines[0].endswith("..")
     assert "Traceback" not in result.stdout + result.stderr
     return lines[0]
@@ -78,10 +81,29 @@ def model(trained: Path, tmp_path: Path) -> Path:
     return tmp_path / MODEL
 
 
+@pytest.fixture(scope="module")
+def exact(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exact net of the trained one."""
+    path = tmp_path_factory.mktemp("exact") / "exact.safetensors"
+    result = run("quantize", trained / MODEL, "--out", path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    return path
+
+
+@pytest.fixture(scope="module")
+def certificate(exact: Path) -> Path:
+    """What is certified of it at 0.05, which is 12.75 gray levels."""
+    path = exact.with_name("certificate.jsonl")
+    result = run("certify", exact, "--eps", "0.05", "--certificate", path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert f"linfengine verify {path} {exact} digits" in result.stdout
+    return path
+
+
 # Help and information.
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["certify"], ["info"]], ids=" ".join)
+@pytest.mark.parametrize("command", [[], *([name] for name in main.commands)], ids=" ".join)
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_every_command_explains_itself(command: list[str], flag: str) -> None:
     result = run(*command, flag)
@@ -91,7 +113,7 @@ def test_every_command_explains_itself(command: list[str], flag: str) -> None:
 
 
 def test_help_names_every_command() -> None:
-    assert sorted(main.commands) == ["certify", "demo", "info", "train"]
+    assert sorted(main.commands) == ["audit", "certify", "demo", "info", "quantize", "train", "verify"]
     said = run("--help").stdout
     assert all(f"\n  {name}  " in said for name in main.commands)
 
@@ -193,19 +215,29 @@ def test_the_demo_leaves_a_model_its_results_and_a_picture(tmp_path: Path, monke
     for _ in range(2):  # it begins anew each time
         result = run("demo", "--out", tmp_path)
         assert (result.exit_code, result.stderr) == (0, "")
-    assert sorted(os.listdir(tmp_path)) == ["certified.png", CHECKPOINT, METRICS, MODEL, "results.json"]
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        ["certificate.jsonl", "certified.png", CHECKPOINT, "exact.safetensors", METRICS, MODEL, "results.json"]
+    )
     assert (tmp_path / "certified.png").read_bytes().startswith(b"\x89PNG\r\n")
     found = json.loads((tmp_path / "results.json").read_text())
     assert (found["dataset"], found["version"]) == ("digits", __version__)
     assert found["recipe"] == small.to_dict()
     assert found["seconds"] > 0
     digits, net = load_dataset("digits"), load_model(tmp_path / MODEL)[0]
-    for summary, eps in zip(found["results"], cli.DEMO_EPS, strict=True):
-        expected = evaluate(net, to_pixels(digits.test_images), digits.test_labels, eps, attack_steps=20).summary()
-        assert summary == expected
+    exact = load_model(tmp_path / "exact.safetensors")[0]
+    shown = [*((net, eps, "interval") for eps in cli.DEMO_EPS), (exact, cli.DEMO_EXACT_EPS, "exact")]
+    for summary, (each, eps, method) in zip(found["results"], shown, strict=True):
+        images, labels = digits.test_images, digits.test_labels
+        assert summary == evaluate(each, images, labels, eps, method=method, attack_steps=20).summary()
         assert summary["certified"] <= summary["attacked"] <= summary["clean"]
-        assert f"{100 * summary['certified']:.2f} (" in result.stdout
-    assert "linfengine certify" in result.stdout
+        assert method == "exact" or f"{100 * summary['certified']:.2f} (" in result.stdout
+    count = round(360 * found["results"][-1]["certified"])
+    assert (
+        f"Verified: {count} of 360 samples certified at ε = 1/10 = 25.5 gray levels, 360 re-derived." in result.stdout
+    )
+    verified = run("verify", tmp_path / "certificate.jsonl", tmp_path / "exact.safetensors", "digits")
+    assert verified.exit_code == 0
+    assert "linfengine audit" in result.stdout
     other = load_recipe("digits", [*TINY, "seed=1"])
     monkeypatch.setattr(cli, "load_recipe", lambda name: other)
     assert run("demo", "--out", tmp_path).exit_code == 0  # a demo's folder, be it of another version
@@ -252,6 +284,46 @@ def test_certify_says_what_the_library_finds(
         assert f"{100 * found[name]:.2f} (" in result.stdout
 
 
+@pytest.mark.parametrize("method", [[], ["--method", "exact"], ["--method", "interval"], ["--method", "margin"]])
+def test_certify_an_exact_net(method: list[str], exact: Path, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    result = run("certify", exact, "--gray-levels", "12.75", "--json", out, "--limit", 90, *method)
+    assert (result.exit_code, result.stderr) == (0, "")
+    digits, net = load_dataset("digits"), load_model(exact)[0]
+    name = method[-1] if method else "exact"
+    expected = evaluate(net, digits.test_images[:90], digits.test_labels[:90], "1/20", method=name)
+    found = json.loads(out.read_text())
+    assert {key: value for key, value in found.items() if key in expected.summary()} == expected.summary()
+    assert (found["method"], found["eps"]) == (name, "1/20")
+    assert "ε = 1/20 = 12.75 gray levels. Arithmetic: integers over 2^8 gray levels, nothing rounded." in result.stdout
+    assert f"Rests on {expected.certificate.rests_on}." in result.stdout
+
+
+def test_certify_attacks_as_it_is_told(exact: Path, tmp_path: Path) -> None:
+    digits, net = load_dataset("digits"), load_model(exact)[0]
+    images, labels, counts = digits.test_images, digits.test_labels, []
+    for words, chosen in (
+        ([], {}),
+        (["--restarts", 4], {"restarts": 4}),
+        (["--restarts", 4, "--targeted"], {"restarts": 4, "targeted": True}),
+    ):
+        result = run(
+            "certify", exact, "--eps", "0.05", "--attack", "pgd", "--steps", 2, *words, "--json", tmp_path / "result"
+        )
+        assert result.exit_code == 0
+        found = json.loads((tmp_path / "result").read_text())
+        expected = evaluate(net, images, labels, "0.05", method="exact", attack_steps=2, **chosen)  # type: ignore[arg-type]
+        assert found["attacked"] == expected.summary()["attacked"]
+        assert found["attack_steps"] == 2
+        assert (found["attack_restarts"], found["attack_targeted"]) == (
+            chosen.get("restarts", 1),
+            chosen.get("targeted", False),
+        )
+        counts.append(found["attacked"])
+    assert counts[0] >= counts[1] >= counts[2]
+    assert counts[0] > counts[2]
+
+
 def test_certify_takes_the_whole_test_set_unless_told(trained: Path, tmp_path: Path) -> None:
     for limit, n in (([], 360), (["--limit", 1], 1), (["--limit", 9999], 360)):
         result = run("certify", trained / MODEL, "--eps", "0", "--json", tmp_path / "result", *limit)
@@ -275,12 +347,254 @@ def test_certify_takes_any_net_that_fits(tmp_path: Path) -> None:
 
 
 def test_a_broken_certificate_is_an_alarm(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "pgd", lambda model, pixels, labels, eps, **settings: np.zeros(len(labels), bool))
+    broken = Attacked(np.zeros((360, 1, 8, 8)), np.zeros(360), np.zeros(360, bool))
+    monkeypatch.setattr(audit, "pgd", lambda *arguments, **settings: broken)
     result = run("certify", trained / MODEL, "--eps", "1/100", "--attack", "pgd")
     assert result.exit_code == 3
     assert result.stderr.startswith("SOUNDNESS: sample ")
     assert result.stderr.endswith("an attack broke it. Please report this.\n")
     assert len(result.stderr.splitlines()) == 1
+
+
+# Making a net exact.
+
+
+@pytest.mark.parametrize("bits", [None, 0, 4])
+def test_quantize_makes_an_exact_net_and_says_what_that_did(bits: int | None, trained: Path, tmp_path: Path) -> None:
+    out, facts = tmp_path / "deep" / "exact.safetensors", tmp_path / "facts.json"
+    words = [] if bits is None else ["--fraction-bits", bits]
+    result = run("quantize", trained / MODEL, "--out", out, "--json", facts, *words)
+    assert (result.exit_code, result.stderr) == (0, "")
+    bits = 8 if bits is None else bits
+    (net, metadata), (source, source_metadata) = load_model(out), load_model(trained / MODEL)
+    assert isinstance(net, ExactNet)
+    assert net.fraction_bits == bits
+    expected = quantize(source, bits)
+    for name, array in net.state().items():
+        np.testing.assert_array_equal(array, expected.state()[name])
+    assert {key: metadata[key] for key in ("dataset", "recipe")} == {
+        key: source_metadata[key] for key in ("dataset", "recipe")
+    }
+    assert metadata["quantized_from"] == hashlib.sha256((trained / MODEL).read_bytes()).hexdigest()
+    digits, found = load_dataset("digits"), json.loads(facts.read_text())
+    assert (found["dataset"], found["images"], found["fraction_bits"]) == ("digits", "test", bits)
+    assert found["largest value"] == expected.rounding(255.0)[1] < 2.0 ** (24 - bits)
+    forms = {"float32": source, f"exact, {bits} fraction bits": expected}
+    assert found["results"].keys() == forms.keys()
+    for form, each in forms.items():
+        summary = evaluate(each, digits.test_images, digits.test_labels, "1/10").summary()  # the recipe's radius
+        assert found["results"][form] == summary
+        assert f"{100 * summary['certified']:.2f}" in result.stdout
+    assert f"linfengine certify {out} --eps 1/10 --certificate {out.with_suffix('.jsonl')}" in result.stdout
+
+
+def test_quantize_compares_on_what_was_held_out(tmp_path: Path) -> None:
+    assert run("train", "digits", *SET_TINY, "--set", "held_out=200", "--out", tmp_path).exit_code == 0
+    facts = tmp_path / "facts.json"
+    words = ["--out", tmp_path / "exact", "--gray-levels", "51/2", "--json", facts]
+    result = run("quantize", tmp_path / MODEL, *words)
+    assert result.exit_code == 0
+    digits, found = load_dataset("digits"), json.loads(facts.read_text())
+    _, held_out = split_holdout(digits.train_labels, 200)
+    images, labels = digits.train_images[held_out], digits.train_labels[held_out]
+    expected = evaluate(load_model(tmp_path / "exact")[0], images, labels, "1/10").summary()
+    assert found["images"] == "held-out"
+    assert found["results"]["exact, 8 fraction bits"] == expected
+
+
+def test_what_cannot_be_made_exact(exact: Path, trained: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert "exact already, with 8 fraction bits" in sentence(run("quantize", exact, "--out", out))
+    said = sentence(run("quantize", trained / MODEL, "--out", out, "--fraction-bits", 15))
+    assert "cannot be exact at 15 fraction bits" in said
+    assert "use fewer bits" in said
+    tanh = Sequential(Normalize((0.3,), 0.4), Flatten(), LinfDistDense(64, 10), Tanh(), Negate())
+    save_model(tanh, out, dataset="digits")
+    assert "layer 3 of it is Tanh, which rounds" in sentence(
+        run("quantize", out, "--out", tmp_path / "x", "--eps", "0.1")
+    )
+    save_model(load_model(model)[0], out, dataset="digits")
+    assert "a radius is needed" in sentence(run("quantize", out, "--out", tmp_path / "x"))  # no recipe has one
+    assert not (tmp_path / "x").exists()
+
+
+def test_nothing_is_written_over_what_it_is_made_of(model: Path, certificate: Path, exact: Path) -> None:
+    before = model.read_bytes(), certificate.read_bytes()
+    for command in (
+        ["quantize", model, "--out", model],
+        ["certify", model, "--eps", "0.1", "--certificate", model.parent / "." / MODEL],
+        ["certify", model, "--eps", "0.1", "--json", model],
+        ["verify", certificate, exact, "digits", "--json", certificate],
+    ):
+        assert "the result would be written over the file it is made of" in sentence(run(*command))
+    assert (model.read_bytes(), certificate.read_bytes()) == before
+
+
+# Certificates in files, and the checker.
+
+
+def test_a_certificate_is_what_the_library_finds_and_verifies(exact: Path, certificate: Path, tmp_path: Path) -> None:
+    digits, net = load_dataset("digits"), load_model(exact)[0]
+    expected = certify(net, digits.test_images, digits.test_labels, "1/20", method="exact")
+    header, *records, seal = map(json.loads, certificate.read_text().splitlines())
+    assert (header["dataset"], header["split"], header["eps"], header["gray_levels"]) == (
+        "digits",
+        "test",
+        "1/20",
+        "51/4",
+    )
+    assert header["certified"]["count"] == expected.certified.sum() > 0
+    assert [record["certified"] for record in records] == expected.certified.tolist()
+    assert expected.steps is not None
+    assert [record["radius"] for record in records] == expected.steps.tolist()
+    assert seal.keys() == {"sha256"}
+    for words, derived in (([], 360), (["--samples", 7], 7), (["--samples", 999], 360)):
+        result = run("verify", certificate, exact, "digits", "--json", tmp_path / "verdict", *words)
+        assert (result.exit_code, result.stderr) == (0, "")
+        said = f"Verified: {header['certified']['count']} of 360 samples certified at ε = 1/20 = 12.75 gray levels"
+        assert f"{said}, {derived} re-derived." in result.stdout
+        verdict = json.loads((tmp_path / "verdict").read_text())
+        assert verdict == {"verified": True, "samples": words[1] if words else None} | header
+
+
+@pytest.mark.parametrize("method", ["interval", "margin"])
+def test_a_certificate_of_a_float32_net_verifies(method: str, trained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "certificate.jsonl"
+    words = ["--eps", "0.05", "--method", method, "--limit", 60, "--certificate", file]
+    assert run("certify", trained / MODEL, *words).exit_code == 0
+    result = run("verify", file, trained / MODEL, "digits", "--samples", 20)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "of 60 samples certified at ε = 1/20 = 12.75 gray levels, 20 re-derived." in result.stdout
+
+
+def test_data_may_be_a_file_of_arrays(exact: Path, certificate: Path, tmp_path: Path) -> None:
+    digits = load_dataset("digits")
+    np.savez(tmp_path / "test.npz", images=digits.test_images, labels=digits.test_labels)
+    assert run("verify", certificate, exact, tmp_path / "test.npz", "--samples", 5).exit_code == 0
+    np.savez(tmp_path / "train.npz", images=digits.train_images, labels=digits.train_labels)
+    said = sentence(run("verify", certificate, exact, tmp_path / "train.npz"), "Not verified: ")
+    assert "sample 0, pixels: the certificate says" in said
+
+
+Records = list[dict[str, Any]]
+
+
+def tampered(certificate: Path, out: Path, change: Callable[[Records], None]) -> Path:
+    """The certificate with a change, sealed anew by someone who knows how."""
+    lines: Records = [json.loads(line) for line in certificate.read_text().splitlines()[:-1]]
+    change(lines)
+    body = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+    out.write_bytes(body + json.dumps({"sha256": hashlib.sha256(body).hexdigest()}).encode() + b"\n")
+    return out
+
+
+def with_one_more_certified(lines: Records) -> None:
+    line = next(line for line in lines[1:] if line["margin"] > 0 and not line["certified"])
+    line |= {"certified": True, "radius": 3264}  # as if the box had proved 12.75 gray levels
+
+
+def with_a_larger_radius(lines: Records) -> None:
+    next(line for line in lines[1:] if line["certified"])["radius"] += 1
+
+
+def with_larger_logits(lines: Records) -> None:
+    for line in lines[1:]:
+        line["logits"] = [each + 1 for each in line["logits"]]
+
+
+def with_a_larger_count(lines: Records) -> None:
+    lines[0]["certified"]["count"] += 1
+
+
+def untouched(lines: Records) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_one_more_certified, "certified by the box: the certificate says True, and False was found"),
+        (with_a_larger_radius, "radius: the certificate says"),
+        (with_larger_logits, "sample 0, logit 0: the certificate says"),
+        (with_a_larger_count, "certified: the certificate says"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_certificate_that_is_tampered_with_is_refused(
+    change: Callable[[Records], None], message: str, exact: Path, certificate: Path, tmp_path: Path
+) -> None:
+    assert run("verify", tampered(certificate, tmp_path / "same", untouched), exact, "digits").exit_code == 0
+    assert (tmp_path / "same").read_bytes() == certificate.read_bytes()
+    said = sentence(run("verify", tampered(certificate, tmp_path / "other", change), exact, "digits"), "Not verified: ")
+    assert message in said
+
+
+def test_a_certificate_cut_short_or_of_another_model_is_refused(exact: Path, certificate: Path, tmp_path: Path) -> None:
+    whole, cut = certificate.read_bytes(), tmp_path / "cut"
+    for content in (whole[:-1], whole[:-100], whole.replace(b'"label": 2', b'"label": 3', 1), b"", b"{}\n"):
+        cut.write_bytes(content)
+        assert "cut short or edited" in sentence(run("verify", cut, exact, "digits"), "Not verified: ")
+    net, metadata = load_model(exact)
+    save_model(net, tmp_path / "other", **{**metadata, "comment": "the same numbers"})
+    said = sentence(run("verify", certificate, tmp_path / "other", "digits"), "Not verified: ")
+    assert said.startswith("Not verified: model: the certificate says ")
+    said = sentence(run("verify", certificate, exact, tmp_path / "nowhere"), "Not verified: ")
+    assert "expected an .npz file, or a folder" in said
+
+
+# The audit.
+
+
+@pytest.mark.parametrize("kind", ["float32", "exact"])
+def test_audit_writes_a_report_in_three_files(kind: str, exact: Path, model: Path, tmp_path: Path) -> None:
+    path, out = (exact, tmp_path / "report") if kind == "exact" else (model, model.parent / "audit")
+    words = ["--gray-levels", "12.75", "--out", out, "--seed", 3] if kind == "exact" else []
+    result = run("audit", path, "--limit", 40, *words)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert sorted(os.listdir(out)) == ["audit.json", "audit.png", "audit.txt"]
+    assert (out / "audit.png").read_bytes().startswith(b"\x89PNG\r\n")
+    lines = (out / "audit.txt").read_text().splitlines()
+    assert all(line in result.stdout for line in lines)
+    facts = json.loads((out / "audit.json").read_text())
+    assert facts["eps"] == ("1/20" if kind == "exact" else "1/10")  # the recipe's, if nothing else is said
+    assert (facts["model"], facts["dataset"], facts["n"], facts["version"]) == (str(path), "digits", 40, __version__)
+    assert (facts["seed"], facts["effort"]) == (3 if kind == "exact" else 0, 1)
+    assert [section["name"] for section in facts["sections"]] == list(SECTIONS)
+    for section, line in zip(facts["sections"], lines[1:], strict=True):
+        assert section["sound"]
+        assert line == f"holds   {section['name']}: {section['text']}."
+    digits = load_dataset("digits")
+    sections = audit.audit(
+        load_model(path)[0], digits.test_images[:40], digits.test_labels[:40], facts["eps"], seed=facts["seed"]
+    )
+    assert json.loads(json.dumps([vars(section) for section in sections])) == facts["sections"]
+
+
+def test_an_audit_that_breaks_something_is_an_alarm(
+    exact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With status 3, and a report all the same."""
+
+    def generous(*arguments: Any, **settings: Any) -> Any:
+        found = certify(*arguments, **settings)
+        found.certified[...] = found.correct
+        return found
+
+    monkeypatch.setattr(audit, "certify", generous)
+    result = run("audit", exact, "--limit", 40, "--out", tmp_path)
+    assert result.exit_code == 3
+    assert result.stderr.startswith("SOUNDNESS: attack on what is certified: ")
+    assert result.stderr.endswith(". Please report this.\n")
+    assert len(result.stderr.splitlines()) == 1
+    assert sorted(os.listdir(tmp_path)) == ["audit.json", "audit.png", "audit.txt"]
+    assert "\nBROKEN  attack on what is certified: " in (tmp_path / "audit.txt").read_text()
+    sound = {each["name"]: each["sound"] for each in json.loads((tmp_path / "audit.json").read_text())["sections"]}
+    assert sound == {name: name != "attack on what is certified" for name in SECTIONS}
+
+
+def test_an_audit_whose_report_has_no_place(exact: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot be written" in sentence(run("audit", exact, "--limit", 5, "--out", tmp_path / "file"))
 
 
 # Mistakes.
@@ -306,7 +620,11 @@ def test_a_broken_certificate_is_an_alarm(trained: Path, monkeypatch: pytest.Mon
         (["train", "digits", "--widht", "3"], "No such option"),
         (["trane", "digits"], "No such command 'trane'"),
         (["certify"], "Missing argument 'MODEL'"),
-        (["certify", "none"], "Missing option '--eps'"),
+        (["certify", "none"], "a radius is needed: --eps 0.3 with pixels in [0, 1], or --gray-levels 76.5 of 255"),
+        (["certify", "none", "--eps", "0.1", "--gray-levels", "8"], "name the same radius: give one of them"),
+        (["certify", "none", "--gray-levels", "-1"], "expected a radius in gray levels from 0 to 255, got -1"),
+        (["certify", "none", "--gray-levels", "256"], "expected a radius in gray levels from 0 to 255, got 256"),
+        (["certify", "none", "--gray-levels", "x"], "expected a number or a fraction such as 8 or 76.5, got 'x'"),
         (["certify", "none", "--eps", "0.1"], "none: there is no such file"),
         (["certify", ".", "--eps", "0.1"], ".: expected a whole safetensors file"),
         (["certify", "none", "--eps", "8/"], "expected a number or a fraction such as 0.3 or 8/255, got '8/'"),
@@ -315,11 +633,25 @@ def test_a_broken_certificate_is_an_alarm(trained: Path, monkeypatch: pytest.Mon
         (["certify", "none", "--eps", "nan"], "expected a number or a fraction"),
         (["certify", "none", "--eps", "0.1", "--method", "guess"], "'guess' is not one of"),
         (["certify", "none", "--eps", "0.1", "--attack", "pdg"], "'pdg' is not"),
-        (["certify", "none", "--eps", "0.1", "--steps", "3"], "--steps is for an attack: add --attack pgd"),
+        (["certify", "none", "--eps", "0.1", "--steps", "3"], "are for an attack: add --attack pgd"),
+        (["certify", "none", "--eps", "0.1", "--restarts", "3"], "are for an attack: add --attack pgd"),
+        (["certify", "none", "--eps", "0.1", "--targeted"], "are for an attack: add --attack pgd"),
+        (["certify", "none", "--eps", "0.1", "--restarts", "0"], "Invalid value for '--restarts'"),
         (["certify", "none", "--eps", "1e-99999999"], "expected a number or a fraction"),
         (["certify", "none", "--eps", "0.1", "--steps", "0"], "Invalid value for '--steps'"),
         (["certify", "none", "--eps", "0.1", "--limit", "0"], "Invalid value for '--limit'"),
         (["certify", "none", "--eps", "0.1", "--dataset", "cats"], "'cats' is not one of"),
+        (["quantize", "none"], "Missing option '--out'"),
+        (["quantize", "none", "--out", "x"], "none: there is no such file"),
+        (["quantize", "none", "--out", "x", "--fraction-bits", "16"], "Invalid value for '--fraction-bits'"),
+        (["quantize", "none", "--out", "x", "--fraction-bits", "-1"], "Invalid value for '--fraction-bits'"),
+        (["quantize", "none", "--out", "/dev/null/x"], "cannot be written"),
+        (["verify", "none", "none", "digits"], "File 'none' does not exist"),
+        (["verify", ".", ".", "digits"], "File '.' is a directory"),
+        (["audit"], "Missing argument 'MODEL'"),
+        (["audit", "none"], "none: there is no such file"),
+        (["audit", "none", "--effort", "0"], "Invalid value for '--effort'"),
+        (["audit", "none", "--gray-levels", "300"], "expected a radius in gray levels from 0 to 255"),
         (["info", "--yaml"], "No such option"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -426,6 +758,18 @@ def for_an_unknown_dataset(path: Path) -> None:
 def test_a_model_that_cannot_be_certified(spoil: Callable[[Path], None], message: str, model: Path) -> None:
     spoil(model)
     assert message in sentence(run("certify", model, "--eps", "0.1", "--attack", "pgd"))
+
+
+@pytest.mark.parametrize("command", ["certify", "quantize", "audit"])
+def test_two_radii_are_one_too_many(command: str, model: Path, tmp_path: Path) -> None:
+    words = ["--out", tmp_path / "out"] if command != "certify" else []
+    said = sentence(run(command, model, "--eps", "0.1", "--gray-levels", "25.5", *words))
+    assert "--eps and --gray-levels name the same radius: give one of them" in said
+
+
+def test_a_net_that_rounds_has_no_exact_certificate(model: Path) -> None:
+    said = sentence(run("certify", model, "--eps", "0.1", "--method", "exact"))
+    assert "has no exact certificate: make it exact with quantize first" in said
 
 
 def test_a_checkpoint_is_no_model(trained: Path) -> None:
