@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -80,7 +80,9 @@ def evaluate(
     """
     certificate = certify(model, pixels, labels, eps, method=method)
     clean = certificate.correct
-    certified = certificate.certified & clean
+    certified = certificate.certified
+    for sample in np.flatnonzero(certified & ~clean):
+        raise SoundnessError(f"sample {sample} is certified and yet misclassified")
     attacked = None
     if attack_steps:
         found = pgd(model, pixels, labels, eps, steps=attack_steps, restarts=restarts, targeted=targeted, seed=seed)
@@ -175,6 +177,8 @@ def lipschitz_search(subject: Subject, effort: int) -> Section:
     for kind, a, b in _pairs(subject, 512 * effort):
         moved = np.abs(a.astype(np.float64) - b).reshape(len(a), -1).max(axis=1)
         a, b, moved = a[moved > 0], b[moved > 0], moved[moved > 0]
+        if not len(a):
+            continue
         change = np.abs(subject.logits(a) - subject.logits(b)).max(axis=1)
         most = subject.model.lipschitz() * moved
         best = found.setdefault(kind, {"ratio": 0.0, "slope": 0.0, "pairs": 0})
@@ -182,8 +186,8 @@ def lipschitz_search(subject: Subject, effort: int) -> Section:
         best["slope"] = max(best["slope"], float((change / most).max(initial=0)))
         best["pairs"] += len(a)
         pairs += len(a)
-    worst = max(found, key=lambda kind: found[kind]["ratio"])
-    ratio = found[worst]["ratio"]
+    worst = max(found, key=lambda kind: found[kind]["ratio"], default="none")
+    ratio = found[worst]["ratio"] if found else 0.0
     text = f"{pairs:,} pairs of images; the closest to the proved bound of 1 was {ratio:.9g} ({worst})"
     return Section("Lipschitz search", ratio <= 1, text, {"bound": 1.0, "by kind": found})
 
@@ -296,17 +300,12 @@ def agreement(subject: Subject, effort: int) -> Section:
 
 def _settings(name: str) -> Iterator[tuple[str, Any]]:
     if name != "cpu":
-        yield name, _nothing()
+        yield name, nullcontext()
         return
     from .backends import cpu
 
     for isa, threads in itertools.product(cpu.instruction_sets(), sorted({1, 2, cpu.threads()})):
         yield f"cpu {isa} with {threads} threads", _pinned(isa, threads)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @contextmanager
@@ -406,11 +405,8 @@ class Referee(verify.Net):
         self.round = lambda numerator, denominator=1: numerator // denominator
 
     def logits(self, image: Array) -> list[Fraction]:
-        pixels = [self.pixel_of(level) for level in image.ravel().tolist()]
+        pixels = [self.pixel(level) for level in image.ravel().tolist()]
         return [z * self.unit for z in self([pixels], image.shape)[0]]
-
-    def pixel_of(self, level: int) -> int:
-        return level << self.grain if self.exact else verify.nearest(level << self.grain, verify.WHITE)
 
 
 def _times(numbers: Any, factor: int) -> Any:

@@ -25,18 +25,27 @@ CONFIDENCE = 0.95
 
 
 def write_certificate(
-    path: str | Path, certificate: Certificate, model: str | Path, images: Array, labels: Array, **header: Any
+    path: str | Path,
+    certificate: Certificate,
+    model: str | Path,
+    images: Array,
+    labels: Array,
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
 ) -> None:
     """Write what `certify` proved of the model in a file, on uint8 images (n, c, h, w) with their labels.
 
-    Further keywords, JSON values, go into the header.  Raises UserError when the place cannot be written to or
-    float32 may overflow, ValueError for images that are not uint8 or not those of the certificate.
+    `dataset` and `split` say where they came from.  Raises UserError when the place cannot be written to or float32
+    may overflow, ValueError for images that are not uint8, or other numbers of them or other labels than certified.
     """
     if not np.isfinite(certificate.threshold):
         raise UserError("the net's values may overflow float32, so there is no certificate to write")
     n = len(certificate.prediction)
     if images.dtype != np.uint8 or not len(images) == len(labels) == n:
         raise ValueError(f"expected the {n} uint8 images that were certified, got {len(images)} of {images.dtype}")
+    if ((certificate.prediction == labels) != certificate.correct).any():
+        raise ValueError("expected the labels that were certified, got others")
     exact = certificate.steps is not None
     grid = 1 << (certificate.fraction_bits or 0)
 
@@ -60,7 +69,8 @@ def write_certificate(
             "confidence": CONFIDENCE,
             "clean": _counted(certificate.correct),
             "certified": _counted(certificate.certified),
-            **header,
+            "dataset": dataset,
+            "split": split,
         }
     ]
     radius = certificate.radius if certificate.steps is None else certificate.steps

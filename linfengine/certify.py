@@ -258,7 +258,9 @@ def margins(logits: Array, labels: Array) -> Array:
 
 
 def check_labels(logits: Array, labels: Array) -> None:
-    """Raises UserError unless every label is a class of the logits."""
+    """Raises UserError unless every label is a class of the logits, of which there are two at least."""
+    if logits.ndim == 2 and logits.shape[1] < 2:
+        raise UserError("the model has one class only, so that there is nothing to certify")
     if logits.ndim != 2 or labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise UserError(
             f"labels from {labels.min()} to {labels.max()} do not fit the model, whose logits have shape {logits.shape}"
@@ -274,6 +276,9 @@ def check_model(model: Module) -> None:
         )
     if np.float32(2.0**-149) * np.float32(1) == 0:
         raise UserError("this process flushes denormal numbers to zero, and certificates need IEEE arithmetic")
+    ulp = np.float32(2.0**-24)
+    if np.float32(1) + ulp != 1 or -np.float32(1) - ulp != -1 or np.float32(1) + 3 * ulp != 1 + 4 * ulp:
+        raise UserError("this process does not round to the nearest number, and certificates need IEEE arithmetic")
     for name, array in model.state().items():
         if not np.isfinite(array).all():
             raise UserError(f"the model cannot be certified: {name} holds values that are not finite")

@@ -38,7 +38,7 @@ from .certify import METHODS, Certificate, certify, check_model, check_samples, 
 from .checkpoint import check_writable, load_model, save_model, write_file
 from .data import DATASETS, Dataset, load_dataset, split_holdout
 from .errors import UserError
-from .exact import DEFAULT_FRACTION_BITS, MOST_FRACTION_BITS, ExactNet, quantize
+from .exact import DEFAULT_FRACTION_BITS, EXACT_LAYERS, MOST_FRACTION_BITS, ExactNet, quantize
 from .layers import LinfDistNet, Module
 from .recipes import Recipe, load_recipe, recipe_names
 from .train import CHECKPOINT, METRICS, MODEL, Observer, train
@@ -47,7 +47,7 @@ SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
 RESULTS = "results.json"  # what the demo writes, and by which it knows a folder of its own
 DEMO_EPS = ("1/20", "1/10", "3/20", "1/5")
 DEMO_EXACT_EPS = "1/10"
-EXACT, CERTIFICATE = "exact.safetensors", "certificate.jsonl"
+EXACT, CERTIFICATE, DATA = "exact.safetensors", "certificate.jsonl", "test.npz"
 console = Console()
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -169,7 +169,8 @@ def demo(out: Path) -> None:
 
     Writes model.safetensors, results.json and certified.png into the folder.  The accuracies are those of the 360 test
     images: clean, after a PGD attack of 20 steps, and certified, which no attack whatever can undercut.  Then makes an
-    exact net of it, exact.safetensors, writes its certificate, certificate.jsonl, and verifies that in plain integers.
+    exact net of it, exact.safetensors, writes its certificate, certificate.jsonl, and the images, test.npz, and
+    verifies that in plain integers.
     """
     from .plots import plot_certified  # matplotlib takes a while to load
 
@@ -182,6 +183,8 @@ def demo(out: Path) -> None:
     if (out / RESULTS).exists():  # an earlier demo's folder, perhaps with another version's recipe
         for name in (MODEL, CHECKPOINT, METRICS):
             (out / name).unlink(missing_ok=True)
+    elif mine := next((name for name in (EXACT, CERTIFICATE, DATA) if (out / name).exists()), None):
+        raise UserError(f"{out / mine} exists, and not from a demo: name another folder with --out")
     model = train_watched(recipe, dataset, out, restart=True)
     images, labels = dataset.test_images, dataset.test_labels
     evaluations = [evaluate(model, images, labels, eps, attack_steps=20) for eps in DEMO_EPS]
@@ -193,8 +196,11 @@ def demo(out: Path) -> None:
         quantized(out / MODEL, out / EXACT), images, labels, DEMO_EXACT_EPS, method="exact", attack_steps=20
     )
     write_certificate(out / CERTIFICATE, exact.certificate, out / EXACT, images, labels, dataset="digits", split="test")
+    packed = io.BytesIO()
+    np.savez_compressed(packed, images=images, labels=labels)
+    write_file(out / DATA, packed.getvalue())  # for the checker where there is no engine
     tell_certificate(exact.certificate)
-    verify_watched(out / CERTIFICATE, out / EXACT, images, labels)
+    verify_watched(out / CERTIFICATE, out / EXACT, *checker.read_data(out / DATA))
     results = {
         "dataset": "digits",
         "recipe": recipe.to_dict(),
@@ -203,7 +209,7 @@ def demo(out: Path) -> None:
         "results": [each.summary() for each in [*evaluations, exact]],
     }
     write_file(out / RESULTS, json.dumps(results, indent=2).encode())
-    click.echo(f"{out}/ now holds {MODEL}, {EXACT}, {CERTIFICATE}, {RESULTS} and certified.png", nl=False)
+    click.echo(f"{out}/ now holds {MODEL}, {EXACT}, {CERTIFICATE}, {DATA}, {RESULTS} and certified.png", nl=False)
     click.echo(f" ({results['seconds']:.0f} s).")
     click.echo(f"Next: linfengine audit {out / EXACT} --eps 1/10")
     click.echo("or:   linfengine train mnist-small")
@@ -242,7 +248,7 @@ def train_command(
             )
         stop(130, "Interrupted before the first epoch was done: there is nothing to resume.")
     click.echo(f"Trained in {time.perf_counter() - start:.0f} s: {out / MODEL}")
-    eps = Fraction(chosen.eps_test).limit_denominator(1000) or "RADIUS"  # 8/255 as people write it
+    eps = as_written(chosen.eps_test) or "RADIUS"
     click.echo(f"Next: linfengine certify {out / MODEL} --eps {eps}")
 
 
@@ -297,7 +303,9 @@ def certify_command(
     attack_steps = (steps or 20) if attack else 0
     net, dataset, _ = load_with_data(model, name, data_dir)
     images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
-    check_results(model, certificate, json_file)
+    check_results([model], certificate, json_file)
+    if certificate:
+        check_verifiable(net)
     method = method or ("exact" if isinstance(net, ExactNet) else "interval")
     start = time.perf_counter()
     what = f"certifying {len(labels):,} images of {dataset.name}"
@@ -358,9 +366,10 @@ def quantize_command(
     integers.  Shows what rounding its numbers did to the accuracies, at the radius of its recipe or the one named, on
     training images that were held out if there are any, else on the test images.
     """
-    check_results(model, out, json_file)
+    check_results([model], json_file)
+    check_exact_place(model, out, json_file)
     net, dataset, metadata = load_with_data(model, name, data_dir)
-    recipe = json.loads(metadata.get("recipe", "{}"))
+    recipe = recipe_of(model, metadata)
     eps = one_radius(eps, gray_levels, recipe)
     exact = quantized(model, out, fraction_bits)
     images, labels, which = dataset.test_images, dataset.test_labels, "test"
@@ -387,7 +396,7 @@ def quantize_command(
 @click.argument("certificate", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="CERTIFICATE")
 @click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="MODEL")
 @click.argument("data", metavar="DATA")
-@click.option("--samples", type=click.IntRange(min=1), help="Re-derive so many, spread evenly.  [default: all]")
+@click.option("--samples", type=click.IntRange(min=1), help="Re-derive so many, drawn at random.  [default: all]")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the verdict there as JSON.")
 @data_dir_option
 @speaks_plainly
@@ -400,7 +409,7 @@ def verify_command(
     checker is one file that uses nothing of the engine, linfengine/verify.py, and runs alone: python verify.py
     CERTIFICATE MODEL DATA.  Exit status 2 and the first disagreement if there is one.
     """
-    check_results(certificate, json_file)
+    check_results([certificate, model, Path(data)], json_file)
     if data in DATASETS:
         dataset = load_dataset(data, data_dir)
         images, labels = dataset.test_images, dataset.test_labels
@@ -419,7 +428,7 @@ def verify_command(
 @click.option("--limit", type=click.IntRange(min=1), default=500, show_default=True, help="The first so many samples.")
 @click.option("--effort", type=click.IntRange(min=1), default=1, show_default=True, help="Times as many attempts.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random attempts.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: MODEL's, audit/]")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: MODEL-audit]")
 @data_dir_option
 @speaks_plainly
 def audit_command(
@@ -442,8 +451,8 @@ def audit_command(
     from .plots import plot_audit
 
     net, dataset, metadata = load_with_data(model, name, data_dir)
-    eps = one_radius(eps, gray_levels, json.loads(metadata.get("recipe", "{}")))
-    out = out or model.parent / "audit"
+    eps = one_radius(eps, gray_levels, recipe_of(model, metadata))
+    out = out or model.with_name(f"{model.stem}-audit")
     check_writable(out / "audit.txt")
     images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
     start = time.perf_counter()
@@ -525,16 +534,38 @@ def load_with_data(model: Path, name: str | None, data_dir: Path | None) -> tupl
     return net, dataset, metadata
 
 
-def check_results(given: Path, *files: Path | None) -> None:
-    """Raises UserError where a result could not be written, or would be written over the file it is made of.
+def check_results(given: Sequence[Path], *results: Path | None) -> None:
+    """Raises UserError where JSON could not be written, or would be written over something that is not JSON.
 
     To be known before the work rather than after it.
     """
-    for file in files:
-        if file:
-            if file.resolve() == given.resolve():
-                raise UserError(f"{file}: the result would be written over the file it is made of, name another")
-            check_writable(file)
+    taken = {path.resolve() for path in given}
+    for file in filter(None, results):
+        if file.resolve() in taken:
+            raise UserError(f"{file}: the result would be written over another file of this command, name another")
+        taken.add(file.resolve())
+        check_writable(file)
+        if file.exists() and file.read_bytes()[:1] not in (b"", b"{"):
+            raise UserError(f"{file}: it exists and is no JSON, so it is not written over, name another")
+
+
+def check_exact_place(model: Path, out: Path, json_file: Path | None) -> None:
+    """Raises UserError where the exact net could not be written, or would be written over anything but an exact net."""
+    if out.resolve() in {path.resolve() for path in (model, json_file) if path}:
+        raise UserError(f"{out}: the exact net would be written over another file of this command, name another")
+    check_writable(out)
+    if out.exists() and not isinstance(load_model(out)[0], ExactNet):
+        raise UserError(f"{out}: it exists and is no exact net, so it is not written over, name another")
+
+
+def check_verifiable(net: Module) -> None:
+    """Raises UserError where the checker has no rules for the net, and its certificate file could not be verified."""
+    for name, layer in net.modules():
+        if name and not isinstance(layer, EXACT_LAYERS):
+            raise UserError(
+                f"no certificate file can be written for this net: `linfengine verify` has no rule for its "
+                f"{type(layer).__name__} layer {name}"
+            )
 
 
 def check_fit(net: Module, dataset: Dataset) -> None:
@@ -562,11 +593,30 @@ def one_radius(eps: Fraction | None, gray_levels: Fraction | None, recipe: dict[
     if eps is not None and gray_levels is not None:
         raise UserError("--eps and --gray-levels name the same radius: give one of them")
     if eps is None and gray_levels is None and recipe and recipe.get("eps_test"):
-        return Fraction(recipe["eps_test"]).limit_denominator(1000)  # 8/255 as people write it
+        return as_written(recipe["eps_test"])
     found = gray_levels if eps is None else eps
     if found is None:
         raise UserError("a radius is needed: --eps 0.3 with pixels in [0, 1], or --gray-levels 76.5 of 255")
     return found
+
+
+def as_written(eps: float) -> Fraction:
+    """A recipe's radius as people write it: 8/255 if it is that to five decimal places, else the decimal number."""
+    gray = Fraction(round(255 * eps), 255)
+    return parse_eps(gray if abs(gray - Fraction(eps)) < Fraction(1, 10**5) else eps)
+
+
+def recipe_of(model: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The recipe that a model file names, as far as it is one.  Raises UserError for metadata that are none."""
+    try:
+        recipe = json.loads(metadata.get("recipe", "{}"))
+        if recipe.get("eps_test"):
+            as_written(recipe["eps_test"])
+        if type(recipe.get("held_out", 0)) not in (int, float) or recipe.get("held_out", 0) < 0:
+            raise ValueError("held_out is no number of samples")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{model}: the recipe in it cannot be read ({error})") from None
+    return recipe
 
 
 def radius_text(eps: Fraction) -> str:
@@ -602,7 +652,7 @@ def verify_watched(
     certified = header["certified"]["count"]
     click.echo(
         f"Verified: {certified:,} of {header['n']:,} samples certified at ε = {radius_text(Fraction(header['eps']))}, "
-        f"{header['n'] if samples is None else min(samples, header['n']):,} re-derived."
+        f"{header['n'] if samples is None else min(samples, header['n']):,} of the {header['n']:,} re-derived."
     )
     return header
 

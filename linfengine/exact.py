@@ -63,14 +63,19 @@ class ExactNet(Sequential):
 
     def __call__(self, x: Input) -> Result:
         if isinstance(x, np.ndarray) and x.dtype == np.uint8:
-            if self.fraction_bits == 0:
-                shape = x.shape[1:]
-                if shape not in self._on_bytes:
-                    self._on_bytes[shape] = _ByteNet.of(self.layers, shape)
-                if net := self._on_bytes[shape]:
-                    return Tensor(net(x))
+            if self.fraction_bits == 0 and (net := self._byte_net(x.shape[1:])):
+                return Tensor(net(x))
             x = x.astype(np.float32)
         return super().__call__(x)
+
+    def _byte_net(self, shape: tuple[int, ...]) -> _ByteNet | None:
+        """Made once for a shape of images, or anew each time while the numbers may still change."""
+        if any(array.flags.writeable for array in self.state().values()):
+            self._on_bytes.clear()
+        if shape not in self._on_bytes:
+            super().__call__(np.zeros((1, *shape), np.float32))  # the layers refuse what does not fit them
+            self._on_bytes[shape] = _ByteNet.of(self.layers, shape)
+        return self._on_bytes[shape]
 
     def train(self, training: bool = True) -> Module:
         if training:
@@ -78,20 +83,21 @@ class ExactNet(Sequential):
         return super().train(False)
 
     def load_state(self, state: dict[str, Array]) -> None:
-        """As every module; raises UserError, too, when the numbers are none of an exact net."""
+        """As every module; raises UserError when the numbers are none of an exact net: nothing has changed then."""
         self._on_bytes.clear()
-        own = self.state().values()
-        for array in own:
+        own = self.state()
+        before = {name: array.copy() for name, array in own.items()}
+        for array in own.values():
             array.flags.writeable = True
         try:
             super().load_state(state)
+            self.check()
+        except ValueError:
+            super().load_state(before)
+            raise
         finally:
-            for array in own:
+            for array in own.values():
                 array.flags.writeable = False
-        self.check()
-
-    def rounding(self, magnitude: float) -> tuple[float, float]:
-        return 0.0, super().rounding(magnitude)[1]
 
     def config(self) -> dict[str, Any]:
         return super().config() | {"layer": "ExactNet", "fraction_bits": self.fraction_bits}
@@ -110,8 +116,10 @@ class ExactNet(Sequential):
                 raise UserError(f"the net cannot be exact: its Normalize layer {name} divides by {layer.std}, not by 1")
         means = {f"{name}.mean": layer.mean for name, layer in self.modules() if isinstance(layer, Normalize)}
         for name, array in (self.state() | means).items():
+            if not np.isfinite(array).all():
+                raise UserError(f"the net cannot be exact: {name} holds values that are not finite")
             steps = np.ldexp(array, self.fraction_bits)
-            if not (np.isfinite(array).all() and (steps == np.rint(steps)).all()):
+            if not (steps == np.rint(steps)).all():
                 raise UserError(f"the net cannot be exact: {name} holds numbers that are no multiples of {self.step}")
         largest, limit = self.rounding(float(WHITE))[1], 2.0 ** (SIGNIFICAND - self.fraction_bits)
         if not largest < limit:
@@ -156,6 +164,7 @@ def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNe
     excess: Array = np.zeros(1)  # what the rounded net's numbers at this place have too much, a channel or feature
     layers: list[Module] = []
     state: dict[str, Array] = {}
+    flat = False  # a dense layer takes the last axis, which is all features of a sample only after Flatten
 
     def rounded(numbers: Array) -> Array:
         return np.ldexp(np.rint(np.ldexp(numbers, bits)), -bits)
@@ -176,6 +185,8 @@ def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNe
                     state[f"{place}.running_mean"] = rounded(excess)
                     excess = excess - state[f"{place}.running_mean"]
                     layers.append(MeanShift(len(excess)))
+            case LinfDistDense() if not flat:
+                raise UserError(f"the net cannot be made exact: its layer {i} is dense and no Flatten stands before it")
             case LinfDistDense() | LinfDistConv2d():
                 layers.append(type(layer)(**{key: value for key, value in layer.config().items() if key != "layer"}))
                 w = layer.weight.data.astype(np.float64) * scale
@@ -187,6 +198,7 @@ def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNe
                     excess = state[f"{place}.bias"] - bias
             case Flatten():
                 layers.append(Flatten())
+                flat = True
             case Negate():
                 layers.append(Negate())
                 excess = -excess
@@ -257,8 +269,8 @@ class _ByteNet:
                     low = low.reshape(-1)
                 case LinfDistDense():
                     w, groups = layer.weight.data.astype(np.int64), layer.groups
-                    if low.size != groups * w.shape[1]:
-                        return None  # images of another size, which the layer itself refuses
+                    if low.ndim != 1:
+                        return None
                     v = w - np.repeat(low.reshape(groups, -1), len(w) // groups, axis=0)
                     least = np.maximum(-v, v - WHITE).max(axis=1).clip(0)
                     above, below = (v + least[:, None]).clip(None, WHITE), (v - least[:, None]).clip(0)

@@ -13,8 +13,8 @@ What is checked, the first disagreement being reported:
     the header      format, digest of the model file, ε, and the threshold: margin > threshold must imply the claim
     every sample    digest of its pixels and label against DATA; prediction, margin, verdict and radius follow from its
                     logits by the rules of its method
-    N samples       (all, if not told otherwise; spread evenly if so) the logits themselves, and where the claim rests
-                    on the clipped box, the bounds over it
+    N samples       (all, if not told otherwise; drawn at random if so) the logits themselves, and where the claim
+                    rests on the clipped box, the bounds over it
     the totals      counts, and their Clopper–Pearson bounds against the binomial distribution
 
 DATA is an .npz file with `images` (n, c, h, w) uint8 and `labels` (n,), or a folder with the official MNIST-like or
@@ -29,7 +29,11 @@ import hashlib
 import json
 import lzma
 import math
+import random
+import re
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from operator import sub
@@ -41,10 +45,14 @@ import numpy as np
 Numbers = list[int]
 Layer = dict[str, Any]
 
-FORMAT = "linfengine-certificate-1"
+FORMAT, MODEL_FORMAT = "linfengine-certificate-1", "linfengine-1"
+KEYS = {"index", "pixels", "label", "prediction", "logits", "margin", "radius", "certified"}
 WHITE = 255
 UNIT = Fraction(1, 2**24)  # a float32 result is off by at most this fraction of itself,
 TINY = Fraction(1, 2**126)  # or, a quotient near zero, by less than this
+
+
+FAULTS = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RecursionError, MemoryError)
 
 
 class Disagreement(Exception):
@@ -52,7 +60,7 @@ class Disagreement(Exception):
 
 
 def agree(what: str, said: Any, found: Any) -> None:
-    if said != found:
+    if type(said) is not type(found) or said != found:
         raise Disagreement(f"{what}: the certificate says {said}, and {found} was found")
 
 
@@ -79,6 +87,8 @@ class Net:
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length])
         metadata = header.pop("__metadata__")
+        if metadata["format"] != MODEL_FORMAT:
+            raise Disagreement(f"the model is of format {metadata['format']!r}, this checker knows {MODEL_FORMAT}")
         if metadata["p"] != "inf":
             raise Disagreement(f"the model is at p = {metadata['p']}: only p = inf can be certified")
         tensors = {}
@@ -89,18 +99,25 @@ class Net:
             array = np.frombuffer(content[8 + length + begin : 8 + length + end], "<f4")
             tensors[name] = array.reshape(entry["shape"]).tolist()
         config = json.loads(metadata["config"])
-        self.fraction_bits = config.get("fraction_bits") if config["layer"] == "ExactNet" else None
-        self.exact = self.fraction_bits is not None
+        self.exact = config["layer"] == "ExactNet"
+        self.fraction_bits = config["fraction_bits"] if self.exact else None
+        if self.exact and self.fraction_bits not in range(24):
+            raise Disagreement(f"the model has {self.fraction_bits} fraction bits, which float32 has no room for")
         self.grain: int = config["fraction_bits"] if self.exact else 149
         self.round: Callable[..., int] = (lambda number, divisor=1: number // divisor) if self.exact else nearest
         self.layers: list[Layer] = []
         for i, layer in enumerate(expanded(config)):
-            for part in ("weight", "bias", "running_mean", "mean", "std"):
-                if (numbers := tensors.get(f"{i}.{part}", layer.get(part))) is not None:
-                    layer[part] = self.integers(np.float32(numbers).tolist())
-            if self.exact and layer.get("std", 1 << self.grain) != 1 << self.grain:
-                raise Disagreement("the model divides, which is not exact")
+            for part in parts_of(layer):
+                layer[part] = self.integers(tensors.pop(f"{i}.{part}"))
+            if layer["layer"] == "Normalize":
+                layer["mean"], layer["std"] = (
+                    self.integers(np.float32(layer[part]).tolist()) for part in ("mean", "std")
+                )
+                if layer["std"] <= 0 or (self.exact and layer["std"] != 1 << self.grain):
+                    raise Disagreement("the model divides by a number that is not positive, or in an exact net not 1")
             self.layers.append(layer)
+        if tensors:
+            raise Disagreement(f"the model holds {', '.join(tensors)}, which its description does not name")
 
     def integers(self, numbers: Any) -> Any:
         if isinstance(numbers, list):
@@ -108,7 +125,7 @@ class Net:
         numerator, denominator = numbers.as_integer_ratio()  # refuses NaN and infinity
         integer, rest = divmod(numerator << self.grain, denominator)
         if rest:
-            raise Disagreement(f"the model holds {numbers}, which is no multiple of 2^-{self.grain}")
+            raise Disagreement(f"{numbers} is no multiple of 2^-{self.grain}, as all numbers of the model have to be")
         return integer
 
     def pixel(self, level: int) -> int:
@@ -216,6 +233,15 @@ def expanded(config: dict[str, Any]) -> list[Layer]:
     return [*layers, {"layer": "Negate"}]
 
 
+def parts_of(layer: Layer) -> list[str]:
+    """The names of a layer's arrays in the model file."""
+    if layer["layer"] == "MeanShift":
+        return ["running_mean"]
+    if layer["layer"] not in ("LinfDistDense", "LinfDistConv2d"):
+        return []
+    return ["weight", "bias"] if layer["bias"] else ["weight"]
+
+
 def spread(channels: Numbers, count: int) -> Numbers:
     """One number a channel, repeated for each of its pixels."""
     return [number for number in channels for _ in range(count // len(channels))]
@@ -243,13 +269,16 @@ class Claims:
 
     def __init__(self, header: dict[str, Any], net: Net) -> None:
         agree("format", header["format"], FORMAT)
-        if header["method"] not in ("margin", "interval", "exact") or (header["method"] == "exact") > net.exact:
+        if header["method"] not in ("margin", "interval", "exact") or (header["method"] == "exact" and not net.exact):
             raise Disagreement(f"method {header['method']!r} does not fit the model")
         agree("fraction_bits", header["fraction_bits"], net.fraction_bits)
+        for name in ("eps", "gray_levels"):
+            if not re.fullmatch(r"\d{1,70}(/\d{1,70})?", header[name]):
+                raise Disagreement(f"{name}: {header[name]!r} is no fraction")
         self.header, self.net, self.eps = header, net, Fraction(header["eps"])
         if not 0 <= self.eps <= 1:
             raise Disagreement(f"eps: {self.eps} is no radius in pixel units from 0 to 1")
-        agree("gray_levels", Fraction(header["gray_levels"]), WHITE * self.eps)
+        agree("gray_levels", header["gray_levels"], str(WHITE * self.eps))
         self.threshold = header["threshold"]
         self.lipschitz, self.error = net.slack()
         if net.exact:  # over 2^f: an integer exceeds 2 eps where it exceeds the floor of that
@@ -258,12 +287,13 @@ class Claims:
         else:
             self.reach = self.eps * 2**net.grain
             least = 2 * self.lipschitz * self.eps + 4 * self.error
-            if not Fraction(self.threshold) >= least:
+            if type(self.threshold) is not float or not Fraction(self.threshold) >= least:
                 raise Disagreement(f"threshold: {self.threshold} is below 2 L eps + 4 E = {float(least)}")
 
     def sample(self, line: dict[str, Any], levels: Any, label: int, rederive: bool) -> None:
         """Check the claims on one sample, whose gray levels are an array (c, h, w)."""
         here = f"sample {line['index']}"
+        agree(f"{here}, what it says", sorted(line), sorted(KEYS))
         agree(f"{here}, pixels", line["pixels"], hashlib.sha256(levels.tobytes()).hexdigest())
         agree(f"{here}, label", line["label"], int(label))
         logits, margin, radius = line["logits"], line["margin"], line["radius"]
@@ -278,7 +308,7 @@ class Claims:
         if by_box and (self.header["method"] == "margin" or margin <= 0):
             raise Disagreement(f"{here} is said to be certified, and its margin {margin} does not allow it")
         agree(f"{here}, certified", line["certified"], by_margin or by_box)
-        self.check_radius(here, margin, radius, by_box)
+        self.check_radius(here, lead, radius, by_box)
         if not rederive:
             return
         pixels = [self.net.pixel(level) for level in levels.ravel().tolist()]
@@ -290,15 +320,15 @@ class Claims:
         if self.header["method"] != "margin" and not by_margin and margin > 0 and (by_box or self.net.exact):
             agree(f"{here}, certified by the box", by_box, self.proved_by_box(pixels, levels.shape, label))
 
-    def check_radius(self, here: str, margin: float, radius: float, by_box: bool) -> None:
+    def check_radius(self, here: str, lead: Fraction, radius: float, by_box: bool) -> None:
         if self.net.exact:  # the largest whole r with 2 r < margin, and eps where the box proved that
-            found = (margin - 1) // 2 if margin > 0 else 0
+            found = (int(lead) - 1) // 2 if lead > 0 else 0
             found = max(found, math.floor(self.reach)) if by_box else found
             agree(f"{here}, radius", radius, min(found, WHITE << self.net.grain))
             return
-        proved = 0 < radius <= 1 and 2 * self.lipschitz * Fraction(radius) + 4 * self.error < margin
-        if not (radius == 0 or proved or (by_box and 0 < radius <= self.eps)):
-            raise Disagreement(f"{here}, radius: {radius} is not proved by a margin of {margin}")
+        proved = 0 < radius <= 1 and 2 * self.lipschitz * Fraction(radius) + 4 * self.error < lead
+        if type(radius) is not float or not (radius == 0 or proved or (by_box and 0 < radius <= self.eps)):
+            raise Disagreement(f"{here}, radius: {radius} is not proved by a margin of {float(lead)}")
 
     def proved_by_box(self, pixels: Numbers, shape: tuple[int, ...], label: int) -> bool:
         """Whether the label's lowest logit is above the highest of all others, over all valid images of the ball."""
@@ -349,7 +379,8 @@ def verify(
 ) -> dict[str, Any]:
     """Check the certificate file against the model file and the data; returns its header.
 
-    images (n, c, h, w) uint8; `samples`: how many to re-derive, None for all.  Raises Disagreement.
+    images (n, c, h, w) uint8; `samples`: how many to re-derive, None for all; the operating system draws them, so that
+    nobody can foresee which.  Raises Disagreement.
     """
     content = Path(certificate).read_bytes()
     body, _, seal = content.removesuffix(b"\n").rpartition(b"\n")
@@ -357,7 +388,7 @@ def verify(
     if content != body + b"\n" + json.dumps({"sha256": digest}).encode() + b"\n":
         raise Disagreement(f"{certificate}: cut short or edited, for its last line is not the SHA-256 of all above it")
     try:
-        header, *records = map(json.loads, body.decode().split("\n"))
+        header, *records = (json.loads(line, object_pairs_hook=unique) for line in body.decode().split("\n"))
         agree("format", header["format"], FORMAT)
         raw = Path(model).read_bytes()
         agree("model", header["model"], hashlib.sha256(raw).hexdigest())
@@ -365,29 +396,43 @@ def verify(
         agree("n", header["n"], len(records))
         if images.dtype != np.uint8 or images.ndim != 4 or len(labels) != len(images):
             raise Disagreement("the data are not uint8 images (n, c, h, w) with their labels")
-        if samples is not None and samples < 1:
-            raise Disagreement(f"samples: {samples} are none to re-derive, at least 1 is needed")
+        if not records or (samples is not None and samples < 1):
+            raise Disagreement(f"there is nothing to re-derive among {len(records)} samples ({samples} asked for)")
         wanted = len(records) if samples is None else min(samples, len(records))
-        chosen = {i * len(records) // wanted for i in range(wanted)}
+        chosen, done = set(random.SystemRandom().sample(range(len(records)), wanted)), 0
         for i, line in enumerate(records):
             agree("the order of samples", line["index"], i)
             if i >= len(images):
                 raise Disagreement(f"sample {i} is not in the data, which have {len(images)}")
             claims.sample(line, images[i], labels[i], rederive=i in chosen)
             if i in chosen:
-                progress(sum(j <= i for j in chosen), wanted)
+                done += 1
+                progress(done, wanted)
         clean = sum(line["prediction"] == line["label"] for line in records)
         check_totals(header, {"clean": clean, "certified": sum(line["certified"] for line in records)})
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise Disagreement(
-            f"{certificate} or {model} is not in the form described: {type(error).__name__} {error}"
-        ) from error
+    except FAULTS as error:
+        found = f"{type(error).__name__} {error}".rstrip(".")
+        raise Disagreement(f"{certificate} or {model} is not in the form described: {found}") from error
     return header
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of which another reader cannot see another value under the same name."""
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return dict(pairs)
 
 
 def read_data(path: str | Path) -> tuple[Any, Any]:
     """(images, labels) of an .npz file, or of a folder with official test files, plain, .gz or .xz."""
-    path = Path(path)
+    try:
+        return opened_data(Path(path))
+    except (*FAULTS, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        found = f"{type(error).__name__} {error}".rstrip(".")
+        raise Disagreement(f"{path}: expected images and labels, which could not be read ({found})") from error
+
+
+def opened_data(path: Path) -> tuple[Any, Any]:
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return arrays["images"], arrays["labels"]
@@ -400,8 +445,8 @@ def read_data(path: str | Path) -> tuple[Any, Any]:
         return None
 
     if (images := content("t10k-images-idx3-ubyte")) is not None:
-        rows, columns = images[8:16].view(">u4").tolist()
-        return images[16:].reshape(-1, 1, rows, columns), content("t10k-labels-idx1-ubyte")[8:]
+        n, rows, columns = images[4:16].view(">u4").tolist()
+        return images[16:].reshape(n, 1, rows, columns), content("t10k-labels-idx1-ubyte")[8:]
     if (records := content("test_batch.bin")) is not None:
         records = records.reshape(-1, 3073)
         return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
@@ -413,7 +458,7 @@ def main() -> int:
     parser.add_argument("certificate")
     parser.add_argument("model")
     parser.add_argument("data")
-    parser.add_argument("--samples", type=int, help="how many to re-derive, spread evenly (default: all)")
+    parser.add_argument("--samples", type=int, help="how many to re-derive, drawn at random (default: all)")
     options = parser.parse_args()
     try:
         images, labels = read_data(options.data)

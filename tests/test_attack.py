@@ -319,9 +319,10 @@ def test_rounding_finds_what_lies_in_the_last_place(net: Sequential, image: Arra
 
 def test_a_sample_that_was_broken_on_the_way_is_broken() -> None:
     """Steps of 0.025 now and then hit a needle of 0.01, and the next one leaves it."""
-    net, x, y = watched(needle(0.5, 0.005)), np.full((200, 1, 1, 1), 0.55, np.float32), np.zeros(200, int)
-    found = pgd(net, x, y, "0.1", steps=6)
-    right = np.array([predict(net, point).argmax(axis=1) == 0 for point in net.asked])
+    net, x, y = needle(0.5, 0.005), np.full((200, 1, 1, 1), 0.55, np.float32), np.zeros(200, int)
+    witness = watched(net)
+    found = pgd(witness, x, y, "0.1", steps=6)
+    right = np.array([predict(net, point).argmax(axis=1) == 0 for point in witness.asked])
     np.testing.assert_array_equal(found.withstood, right.all(axis=0))
     assert (right[-1] & ~found.withstood).sum() > 10
 
