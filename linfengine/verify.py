@@ -46,6 +46,7 @@ Numbers = list[int]
 Layer = dict[str, Any]
 
 FORMAT, MODEL_FORMAT = "linfengine-certificate-1", "linfengine-1"
+KINDS = {"Normalize", "MeanShift", "Flatten", "ReLU", "Negate", "LinfDistDense", "LinfDistConv2d"}
 KEYS = {"index", "pixels", "label", "prediction", "logits", "margin", "radius", "certified"}
 WHITE = 255
 UNIT = Fraction(1, 2**24)  # a float32 result is off by at most this fraction of itself,
@@ -107,6 +108,8 @@ class Net:
         self.round: Callable[..., int] = (lambda number, divisor=1: number // divisor) if self.exact else nearest
         self.layers: list[Layer] = []
         for i, layer in enumerate(expanded(config)):
+            if layer["layer"] not in KINDS:
+                raise Disagreement(f"this checker has no rule for a {layer['layer']} layer")
             for part in parts_of(layer):
                 layer[part] = self.integers(tensors.pop(f"{i}.{part}"))
             if layer["layer"] == "Normalize":
@@ -114,7 +117,8 @@ class Net:
                     self.integers(np.float32(layer[part]).tolist()) for part in ("mean", "std")
                 )
                 if layer["std"] <= 0 or (self.exact and layer["std"] != 1 << self.grain):
-                    raise Disagreement("the model divides by a number that is not positive, or in an exact net not 1")
+                    std, kind = Fraction(layer["std"], 1 << self.grain), "exact" if self.exact else "certified"
+                    raise Disagreement(f"the model divides by {std}, which no {kind} net does")
             self.layers.append(layer)
         if tensors:
             raise Disagreement(f"the model holds {', '.join(tensors)}, which its description does not name")
@@ -155,8 +159,6 @@ class Net:
                 where, height, width = patches(layer, shape)
                 ends = self.neurons(layer, [[[end[i] if i >= 0 else 0 for i in at] for at in where] for end in ends])
                 shape = (len(layer["weight"]), height, width)
-            elif kind != "Flatten":
-                raise Disagreement(f"this checker has no rule for a {kind} layer")
         return ends
 
     def neurons(self, layer: Layer, ends: list[list[Numbers]]) -> list[Numbers]:
@@ -274,7 +276,7 @@ class Claims:
         agree("fraction_bits", header["fraction_bits"], net.fraction_bits)
         for name in ("eps", "gray_levels"):
             if not re.fullmatch(r"\d{1,70}(/\d{1,70})?", header[name]):
-                raise Disagreement(f"{name}: {header[name]!r} is no fraction")
+                raise Disagreement(f"{name}: {header[name]} is no radius, which has to be a fraction")
         self.header, self.net, self.eps = header, net, Fraction(header["eps"])
         if not 0 <= self.eps <= 1:
             raise Disagreement(f"eps: {self.eps} is no radius in pixel units from 0 to 1")
@@ -327,7 +329,7 @@ class Claims:
             agree(f"{here}, radius", radius, min(found, WHITE << self.net.grain))
             return
         proved = 0 < radius <= 1 and 2 * self.lipschitz * Fraction(radius) + 4 * self.error < lead
-        if type(radius) is not float or not (radius == 0 or proved or (by_box and 0 < radius <= self.eps)):
+        if not (radius == 0 or proved or (by_box and 0 < radius <= self.eps)):
             raise Disagreement(f"{here}, radius: {radius} is not proved by a margin of {float(lead)}")
 
     def proved_by_box(self, pixels: Numbers, shape: tuple[int, ...], label: int) -> bool:

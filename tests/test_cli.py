@@ -216,7 +216,16 @@ def test_the_demo_leaves_a_model_its_results_and_a_picture(tmp_path: Path, monke
         result = run("demo", "--out", tmp_path)
         assert (result.exit_code, result.stderr) == (0, "")
     assert sorted(os.listdir(tmp_path)) == sorted(
-        ["certificate.jsonl", "certified.png", CHECKPOINT, "exact.safetensors", METRICS, MODEL, "results.json"]
+        [
+            "certificate.jsonl",
+            "certified.png",
+            CHECKPOINT,
+            "exact.safetensors",
+            METRICS,
+            MODEL,
+            "results.json",
+            "test.npz",
+        ]
     )
     assert (tmp_path / "certified.png").read_bytes().startswith(b"\x89PNG\r\n")
     found = json.loads((tmp_path / "results.json").read_text())
@@ -233,7 +242,8 @@ def test_the_demo_leaves_a_model_its_results_and_a_picture(tmp_path: Path, monke
         assert method == "exact" or f"{100 * summary['certified']:.2f} (" in result.stdout
     count = round(360 * found["results"][-1]["certified"])
     assert (
-        f"Verified: {count} of 360 samples certified at ε = 1/10 = 25.5 gray levels, 360 re-derived." in result.stdout
+        f"Verified: {count} of 360 samples certified at ε = 1/10 = 25.5 gray levels, 360 of the 360 re-derived."
+        in result.stdout
     )
     verified = run("verify", tmp_path / "certificate.jsonl", tmp_path / "exact.safetensors", "digits")
     assert verified.exit_code == 0
@@ -425,8 +435,16 @@ def test_nothing_is_written_over_what_it_is_made_of(model: Path, certificate: Pa
         ["certify", model, "--eps", "0.1", "--certificate", model.parent / "." / MODEL],
         ["certify", model, "--eps", "0.1", "--json", model],
         ["verify", certificate, exact, "digits", "--json", certificate],
+        ["verify", certificate, exact, "digits", "--json", exact],
+        ["quantize", model, "--out", model.with_name("z"), "--json", model.with_name("z")],
+        ["certify", model, "--eps", "0.1", "--certificate", model.with_name("z"), "--json", model.with_name("z")],
     ):
-        assert "the result would be written over the file it is made of" in sentence(run(*command))
+        assert "would be written over another file of this command" in sentence(run(*command))
+    copy = model.with_name("copy.safetensors")
+    copy.write_bytes(before[0])
+    for command in (["quantize", model, "--out", copy], ["certify", model, "--eps", "0.1", "--certificate", copy]):
+        assert "so it is not written over" in sentence(run(*command))
+    assert copy.read_bytes() == before[0]
     assert (model.read_bytes(), certificate.read_bytes()) == before
 
 
@@ -452,7 +470,7 @@ def test_a_certificate_is_what_the_library_finds_and_verifies(exact: Path, certi
         result = run("verify", certificate, exact, "digits", "--json", tmp_path / "verdict", *words)
         assert (result.exit_code, result.stderr) == (0, "")
         said = f"Verified: {header['certified']['count']} of 360 samples certified at ε = 1/20 = 12.75 gray levels"
-        assert f"{said}, {derived} re-derived." in result.stdout
+        assert f"{said}, {derived} of the 360 re-derived." in result.stdout
         verdict = json.loads((tmp_path / "verdict").read_text())
         assert verdict == {"verified": True, "samples": words[1] if words else None} | header
 
@@ -464,7 +482,7 @@ def test_a_certificate_of_a_float32_net_verifies(method: str, trained: Path, tmp
     assert run("certify", trained / MODEL, *words).exit_code == 0
     result = run("verify", file, trained / MODEL, "digits", "--samples", 20)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "of 60 samples certified at ε = 1/20 = 12.75 gray levels, 20 re-derived." in result.stdout
+    assert "of 60 samples certified at ε = 1/20 = 12.75 gray levels, 20 of the 60 re-derived." in result.stdout
 
 
 def test_data_may_be_a_file_of_arrays(exact: Path, certificate: Path, tmp_path: Path) -> None:
@@ -547,7 +565,7 @@ def test_a_certificate_cut_short_or_of_another_model_is_refused(exact: Path, cer
 
 @pytest.mark.parametrize("kind", ["float32", "exact"])
 def test_audit_writes_a_report_in_three_files(kind: str, exact: Path, model: Path, tmp_path: Path) -> None:
-    path, out = (exact, tmp_path / "report") if kind == "exact" else (model, model.parent / "audit")
+    path, out = (exact, tmp_path / "report") if kind == "exact" else (model, model.with_name("model-audit"))
     words = ["--gray-levels", "12.75", "--out", out, "--seed", 3] if kind == "exact" else []
     result = run("audit", path, "--limit", 40, *words)
     assert (result.exit_code, result.stderr) == (0, "")

@@ -717,7 +717,7 @@ def test_every_value_has_been_replaced_by_odd_ones(issued: Issued) -> None:
         {tuple(0 if isinstance(key, int) else key for key in place) for place in places(line)} - {()}
         for line in issued.lines[:2]
     )
-    assert first == {*HEADER, *((word,) for word in WORDS)}
+    assert first == {*HEADER, *((word,) for word in (*WORDS, "dataset", "split"))}
     assert second == set(SAMPLE)
 
 
@@ -906,8 +906,7 @@ class TestExactNetsThatAreNone:
             dense.weight.data[...] = 0
             list(dense.state().values())[array].reshape(-1)[-1] = number
             sentence = self.refused(tmp_path, ExactNet(Flatten(), dense, Negate(), fraction_bits=4))
-            assert sentence.startswith("the model holds ")
-            assert sentence.endswith("which is no multiple of 2^-4")
+            assert "is no multiple of 2^-4, as all numbers of the model have to be" in sentence
 
     def test_a_mean_off_the_grid(self, tmp_path: Path) -> None:
         dense = LinfDistDense(18, 3)
@@ -920,7 +919,7 @@ class TestExactNetsThatAreNone:
         dense = LinfDistDense(18, 3)
         dense.weight.data[...] = 0
         net = ExactNet(Normalize((0.0,), std), Flatten(), dense, fraction_bits=4)
-        assert self.refused(tmp_path, net) == "the model divides, which is not exact"
+        assert self.refused(tmp_path, net) == f"the model divides by {Fraction(std)}, which no exact net does"
 
 
 # The data.
@@ -1012,27 +1011,30 @@ def test_between_two_steps_the_box_reaches_outward(tmp_path: Path) -> None:
 # Some of the samples.
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 10, 11, 1000])
-def test_some_samples_are_derived_evenly(issued: Issued, n: int) -> None:
-    """A false logit is found in these, from which all the rest follows, and in no other."""
+@pytest.mark.parametrize("n", [1, 3, 10, 1000])
+def test_some_samples_are_derived_and_nobody_foresees_which(issued: Issued, n: int) -> None:
+    """A false logit is found where it is derived: each time with 10 of 10, once in a while with fewer."""
     told: list[tuple[int, int]] = []
     issued.verify(samples=n, progress=lambda done, of: told.append((done, of)))
     assert told == [(i + 1, min(n, 10)) for i in range(min(n, 10))]
-    found = []
-    for i in range(10):
-        lines = issued.lines
-        (lowered if lines[1 + i]["certified"] else raised)(lines, i)
-        false = issued.rewritten(sealed(lines))
-        assert f"sample {i}, logit " in complaint(false.verify)
+    lines = issued.lines
+    (lowered if lines[1]["certified"] else raised)(lines, 0)
+    false, found = issued.rewritten(sealed(lines)), 0
+    assert "sample 0, logit " in complaint(false.verify)
+    for _ in range(60):
         try:
             false.verify(samples=n)
-        except Disagreement as error:
-            assert f"sample {i}, logit " in str(error)  # noqa: PT017 (it may or may not be derived)
-            found.append(i)
-    assert len(found) == min(n, 10)
-    assert found[0] == 0
-    gaps = {b - a for a, b in zip(found, [*found[1:], 10], strict=True)}
-    assert max(gaps) - min(gaps) <= 1
+        except Disagreement as error:  # noqa: PERF203
+            assert "sample 0, logit " in str(error)  # noqa: PT017 (it may or may not be derived)
+            found += 1
+    assert found == 60 if n >= 10 else 0 < found < 60  # that it fails by chance: less than 1 in 500 for n = 1
+
+
+def test_no_name_stands_twice(issued: Issued) -> None:
+    """Python would take the last, another reader the first."""
+    head, first, *others, _ = issued.certificate.read_bytes().splitlines(keepends=True)
+    twice = first.replace(b'{"index"', b'{"certified": true, "index"')
+    assert "a name stands twice" in complaint(issued.rewritten(sealed(head + twice + b"".join(others))).verify)
 
 
 @pytest.mark.parametrize("n", [0, -1, -10])
