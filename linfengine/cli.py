@@ -183,8 +183,10 @@ def demo(out: Path) -> None:
     if (out / RESULTS).exists():  # an earlier demo's folder, perhaps with another version's recipe
         for name in (MODEL, CHECKPOINT, METRICS):
             (out / name).unlink(missing_ok=True)
-    elif mine := next((name for name in (EXACT, CERTIFICATE, DATA) if (out / name).exists()), None):
-        raise UserError(f"{out / mine} exists, and not from a demo: name another folder with --out")
+    elif not (out / CHECKPOINT).exists():  # of a training run, which is refused below
+        for name in (EXACT, CERTIFICATE, DATA):
+            if (out / name).exists():
+                raise UserError(f"{out / name} exists, and not from a demo: name another folder with --out")
     model = train_watched(recipe, dataset, out, restart=True)
     images, labels = dataset.test_images, dataset.test_labels
     evaluations = [evaluate(model, images, labels, eps, attack_steps=20) for eps in DEMO_EPS]
