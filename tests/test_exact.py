@@ -8,6 +8,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
@@ -774,3 +775,37 @@ def test_gradients_are_those_of_the_float_net(backend: str, name: str, seed: int
     assert pixels.grad is not None
     assert (abs(levels.grad).sum(axis=(1, 2, 3)) == 1).all()
     np.testing.assert_array_equal(levels.grad, np.float32(0.25) * pixels.grad)
+
+
+# What stands around an exact net.
+
+
+def test_inside_another_net_it_is_a_float_net_like_others() -> None:
+    """Pixels in [0, 1] are off its grid, so its rounding counts."""
+    exact = quantize(filled(DENSE["net"]()), 8)
+    assert Sequential(exact).rounding(2.0)[0] > 0
+
+
+def test_a_copy_whose_numbers_change_changes_its_logits() -> None:
+    """deepcopy makes arrays that can be written to: no byte net may be kept of them."""
+    copy = deepcopy(quantize(filled(DENSE["net without shifts"]()), 0))
+    x = some_images(4)
+    before = np.array(copy(x).numpy())
+    copy.state()["2.bias"][...] += 7
+    np.testing.assert_array_equal(copy(x).numpy(), copy(x.astype(np.float32)).numpy())
+    np.testing.assert_array_equal(copy(x).numpy(), before - 7)
+
+
+def test_refused_numbers_leave_the_old_ones() -> None:
+    exact = quantize(filled(DENSE["net without shifts"]()), 4)
+    before = {name: array.copy() for name, array in exact.state().items()}
+    with pytest.raises(UserError, match="no multiples"):
+        exact.load_state({name: array + np.float32(0.3) for name, array in before.items()})
+    for name, array in exact.state().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_dense_layer_needs_its_features_in_a_row() -> None:
+    net = Sequential(Normalize((0.1, 0.9), 0.25), LinfDistDense(4, 3), Flatten(), Negate())
+    with pytest.raises(UserError, match="its layer 1 is dense and no Flatten stands before it"):
+        quantize(net)
