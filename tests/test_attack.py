@@ -131,7 +131,7 @@ def assert_valid(net: Sequential, points: Array, x: Array, eps: Fraction) -> Non
 
 
 @given(question=questions(NETS), chosen=settings_of_pgd())
-@settings(max_examples=80)
+@settings(max_examples=50)
 def test_every_point_is_a_valid_image_of_the_ball(question: Question, chosen: dict[str, Any]) -> None:
     net = watched(question.net)
     for one in map(question.one, range(len(question.labels))):  # for it is not said which samples a batch consists of
@@ -145,7 +145,7 @@ def test_every_point_is_a_valid_image_of_the_ball(question: Question, chosen: di
 
 
 @given(question=questions(), chosen=settings_of_pgd())
-@settings(max_examples=80)
+@settings(max_examples=50)
 def test_what_is_found_is_the_worst_of_all_points_tried(question: Question, chosen: dict[str, Any]) -> None:
     """And a sample withstood if the label was the prediction at every one of them."""
     net = watched(question.net)
@@ -205,7 +205,7 @@ def test_it_tries_as_often_as_it_is_told(make: Callable[[int], Sequential]) -> N
 @every_kind
 def test_a_step_is_a_quarter_of_eps_and_the_start_within_a_half(make: Callable[[int], Sequential]) -> None:
     net = watched(make(0))
-    images = samples()[0].clip(77, 178)  # no clipping to valid images
+    images = samples(200)[0].clip(77, 178)  # no clipping to valid images
     labels = predicted(make(0), images)
     eps = 0.2 * net.white
     near = 0.5 if net.white == WHITE else 1e-6  # bytes move by whole gray levels
@@ -381,7 +381,7 @@ FURTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [  # what the attack does
     both=st.sampled_from(FURTHER),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_more_never_mends(
     question: Question, labels: list[int], both: tuple[dict[str, Any], dict[str, Any]], seed: int
 ) -> None:
@@ -473,7 +473,7 @@ def balls(draw: st.DrawFn) -> tuple[float, Fraction]:
 
 @given(ball=balls())
 @example(ball=(1.5 * 2.0**-54, Fraction(3, 4) - Fraction(1, 2**53)))  # 3/4 less the pixel is rounded down to eps
-@settings(max_examples=500)
+@settings(max_examples=300)
 def test_the_ends_of_the_inner_box_are_the_outermost_numbers_of_the_ball(ball: tuple[float, Fraction]) -> None:
     """None is at an exact distance above eps, and the next one is; or above the float64 number that eps is rounded down
     to, which a distance that no float64 number holds may lie beyond."""
@@ -492,7 +492,7 @@ def test_the_ends_of_the_inner_box_are_the_outermost_numbers_of_the_ball(ball: t
 
 
 @given(net=exact_nets(), level=st.integers(0, WHITE), data=st.data())
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_so_they_are_for_an_exact_net(net: ExactNet, level: int, data: st.DataObject) -> None:
     """On its grid, in gray levels."""
     grid = 1 << net.fraction_bits

