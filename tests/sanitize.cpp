@@ -146,7 +146,7 @@ void check(const Shape& shape) {
 void check_dead_zone(const Shape& shape) {
     const Array<uint8_t> x = drawn<uint8_t>(shape.n * shape.k), below = drawn<uint8_t>(shape.o * shape.k);
     Array<uint8_t> above = drawn<uint8_t>(shape.o * shape.k);
-    for (size_t i = 0; i < above.size(); ++i) above[i] = std::max(above[i], below[i]);
+    for (int64_t i = 0; i < above.size; ++i) above[i] = std::max(above[i], below[i]);
     Array<uint8_t> y(shape.n * shape.o);
     dead_zone(shape, x.data(), above.data(), below.data(), y.data());
     bool same = true;
