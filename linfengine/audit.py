@@ -158,6 +158,8 @@ def audit(
     `certify`.
     """
     eps = parse_eps(eps)
+    if images.dtype != np.uint8:
+        raise ValueError(f"an audit takes uint8 images, got {images.dtype}")
     check_model(model)
     x, labels = check_samples(model, images, labels)
     certificate = certify(model, images, labels, eps, method="exact" if isinstance(model, ExactNet) else "interval")

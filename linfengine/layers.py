@@ -538,6 +538,7 @@ def build(config: dict[str, Any]) -> Module:
     if name not in LAYERS:
         raise ValueError(f"unknown layer {name!r}: expected one of {', '.join(sorted(LAYERS))}")
     try:
-        return LAYERS[name](*map(build, arguments.pop("layers", ())), **arguments)
+        layers = arguments.pop("layers") if name in ("Sequential", "ExactNet") else ()
+        return LAYERS[name](*map(build, layers), **arguments)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the description of a {name} layer does not fit: {error}") from None

@@ -439,7 +439,7 @@ def test_a_description_builds_the_same_function(case: Case) -> None:
         ({"layer": "LinfDistDense", "in_features": 3}, "LinfDistDense layer does not fit.*out_features"),
         ({"layer": "Tanh", "p": 3}, "Tanh layer does not fit"),
         ({"layer": "Dense", "in_features": 0, "out_features": 3}, "Dense: sizes must be at least 1"),
-        ({"layer": "Sequential", "layers": None}, "Sequential layer does not fit"),
+        ({"layer": "Sequential"}, "Sequential layer does not fit.*layers"),
         ({"layer": "Sequential", "layers": [{"layer": "Relu"}]}, "unknown layer 'Relu'"),
     ],
 )
