@@ -158,10 +158,10 @@ def audit(
     `certify`.
     """
     eps = parse_eps(eps)
-    if images.dtype != np.uint8:
-        raise ValueError(f"an audit takes uint8 images, got {images.dtype}")
     check_model(model)
     x, labels = check_samples(model, images, labels)
+    if images.dtype != np.uint8:
+        raise ValueError(f"an audit takes uint8 images, got {images.dtype}")
     certificate = certify(model, images, labels, eps, method="exact" if isinstance(model, ExactNet) else "interval")
     error = 0.0 if isinstance(model, ExactNet) else model.rounding(2.0)[0]
     subject = Subject(model, images, labels, x, certificate, error, np.random.default_rng(seed))
