@@ -191,14 +191,13 @@ template <class T>
 unsigned linf_forward(Shape shape, const T* x, const T* w, T* y, int32_t* winner) {
     const Engine<T> engine(shape);
     return engine.forward(winner ? engine.kernels().linf_argmax : engine.kernels().linf,
-                          {shape, x, nullptr, w, y, nullptr, winner, 0, nullptr});
+                          {shape, x, nullptr, w, y, nullptr, winner, 0});
 }
 
 template <class T>
 unsigned linf_bounds(Shape shape, const T* lower, const T* upper, const T* w, T* y_lower, T* y_upper) {
     const Engine<T> engine(shape);
-    return engine.forward(engine.kernels().linf_bounds,
-                          {shape, lower, upper, w, y_lower, y_upper, nullptr, 0, nullptr});
+    return engine.forward(engine.kernels().linf_bounds, {shape, lower, upper, w, y_lower, y_upper, nullptr, 0});
 }
 
 void dead_zone(Shape shape, const uint8_t* x, const uint8_t* above, const uint8_t* below, uint8_t* y) {
@@ -221,14 +220,14 @@ void linf_backward(Shape shape, const T* g, const int32_t* winner, T* grad_x, T*
 template <class T>
 void dot(Shape shape, const T* x, const T* w, T* y) {
     const Engine<T> engine(shape);
-    engine.forward(engine.kernels().dot, {shape, x, nullptr, w, y, nullptr, nullptr, 0, nullptr});
+    engine.forward(engine.kernels().dot, {shape, x, nullptr, w, y, nullptr, nullptr, 0});
 }
 
 template <class T>
 unsigned lp_forward(Shape shape, const T* x, const T* w, double p, T* y) {
     const Engine<T> engine(shape);
     const Kernels<T>& kernels = engine.kernels();
-    const Forward<T> problem{shape, x, nullptr, w, y, nullptr, nullptr, p, nullptr};
+    const Forward<T> problem{shape, x, nullptr, w, y, nullptr, nullptr, p};
     const int i = chain(p);
     const ForwardItem<T> unscaled = i >= 0 ? kernels.lp_power[i] : nullptr;
     const ForwardItem<T> scaled = i >= 0 ? kernels.lp_scaled[i] : p < kSparse ? kernels.lp_general : kernels.lp_sparse;

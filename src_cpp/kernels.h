@@ -38,7 +38,7 @@ struct Forward {
     T* y_upper;
     int32_t* winner;
     double p;
-    const T* below;  // the dead zone's other end, w being the upper one
+    const T* below = nullptr;  // the dead zone's other end, w being the upper one
 };
 
 template <class T>

@@ -55,7 +55,7 @@ struct DeadZone {
     using Scalar = T;
     using Part = Vec<T>;
     using Total = Vec<T>;
-    static constexpr int inputs = 1, kRows = 4, kCols = kColsOfTile<T>;
+    static constexpr int inputs = 1, kRows = 3, kCols = kColsOfTile<T>;
     static constexpr int64_t kBlock = kLongBlock;
     const Forward<T>& a;
 

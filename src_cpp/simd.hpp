@@ -429,7 +429,7 @@ class FloatingPointMode {
   public:
 #if defined(__x86_64__)
     explicit FloatingPointMode(Mode mode) : saved_(_mm_getcsr()) { _mm_setcsr(mode == Mode::kFlush ? 0x9f80 : 0x1f80); }
-    ~FloatingPointMode() { _mm_setcsr(saved_ | (_mm_getcsr() & 0x3f)); }  // what the results were is still told
+    ~FloatingPointMode() { _mm_setcsr(saved_ | (_mm_getcsr() & 0x3f)); }  // what was raised meanwhile stays raised
 
   private:
     unsigned saved_;

@@ -23,7 +23,7 @@ KERNELS = {
         "linf": ("tile<linfengine::avx512::Linf<float>, 6, 4", 24, 2),
         "linf_argmax": ("tile<linfengine::avx512::LinfArgmax<float>, 6, 4", 24, 2),
         "linf_bounds": ("tile<linfengine::avx512::LinfBounds<float>, 3, 4", 12, 6),
-        "dead_zone": ("tile<linfengine::avx512::DeadZone<unsigned char>, 4, 4", 16, 4),
+        "dead_zone": ("tile<linfengine::avx512::DeadZone<unsigned char>, 3, 4", 12, 4),
         "p = 8": ("tile<linfengine::avx512::LpPower<float, 8>, 6, 4", 24, 4),
         "p = 16": ("tile<linfengine::avx512::LpPower<float, 16>, 6, 4", 24, 5),
     },
@@ -78,4 +78,4 @@ def test_an_inner_loop_has_no_instruction_to_spare(isa: str, kernel: str) -> Non
     loop = shortest_loop(code, terms * each)
     assert arithmetic(loop) == terms * each
     assert len(loop) <= terms * each + terms + 12  # loads, and the loop itself
-    assert not any("(%rsp" in operands and "mm" in operands for _, _, operands in loop)  # no accumulator is spilled
+    assert not any("(%rsp" in operands for _, _, operands in loop)  # nothing spilled
