@@ -18,6 +18,7 @@ from . import ops, verify
 from .attack import frozen, pgd, push
 from .backends import Array, available_backends, use_backend
 from .certify import (
+    CONFIDENCE,
     Certificate,
     box,
     certify,
@@ -54,7 +55,7 @@ class Evaluation:
             "method": self.certificate.method,
             **{name: float(verdicts.mean()) for name, verdicts in present.items()},
             "bounds": {name: list(clopper_pearson(int(verdicts.sum()), n)) for name, verdicts in present.items()},
-            "confidence": 0.95,
+            "confidence": CONFIDENCE,
         }
 
 
@@ -94,9 +95,9 @@ def evaluate(
     return Evaluation(certificate, clean, attacked, certified)
 
 
-CLAIMS = ("margin/2 >= r", "margin/2 > r", "proved")  # what a radius r may be read off from
-
 # ---- The audit ---------------------------------------------------------------------------------------------------
+
+CLAIMS = ("margin/2 >= r", "margin/2 > r", "proved")  # what a radius r may be read off from
 
 
 @dataclass(frozen=True)

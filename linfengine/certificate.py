@@ -16,12 +16,10 @@ import numpy as np
 
 from ._version import __version__
 from .backends import Array
-from .certify import Certificate, clopper_pearson
+from .certify import CONFIDENCE, Certificate, clopper_pearson
 from .checkpoint import write_file
 from .errors import UserError
-
-FORMAT = "linfengine-certificate-1"
-CONFIDENCE = 0.95
+from .verify import FORMAT
 
 
 def write_certificate(
@@ -94,4 +92,4 @@ def write_certificate(
 
 def _counted(verdicts: Array) -> dict[str, Any]:
     count, n = int(verdicts.sum()), len(verdicts)
-    return {"count": count, "of": n, "bounds": list(clopper_pearson(count, n, CONFIDENCE))}
+    return {"count": count, "of": n, "bounds": list(clopper_pearson(count, n))}

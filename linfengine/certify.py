@@ -31,6 +31,7 @@ from .interval import Interval
 from .layers import LARGEST, Module
 from .tensor import no_grad
 
+CONFIDENCE = 0.95  # of the bounds on a proportion
 METHODS = ("exact", "interval", "margin")
 GUARD = 1 + Fraction(1, 10**9)  # of the few float64 operations in a Lipschitz constant and a bound on rounding
 
@@ -141,9 +142,7 @@ def certify(
                 bounds = model(box(model, x[chosen], eps))
                 y, rows = labels[chosen], np.arange(len(chosen))
                 worst = bounds.upper.copy()
-                worst[rows, y] = bounds.lower[
-                    rows, y
-                ]  # the lowest logit of the label against the highest of the others
+                worst[rows, y] = bounds.lower[rows, y]  # the label's lowest logit against the others' highest
                 by_box[chosen] = margins(worst, y) > 0
     if isinstance(model, ExactNet):
         bits: int | None = model.fraction_bits
@@ -315,7 +314,7 @@ def check_samples(model: Module, pixels: Array, labels: Array) -> tuple[Array, A
     return levels, labels
 
 
-def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def clopper_pearson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The exact two-sided confidence interval of a proportion after `successes` out of n.
 
     lower = Beta^{-1}(α/2; k, n−k+1), upper = Beta^{-1}(1−α/2; k+1, n−k), α = 1 − confidence.  Source: Clopper and

@@ -376,7 +376,10 @@ def quantize_command(
     exact = quantized(model, out, fraction_bits)
     images, labels, which = dataset.test_images, dataset.test_labels, "test"
     if held_out := recipe.get("held_out"):
-        _, chosen = split_holdout(dataset.train_labels, held_out)
+        try:
+            _, chosen = split_holdout(dataset.train_labels, held_out)
+        except ValueError as error:
+            raise UserError(f"{model}: the recipe in it cannot be read ({error})") from None
         images, labels, which = dataset.train_images[chosen], dataset.train_labels[chosen], "held-out"
     table = Table()
     for heading in ("net", "clean, %", "certified, %"):
@@ -616,7 +619,7 @@ def recipe_of(model: Path, metadata: dict[str, str]) -> dict[str, Any]:
             as_written(recipe["eps_test"])
         if type(recipe.get("held_out", 0)) not in (int, float) or recipe.get("held_out", 0) < 0:
             raise ValueError("held_out is no number of samples")
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{model}: the recipe in it cannot be read ({error})") from None
     return recipe
 

@@ -167,6 +167,8 @@ class Net:
         k, outputs = len(weights[0]), len(weights)
         if any(len(x) != groups * k for end in ends for x in end) or outputs % groups:
             raise Disagreement(f"a layer of {groups} groups with {k} inputs each does not fit what it is given")
+        if isinstance(layer["bias"], list) and len(layer["bias"]) != outputs:
+            raise Disagreement(f"a layer of {outputs} outputs has {len(layer['bias'])} biases")
         results: list[Numbers] = [[] for _ in ends]
         for o, w in enumerate(weights):
             begin = o * groups // outputs * k

@@ -26,7 +26,7 @@ from op_cases import Array
 from scipy.stats import binomtest
 
 from linfengine import verify as checker
-from linfengine.certificate import FORMAT, write_certificate
+from linfengine.certificate import write_certificate
 from linfengine.certify import certify, clopper_pearson, predict
 from linfengine.checkpoint import load_model, model_content, save_model
 from linfengine.data import to_pixels
@@ -47,7 +47,7 @@ from linfengine.layers import (
     Sequential,
     Tanh,
 )
-from linfengine.verify import Disagreement, Net, binomial, check_totals, nearest, verify
+from linfengine.verify import FORMAT, Disagreement, Net, binomial, check_totals, nearest, verify
 
 Lines = list[dict[str, Any]]
 
