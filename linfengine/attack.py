@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from .backends import Array
+from .backends import Array, backend_of, to_device, to_numpy
 from .certify import box, check_labels, check_model, check_samples, margins, parse_eps
 from .exact import ExactNet
 from .interval import Interval
@@ -78,7 +78,7 @@ def pgd(
                 search.descend(steps, (search.labels + offset) % search.classes, -1)
             for _ in range(rounding):
                 search.jiggle()
-            parts.append((search.best, search.margin, search.intact))
+            parts.append((to_numpy(search.best), search.margin, search.intact))
     return Attacked(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -87,11 +87,12 @@ class _Search:
 
     def __init__(self, model: Module, x: Array, labels: Array, eps: Fraction, rng: np.random.Generator) -> None:
         self.model, self.labels, self.rng = model, labels, rng
-        self.ball = box(model, x, eps, outward=False)
-        self.x = x.astype(np.float32)
+        self.ball = box(model, x, eps, outward=False).to(model.device)
+        self.x = to_device(x.astype(np.float32), model.device)
         self.best = self.x.copy()
+        self.xp = backend_of(self.x).xp
         self.radius = np.float32(eps * model.white)
-        logits = model(x).numpy()
+        logits = model(self.x).numpy()
         check_labels(logits, labels)
         self.classes = logits.shape[1]
         self.margin = margins(logits, labels)
@@ -101,8 +102,9 @@ class _Search:
         """Remember where the chosen samples' logits are worst."""
         margin = margins(logits, self.labels[chosen])
         self.intact[chosen] &= logits.argmax(axis=1) == self.labels[chosen]
-        worse = margin < self.margin[chosen]
-        self.best[chosen[worse]], self.margin[chosen[worse]] = point[worse], margin[worse]
+        worse = np.flatnonzero(margin < self.margin[chosen])
+        self.margin[chosen[worse]] = margin[worse]
+        self.best[self.there(chosen[worse])] = point[self.there(worse)]
 
     def descend(self, steps: int, classes: Array, sign: int, smooth: bool = False) -> None:
         """PGD up the cross-entropy of those classes, or down with sign −1."""
@@ -111,9 +113,10 @@ class _Search:
             return
         ball, radius, scale = self.ball_of(chosen), self.radius, np.float32(1 / self.model.white)
         noise = self.rng.standard_normal(ball.shape, np.float32) * (radius / 4)
-        point = self.project(self.x[chosen] + np.clip(noise, -radius / 2, radius / 2), ball)
+        start = self.there(np.clip(noise, -radius / 2, radius / 2))
+        point = self.project(self.x[self.there(chosen)] + start, ball)
         for _ in range(steps):
-            at = Tensor(point, requires_grad=True)
+            at = Tensor(point, requires_grad=True, device=self.model.device)
             logits = self.model(at)
             self.look(point, chosen, logits.numpy())
             if smooth:
@@ -121,7 +124,7 @@ class _Search:
                     logits = self.model(at)
             cross_entropy(logits * scale, classes[chosen]).backward()
             assert at.grad is not None
-            point = self.project(point + sign * radius / 4 * np.sign(at.grad), ball)
+            point = self.project(point + sign * radius / 4 * self.xp.sign(at.grad), ball)
         self.look(point, chosen, self.model(point).numpy())
 
     def jiggle(self) -> None:
@@ -129,22 +132,28 @@ class _Search:
         chosen = np.flatnonzero(self.intact)
         if not len(chosen):
             return
-        point, way = self.best[chosen], self.rng.integers(-1, 2, self.best[chosen].shape)
+        point, xp = self.best[self.there(chosen)], self.xp
+        way = self.there(self.rng.integers(-1, 2, point.shape))
         if isinstance(self.model, ExactNet):
             near = point + way / np.float32(1 << self.model.fraction_bits)
         else:
-            near = np.where(way == 0, point, np.nextafter(point, np.where(way > 0, np.float32(2), np.float32(-1))))
+            near = xp.where(way == 0, point, xp.nextafter(point, xp.where(way > 0, np.float32(2), np.float32(-1))))
         near = self.project(near, self.ball_of(chosen))
         self.look(near, chosen, self.model(near).numpy())
 
     def ball_of(self, chosen: Array) -> Interval:
-        return Interval(self.ball.lower[chosen], self.ball.upper[chosen])
+        there = self.there(chosen)
+        return Interval(self.ball.lower[there], self.ball.upper[there])
+
+    def there(self, array: Array) -> Array:
+        """The array on the model's device."""
+        return to_device(array, self.model.device)  # type: ignore[no-any-return]
 
     def project(self, point: Array, ball: Interval) -> Array:
         if isinstance(self.model, ExactNet):
             grid = np.float32(1 << self.model.fraction_bits)
-            point = np.rint(point * grid) / grid
-        return np.clip(point, ball.lower, ball.upper).astype(np.float32, copy=False)
+            point = self.xp.rint(point * grid) / grid
+        return self.xp.clip(point, ball.lower, ball.upper).astype(np.float32, copy=False)  # type: ignore[no-any-return]
 
 
 def push(model: Module, x: Array, label: Array, radius: Fraction, rng: np.random.Generator, tries: int = 16) -> Array:
@@ -156,13 +165,15 @@ def push(model: Module, x: Array, label: Array, radius: Fraction, rng: np.random
     """
     ball = box(model, x, radius, outward=False)
     with frozen(model):
-        at = Tensor(np.repeat(x.astype(np.float32), model(x).shape[1] - 1, axis=0), requires_grad=True)
+        classes = model(to_device(x, model.device)).shape[1]
+        repeated = np.repeat(x.astype(np.float32), classes - 1, axis=0)
+        at = Tensor(repeated, requires_grad=True, device=model.device)
         z = model(at)
         others = np.delete(np.arange(z.shape[1]), label[0])
         sum(getitem(z, (slice(None), int(label[0]))) - getitem(z, (np.arange(len(others)), others))).backward()
     assert at.grad is not None
     points = []
-    for way in -np.sign(at.grad):
+    for way in -np.sign(to_numpy(at.grad)):
         aside = rng.integers(-1, 2, (tries + 1, *way.shape))
         aside[0] = 0
         sign = np.where(way != 0, way, aside)

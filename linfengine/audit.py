@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from . import ops, verify
 from .attack import frozen, pgd, push
-from .backends import Array, available_backends, use_backend
+from .backends import Array, available_backends, to_numpy, use_backend
 from .certify import (
     CONFIDENCE,
     Certificate,
@@ -231,7 +232,7 @@ def _pairs(subject: Subject, count: int) -> Iterator[tuple[str, Array, Array]]:
 
 def _gradient(subject: Subject, x: Array, others: Array | None) -> Array:
     """Of each sample's largest logit; or less that of the class in `others`."""
-    at = Tensor(x, requires_grad=True)
+    at = Tensor(x, requires_grad=True, device=subject.model.device)
     with frozen(subject.model):
         z = subject.model(at)
         rows = np.arange(len(x))
@@ -241,7 +242,7 @@ def _gradient(subject: Subject, x: Array, others: Array | None) -> Array:
             lead = lead - ops.getitem(z, (rows, others))
         ops.sum(lead).backward()
     assert at.grad is not None
-    return at.grad
+    return to_numpy(at.grad)
 
 
 def attack_section(subject: Subject, effort: int) -> Section:
@@ -282,10 +283,11 @@ def agreement(subject: Subject, effort: int) -> Section:
     bitwise = all(isinstance(layer, EXACT_LAYERS) for name, layer in subject.model.modules() if name)
     results: dict[str, tuple[Array, ...]] = {}
     for name in available_backends():
+        model = deepcopy(subject.model).to("cuda" if name == "gpu" else "cpu")
         for setting, pinned in _settings(name):
             with use_backend(name), pinned, no_grad():
-                bounds = subject.model(box(subject.model, x, subject.certificate.eps))
-                results[setting] = predict(subject.model, x), bounds.lower, bounds.upper
+                bounds = model(box(model, x, subject.certificate.eps).to(model.device)).to("cpu")
+                results[setting] = predict(model, x), bounds.lower, bounds.upper
     first = next(iter(results.values()))
     if bitwise:
         differing = [

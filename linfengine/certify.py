@@ -23,7 +23,7 @@ from fractions import Fraction
 import numpy as np
 from scipy.stats import beta
 
-from .backends import Array
+from .backends import Array, to_device, to_numpy
 from .data import to_pixels
 from .errors import UserError
 from .exact import WHITE, ExactNet
@@ -111,7 +111,9 @@ def certify(
     method: str = "interval",
     batch_size: int = 512,
 ) -> Certificate:
-    """Certify `model` on images (n, c, h, w) at radius ε (pixel units); leaves it in evaluation mode.
+    """Certify `model`, on the device where it is, on images (n, c, h, w) at radius ε (pixel units).
+
+    Leaves it in evaluation mode.
 
     The images are uint8, or float32 pixels in [0, 1], for an exact net multiples of 1/255.  An exact net is evaluated
     exactly whatever the method, and only exact nets have the method "exact".
@@ -139,7 +141,7 @@ def certify(
         with no_grad():
             for start in range(0, len(undecided), batch_size):
                 chosen = undecided[start : start + batch_size]
-                bounds = model(box(model, x[chosen], eps))
+                bounds = model(box(model, x[chosen], eps).to(model.device)).to("cpu")
                 y, rows = labels[chosen], np.arange(len(chosen))
                 worst = bounds.upper.copy()
                 worst[rows, y] = bounds.lower[rows, y]  # the label's lowest logit against the others' highest
@@ -243,7 +245,9 @@ def predict(model: Module, x: Array, batch_size: int = 512) -> Array:
     """Logits (n, classes) of the net at evaluation, a mode it is left in; x as the net takes it."""
     model.eval()
     with no_grad():
-        batches = [model(x[i : i + batch_size]).numpy() for i in range(0, len(x), batch_size)]
+        batches = [
+            model(to_device(x[i : i + batch_size], model.device)).numpy() for i in range(0, len(x), batch_size)
+        ]
     return np.concatenate(batches)
 
 
@@ -279,7 +283,7 @@ def check_model(model: Module) -> None:
     if np.float32(1) + ulp != 1 or -np.float32(1) - ulp != -1 or np.float32(1) + 3 * ulp != 1 + 4 * ulp:
         raise UserError("this process does not round to the nearest number, and certificates need IEEE arithmetic")
     for name, array in model.state().items():
-        if not np.isfinite(array).all():
+        if not np.isfinite(to_numpy(array)).all():
             raise UserError(f"the model cannot be certified: {name} holds values that are not finite")
     if isinstance(model, ExactNet):
         model.check()
@@ -290,7 +294,7 @@ def check_samples(model: Module, pixels: Array, labels: Array) -> tuple[Array, A
 
     Raises UserError where they are no images and labels.
     """
-    pixels, labels = np.asarray(pixels), np.asarray(labels)
+    pixels, labels = (np.asarray(to_numpy(array)) for array in (pixels, labels))
     if pixels.ndim != 4 or labels.shape != pixels.shape[:1]:
         raise UserError(f"expected pixels (n, c, h, w) and labels (n,), got shapes {pixels.shape} and {labels.shape}")
     if pixels.dtype not in (np.float32, np.uint8):

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from ._version import __version__
-from .backends import Array
+from .backends import Array, to_numpy
 from .errors import UserError
 from .exact import ExactNet as _ExactNet  # noqa: F401 (so that `build` knows it)
 from .layers import Module, build
@@ -64,7 +64,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Array], metadata: Mappi
 
 
 def _content(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
-    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    arrays = {name: np.asarray(to_numpy(array), order="C") for name, array in tensors.items()}
     return _in_order(save(arrays, {"format": FORMAT, "version": __version__, **metadata}))
 
 

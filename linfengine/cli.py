@@ -15,7 +15,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from fractions import Fraction
 from functools import wraps
 from pathlib import Path
@@ -32,7 +32,7 @@ from rich.text import Text
 from . import __version__
 from . import verify as checker
 from .audit import SECTIONS, Evaluation, SoundnessError, audit, evaluate
-from .backends import available_backends, get_backend
+from .backends import available_backends, describe_fault, get_backend, resolve_device
 from .certificate import write_certificate
 from .certify import METHODS, Certificate, certify, check_model, check_samples, parse_eps, parse_gray_levels, predict
 from .checkpoint import check_writable, load_model, save_model, write_file
@@ -66,14 +66,19 @@ def speaks_plainly(command: Command) -> Command:
             if error.filename is None:
                 raise
             stop(2, f"Error: {error.filename}: {error.strerror}.")
-        except MemoryError:
-            stop(2, "Error: this needs more memory than there is: try a smaller width or batch_size.")
+        except MemoryError as error:
+            told = describe_fault(error) or "this needs more memory than there is: try a smaller width or batch_size"
+            stop(2, f"Error: {told}.")
         except checker.Disagreement as error:
             stop(2, f"Not verified: {str(error).rstrip('.')}.")
         except SoundnessError as error:
             stop(3, f"SOUNDNESS: {error}. Please report this.")
         except KeyboardInterrupt:
             stop(130, "Interrupted.")
+        except Exception as error:
+            if told := describe_fault(error):
+                stop(2, f"Error: {told}.")
+            raise
 
     return wrapped  # type: ignore[return-value]
 
@@ -87,7 +92,8 @@ def check_environment() -> None:
     """Raises UserError where LINFENGINE_BACKEND, LINFENGINE_ISA or LINFENGINE_NUM_THREADS ask for what there is not."""
     try:
         get_backend()
-        available_backends()
+        with suppress(ImportError):  # the environment is looked at where it is compiled
+            get_backend("cpu")
     except (ImportError, ValueError) as error:
         raise UserError(str(error)) from None
 
@@ -125,6 +131,23 @@ gray_levels_option = click.option(
 dataset_option = click.option(
     "--dataset", "name", type=click.Choice(list(DATASETS)), help="[default: the one the model was trained on]"
 )
+
+
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto is cuda where a GPU can be used.",
+)
+
+
+def usable_device(name: str) -> str:
+    """Raises UserError, with the reason, for a GPU that cannot be used."""
+    try:
+        return resolve_device(name)
+    except ImportError as error:
+        raise UserError(str(error)) from None
 
 
 class Program(click.Group):
@@ -224,15 +247,17 @@ def demo(out: Path) -> None:
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/RECIPE]")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in the folder.")
+@device_option
 @data_dir_option
 @speaks_plainly
 def train_command(
-    recipe: str, settings: tuple[str, ...], out: Path | None, resume: bool, data_dir: Path | None
+    recipe: str, settings: tuple[str, ...], out: Path | None, resume: bool, device: str, data_dir: Path | None
 ) -> None:
     """Train a net by a recipe: one of those listed by `linfengine info`, or a TOML file.
 
     The folder gets model.safetensors (the result), checkpoint.safetensors (replaced after every epoch, for --resume)
-    and metrics.jsonl (a line an epoch).  An interrupted run that is resumed ends with the very same bits.
+    and metrics.jsonl (a line an epoch).  An interrupted run that is resumed on the same device ends with the very same
+    bits; on another device it goes on as well.
 
     The keys of a recipe are described in docs/training.md: --set width=512 --set seed=1 --set held_out=5000.
     """
@@ -240,7 +265,7 @@ def train_command(
     out = out or Path("runs") / Path(recipe).name.removesuffix(".toml")
     start = time.perf_counter()
     try:
-        train_watched(chosen, load_dataset(chosen.dataset, data_dir), out, resume=resume)
+        train_watched(chosen, load_dataset(chosen.dataset, data_dir), out, resume=resume, device=usable_device(device))
     except KeyboardInterrupt:
         if (out / CHECKPOINT).exists():
             stop(
@@ -275,6 +300,7 @@ def train_command(
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the result there as JSON.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first so many test samples.")
+@device_option
 @data_dir_option
 @speaks_plainly
 def certify_command(
@@ -290,6 +316,7 @@ def certify_command(
     certificate: Path | None,
     json_file: Path | None,
     limit: int | None,
+    device: str,
     data_dir: Path | None,
 ) -> None:
     """Prove how much of a test set a model classifies robustly, at one radius.
@@ -309,6 +336,7 @@ def certify_command(
     if certificate:
         check_verifiable(net)
     method = method or ("exact" if isinstance(net, ExactNet) else "interval")
+    net.to(usable_device(device))
     start = time.perf_counter()
     what = f"certifying {len(labels):,} images of {dataset.name}"
     with console.status(what + (f", PGD with {attack_steps} steps" if attack else "")):
@@ -327,6 +355,7 @@ def certify_command(
             "dataset": dataset.name,
             "model": str(model),
             "version": __version__,
+            "device": net.device,
             "attack_steps": attack_steps or None,
             "attack_restarts": (restarts or 1) if attack else None,
             "attack_targeted": targeted if attack else None,
@@ -522,7 +551,18 @@ def installation_facts() -> dict[str, Any]:
             "processors": os.cpu_count(),
             "OpenMP": "yes" if cpu.has_openmp() else "no: built without, so kernels run on one thread",
         }
-    return facts | {"gpu": "none: this version computes on the CPU only", "recipes": recipe_names()}
+    return facts | {"gpu": gpu_facts(), "recipes": recipe_names()}
+
+
+def gpu_facts() -> str:
+    """The GPU in words, or why there is none to use."""
+    try:
+        get_backend("gpu")
+    except ImportError as error:
+        return f"none ({error})"
+    from .backends import gpu
+
+    return gpu.description()
 
 
 def load_with_data(model: Path, name: str | None, data_dir: Path | None) -> tuple[Module, Dataset, dict[str, str]]:
@@ -687,10 +727,10 @@ def result_table(evaluations: Sequence[Evaluation], title: str) -> Table:
 
 
 def train_watched(
-    recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False, restart: bool = False
+    recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False, restart: bool = False, device: str = "cpu"
 ) -> LinfDistNet:
     with ProgressBar(recipe.epochs) as bar:
-        return train(recipe, dataset, out, resume=resume, restart=restart, observer=bar)
+        return train(recipe, dataset, out, resume=resume, restart=restart, device=device, observer=bar)
 
 
 class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):

@@ -1,4 +1,4 @@
-"""Data sets, held-out splits, augmentation, minibatches and toy problems; NumPy only.
+"""Data sets, held-out splits, augmentation, minibatches and toy problems.
 
 Images are uint8 (n, channels, height, width) with values 0..255, labels int64 (n,). A pixel p enters a net as p / 255
 (`to_pixels`); means, standard deviations and radii are in these units. A new data set is one entry in `DATASETS`.
@@ -18,13 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.random import PCG64, Generator
 from numpy.typing import ArrayLike, NDArray
 
+from .backends import backend_of
 from .errors import UserError
 
 Array = NDArray[Any]
@@ -330,7 +330,7 @@ def to_pixels(images: Images) -> Floats:
     """``p / 255`` of uint8 images, correctly rounded to float32, in [0, 1]."""
     if images.dtype != np.uint8:
         raise TypeError(f"images must be uint8 with values 0..255, got {images.dtype}")
-    return np.divide(images, np.float32(255), dtype=np.float32)
+    return images.astype(np.float32) / np.float32(255)
 
 
 def split_holdout(labels: ArrayLike, size: int | float, *, seed: int = 0) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -361,19 +361,19 @@ def random_crop(
 
     All ``(2 * padding + 1)**2`` windows are equally likely. ``images`` is (n, c, h, w), of any dtype, and is kept.
     """
+    xp = backend_of(images).xp
     n, _, height, width = images.shape
-    padded = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)), mode=mode)
-    windows = sliding_window_view(padded, (height, width), axis=(2, 3))
-    row, column = rng.integers(2 * padding + 1, size=(2, n))
-    return windows[np.arange(n), :, row, column]
+    padded = xp.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)), mode=mode)
+    windows = xp.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
+    row, column = xp.asarray(rng.integers(2 * padding + 1, size=(2, n)))
+    return cast(NDArray[Scalar], windows[xp.arange(n), :, row, column])
 
 
 def random_flip(images: NDArray[Scalar], rng: Generator) -> NDArray[Scalar]:
     """Each image of (n, c, h, w), of any dtype, is mirrored left to right with probability 1/2; ``images`` is kept."""
-    mirrored = rng.integers(2, size=len(images), dtype=bool)
-    flipped = images.copy()
-    flipped[mirrored] = images[mirrored, ..., ::-1]
-    return flipped
+    xp = backend_of(images).xp
+    mirrored = xp.asarray(rng.integers(2, size=(len(images), 1, 1, 1), dtype=bool))
+    return cast(NDArray[Scalar], xp.where(mirrored, images[..., ::-1], images))
 
 
 def batches(
@@ -387,8 +387,10 @@ def batches(
     """One epoch of shuffled minibatches ``(pixels, labels)``: each sample once, the last batch smaller or dropped.
 
     ``augment(batch, rng)`` acts on the images as stored; uint8 images then become pixels (`to_pixels`), others are only
-    made float32. Raises ValueError for unequal lengths or an empty batch, when the first batch is asked for.
+    made float32. Images on a GPU stay there, and only what chance decided is sent to it. Raises ValueError for unequal
+    lengths or an empty batch, when the first batch is asked for.
     """
+    xp = backend_of(images).xp
     n = len(images)
     if len(labels) != n:
         raise ValueError(f"images and labels must have one length, got {n} and {len(labels)}")
@@ -397,7 +399,9 @@ def batches(
     order = rng.permutation(n)
     for start in range(0, n - n % batch_size if drop_last else n, batch_size):
         chosen = order[start : start + batch_size]
-        batch = images[chosen] if augment is None else augment(images[chosen], rng)
+        batch = images[xp.asarray(chosen)]
+        if augment is not None:
+            batch = augment(batch, rng)
         yield to_pixels(batch) if batch.dtype == np.uint8 else batch.astype(np.float32, copy=False), labels[chosen]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .backends import Array, get_backend
+from .backends import Array, backend_of, to_numpy
 from .errors import UserError
 from .layers import (
     LAYERS,
@@ -47,7 +47,7 @@ class ExactNet(Sequential):
 
     Takes images (n, c, h, w) as uint8, or as float32 (or a Tensor, or an Interval) of gray levels 0..255 on the grid,
     and gives logits (n, classes) in gray levels, 1-Lipschitz in ℓ∞.  With `fraction_bits` 0 and dense layers, uint8
-    images run on the byte kernel.  Its numbers are read-only.
+    images on the CPU run on the byte kernel.  Its numbers are read-only, but on a GPU, where nothing is.
     """
 
     training = False
@@ -68,6 +68,18 @@ class ExactNet(Sequential):
             x = x.astype(np.float32)
         return super().__call__(x)
 
+    def to(self, device: str) -> Module:
+        self._on_bytes.clear()
+        super().to(device)
+        if self.device == "cpu":
+            self._lock()
+        return self
+
+    def _lock(self, locked: bool = True) -> None:
+        for array in self.state().values():
+            if isinstance(array, np.ndarray):
+                array.flags.writeable = not locked
+
     def _byte_net(self, shape: tuple[int, ...]) -> _ByteNet | None:
         """Made once for a shape of images, or anew each time while the numbers may still change."""
         if any(array.flags.writeable for array in self.state().values()):
@@ -87,8 +99,7 @@ class ExactNet(Sequential):
         self._on_bytes.clear()
         own = self.state()
         before = {name: array.copy() for name, array in own.items()}
-        for array in own.values():
-            array.flags.writeable = True
+        self._lock(False)
         try:
             super().load_state(state)
             self.check()
@@ -96,8 +107,7 @@ class ExactNet(Sequential):
             super().load_state(before)
             raise
         finally:
-            for array in own.values():
-                array.flags.writeable = False
+            self._lock()
 
     def config(self) -> dict[str, Any]:
         return super().config() | {"layer": "ExactNet", "fraction_bits": self.fraction_bits}
@@ -116,6 +126,7 @@ class ExactNet(Sequential):
                 raise UserError(f"the net cannot be exact: its Normalize layer {name} divides by {layer.std}, not by 1")
         means = {f"{name}.mean": layer.mean for name, layer in self.modules() if isinstance(layer, Normalize)}
         for name, array in (self.state() | means).items():
+            array = to_numpy(array)
             if not np.isfinite(array).all():
                 raise UserError(f"the net cannot be exact: {name} holds values that are not finite")
             steps = np.ldexp(array, self.fraction_bits)
@@ -144,6 +155,7 @@ def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNe
 
     Shifts, or what rounding leaves over of them, move into the next weights before these are rounded, for
     |(x + r) − (w + r)| is |x − w|: of a net of d dense layers no logit moves by more than (d + 1)/2 multiples.
+    The exact net is made on the CPU, wherever the trained one is.
 
     Raises UserError for a net that is not Normalize followed by ℓ∞-dist layers at p = ∞, one that is exact already, one
     with NaN or infinity, or one whose values might grow beyond what float32 holds exactly.
@@ -158,7 +170,7 @@ def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNe
     if not math.isinf(net.p):
         raise UserError(f"the net is at p = {net.p:g}, and only the p = ∞ net can be made exact: finish its training")
     for name, array in net.state().items():
-        if not np.isfinite(array).all():
+        if not np.isfinite(to_numpy(array)).all():
             raise UserError(f"the net cannot be made exact: {name} holds values that are not finite")
     scale = WHITE * float(net.layers[0].std)
     excess: Array = np.zeros(1)  # what the rounded net's numbers at this place have too much, a channel or feature
@@ -173,13 +185,13 @@ def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNe
         place = len(layers)
         match layer:
             case Normalize() if i == 0:
-                excess = WHITE * layer.mean.astype(np.float64).reshape(-1)
+                excess = WHITE * to_numpy(layer.mean).astype(np.float64).reshape(-1)
                 if not _absorbs_a_shift(net.layers[i + 1 :]):
                     mean = rounded(excess)
                     excess = excess - mean
                     layers.append(Normalize(tuple(mean.tolist()), 1.0))
             case MeanShift():
-                shift = layer.running_mean.astype(np.float64) * scale
+                shift = to_numpy(layer.running_mean).astype(np.float64) * scale
                 excess = _spread(excess, len(shift)) + shift
                 if not _absorbs_a_shift(net.layers[i + 1 :]):
                     state[f"{place}.running_mean"] = rounded(excess)
@@ -189,11 +201,11 @@ def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNe
                 raise UserError(f"the net cannot be made exact: its layer {i} is dense and no Flatten stands before it")
             case LinfDistDense() | LinfDistConv2d():
                 layers.append(type(layer)(**{key: value for key, value in layer.config().items() if key != "layer"}))
-                w = layer.weight.data.astype(np.float64) * scale
+                w = layer.weight.numpy().astype(np.float64) * scale
                 state[f"{place}.weight"] = rounded(w + _beside(excess, w, layer))
                 excess = np.zeros(1)
                 if layer.bias is not None:
-                    bias = layer.bias.data.astype(np.float64) * scale
+                    bias = layer.bias.numpy().astype(np.float64) * scale
                     state[f"{place}.bias"] = rounded(bias)
                     excess = state[f"{place}.bias"] - bias
             case Flatten():
@@ -287,7 +299,7 @@ class _ByteNet:
     def __call__(self, x: Array) -> Array:
         x = np.ascontiguousarray(x.reshape(len(x), -1))
         for above, below, groups in self.steps:
-            x = get_backend().dead_zone(x, above, below, groups)
+            x = backend_of(x).dead_zone(x, above, below, groups)
         return (self.sign * (x + self.low)).astype(np.float32)
 
 

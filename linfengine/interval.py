@@ -1,10 +1,12 @@
 """Interval: all the points of a box at once. The ops and layers that compute on a Tensor give bounds on an Interval."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
 
-from .backends import Array
+from .backends import Array, backend_of, device_of, resolve_device, to_device, to_numpy
 from .tensor import Operand, as_array
 
 
@@ -21,13 +23,14 @@ class Interval(Operand):
     def __init__(self, lower: object, upper: object) -> None:
         self.lower: Array = as_array(lower)
         self.upper: Array = as_array(upper)
+        xp = backend_of(self.lower, self.upper).xp
         if self.lower.shape != self.upper.shape:
             raise ValueError(f"an Interval's ends have shapes {self.lower.shape} and {self.upper.shape}, not one.")
         if self.lower.dtype != self.upper.dtype:
             raise TypeError(f"an Interval's ends have dtypes {self.lower.dtype} and {self.upper.dtype}, not one.")
         in_order = self.lower <= self.upper  # never true of a NaN
-        if not in_order.all():
-            index = tuple(int(i) for i in np.argwhere(~in_order)[0])
+        if not xp.all(in_order):
+            index = tuple(int(i) for i in np.argwhere(~to_numpy(in_order))[0])
             raise ValueError(
                 f"an Interval needs lower <= upper, which fails at index {index}: "
                 f"{self.lower[index]} and {self.upper[index]}."
@@ -46,16 +49,31 @@ class Interval(Operand):
         return self.lower.dtype
 
     @property
+    def device(self) -> str:
+        """"cuda" for ends on a GPU, else "cpu"."""
+        return device_of(self.lower)
+
+    def to(self, device: str) -> Interval:
+        """The same box with its ends on "cpu", "cuda" or "auto"; itself if they are there already."""
+        device = resolve_device(device)
+        if device == self.device:
+            return self
+        moved = Interval.__new__(Interval)
+        moved.lower, moved.upper = (to_device(end, device) for end in (self.lower, self.upper))
+        return moved
+
+    @property
     def centre(self) -> Array:
         """(lower + upper)/2, rounded; halved first, so that it cannot overflow."""
-        return np.asarray(self.lower / 2 + self.upper / 2)
+        return backend_of(self.lower).xp.asarray(self.lower / 2 + self.upper / 2)
 
     @property
     def radius(self) -> Array:
         """How far the ends are from the centre, rounded up: centre - radius <= lower and upper <= centre + radius."""
         centre = self.centre
-        radius = np.maximum(self.upper - centre, centre - self.lower)
-        return np.where(radius > 0, np.nextafter(radius, np.inf), 0).astype(self.dtype)
+        xp = backend_of(self.lower).xp
+        radius = xp.maximum(self.upper - centre, centre - self.lower)
+        return xp.where(radius > 0, xp.nextafter(radius, self.dtype.type(np.inf)), 0).astype(self.dtype)
 
     def contains(self, x: object) -> bool:
         """Whether every entry of x, which may be broadcast against the ends, lies between them."""

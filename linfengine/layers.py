@@ -19,10 +19,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import ops
-from .backends import Array
+from .backends import Array, device_of, resolve_device, to_device
 from .interval import Interval
 from .ops.base import Result
-from .tensor import Tensor
+from .tensor import Tensor, as_array
 
 Input: TypeAlias = Tensor | Interval | Array
 
@@ -94,7 +94,7 @@ class Module:
         return {name: parameter.data for name, parameter in self.parameters().items()} | buffers
 
     def load_state(self, state: dict[str, Array]) -> None:
-        """Copy arrays into parameters and buffers.
+        """Copy arrays into parameters and buffers, from whichever device to whichever they are on.
 
         Raises ValueError when a name is missing or unknown, or a shape or dtype differs; nothing has changed then.
         """
@@ -109,7 +109,35 @@ class Module:
                 given = state[name]
                 raise ValueError(f"{name}: expected {array.dtype} {array.shape}, got {given.dtype} {given.shape}")
         for name, array in own.items():
-            array[...] = state[name]
+            array[...] = to_device(state[name], device_of(array))
+
+    @property
+    def device(self) -> str:
+        """"cuda" for a net whose numbers are on a GPU, else "cpu"; what it is called with has to be there, too."""
+        return next((device_of(array) for _, _, array in self._arrays()), "cpu")
+
+    def to(self, device: str) -> Module:
+        """Move all numbers to "cpu", "cuda" or "auto", in place; an optimizer is made after that.  Returns the module.
+
+        Raises ImportError, with the reason, where there is no GPU to use.
+        """
+        device = resolve_device(device)
+        for module, name, array in list(self._arrays()):
+            value = getattr(module, name)
+            if isinstance(value, Tensor):
+                value.data, value.grad = to_device(array, device), None
+            else:
+                setattr(module, name, to_device(array, device))
+        return self
+
+    def _arrays(self) -> Iterator[tuple[Module, str, Array]]:
+        """Every array of the net, with the module whose attribute it is, or is the data of."""
+        for _, module in self.modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Tensor):
+                    yield module, name, value.data
+                elif hasattr(value, "dtype") and hasattr(value, "flags") and value.shape:
+                    yield module, name, value
 
     def train(self, training: bool = True) -> Module:
         """Training: distance layers at their p, mean shifts by the batch mean.  Returns the module."""
@@ -151,10 +179,11 @@ class Normalize(Module):
     """
 
     def __init__(self, mean: tuple[float, ...], std: float) -> None:
-        self.mean = np.array(mean, np.float32).reshape(-1, 1, 1)
+        means = np.array(mean, np.float32).reshape(-1, 1, 1)
         self.std = np.float32(std)
-        if not (self.mean.size and np.isfinite(self.mean).all() and 0 < self.std < math.inf):
+        if not (means.size and np.isfinite(means).all() and 0 < self.std < math.inf):
             raise ValueError(f"Normalize: expected finite means and one positive std, got {mean} and {std}")
+        self.mean = as_array(means)
 
     def __call__(self, x: Input) -> Result:
         if len(x.shape) != 4 or len(self.mean) not in (1, x.shape[1]):
@@ -269,10 +298,10 @@ class _LinfDistLayer(Module):
         return 1.0
 
     def rounding(self, magnitude: float) -> tuple[float, float]:
-        size = magnitude + float(np.abs(self.weight.data).max())
+        size = magnitude + float(abs(self.weight.data).max())
         error = UNIT_ROUNDOFF * size
         if self.bias is not None:
-            size += float(np.abs(self.bias.data).max())
+            size += float(abs(self.bias.data).max())
             error += UNIT_ROUNDOFF * size * (1 + UNIT_ROUNDOFF)
         return error, size * (1 + 2 * UNIT_ROUNDOFF)
 
@@ -379,7 +408,7 @@ class MeanShift(Module):
             raise ValueError(
                 f"MeanShift: expected at least 1 channel and a momentum in [0, 1], got {channels} and {momentum}"
             )
-        self.running_mean = np.zeros(channels, np.float32)
+        self.running_mean = as_array(np.zeros(channels, np.float32))
         self.momentum = momentum
 
     def __call__(self, x: Input) -> Result:
@@ -393,14 +422,14 @@ class MeanShift(Module):
             raise ValueError("MeanShift: a batch mean has no bounds, call eval() on the net first")
         mean = ops.mean(x, axis=(0, *range(2, len(shape))))
         self.running_mean *= np.float32(1 - self.momentum)
-        self.running_mean += np.float32(self.momentum) * mean.numpy()
+        self.running_mean += np.float32(self.momentum) * mean.data
         return ops.sub(x, ops.reshape(mean, channels))
 
     def lipschitz(self) -> float:
         return 1.0
 
     def rounding(self, magnitude: float) -> tuple[float, float]:
-        size = magnitude + float(np.abs(self.running_mean).max())
+        size = magnitude + float(abs(self.running_mean).max())
         return UNIT_ROUNDOFF * size, size * (1 + UNIT_ROUNDOFF)
 
     def config(self) -> dict[str, Any]:
@@ -424,7 +453,7 @@ class Dense(Module):
         return ops.matmul(x, self.weight.T / math.sqrt(self.weight.shape[1])) + self.bias
 
     def _row_sum(self) -> float:
-        return float(np.abs(self.weight.data.astype(np.float64)).sum(axis=1).max()) / math.sqrt(self.weight.shape[1])
+        return float(abs(self.weight.data.astype(np.float64)).sum(axis=1).max()) / math.sqrt(self.weight.shape[1])
 
     def lipschitz(self) -> float:
         return self._row_sum() * (1 + 4 * UNIT_ROUNDOFF)  # the program divides W by √fan_in in float32
@@ -432,7 +461,7 @@ class Dense(Module):
     def rounding(self, magnitude: float) -> tuple[float, float]:
         n = self.weight.shape[1] + 4  # the sum, the division of W, and the bias, in any order
         gamma = n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF)
-        size = magnitude * self.lipschitz() + float(np.abs(self.bias.data).max())
+        size = magnitude * self.lipschitz() + float(abs(self.bias.data).max())
         error = gamma * size + n * (1 + magnitude) * UNDERFLOW
         return error, size + error
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from .backends import Array, backend_of
+from .backends import Array, backend_of, device_of, to_device
 from .tensor import Tensor
 
 
@@ -96,7 +96,7 @@ class Optimizer:
             if array.shape != state[name].shape:
                 raise ValueError(f"{name}: expected shape {array.shape}, got {state[name].shape}")
         for name, array in own.items():
-            array[...] = state[name]
+            array[...] = to_device(state[name], device_of(array))
         self.steps = int(state["steps"])
 
 
@@ -116,7 +116,7 @@ class SGD(Optimizer):
         super().__init__(parameters, lr, weight_decay=weight_decay, decay_order=decay_order, rate_scale=rate_scale)
         _check_not_negative(momentum=momentum)
         self.momentum = momentum
-        self.velocity = {name: np.zeros_like(parameter.data) for name, parameter in self.parameters.items()}
+        self.velocity = _zeros_like(self.parameters)
 
     def _update(self, name: str, w: Array, g: Array, lr: float) -> None:
         velocity = self.velocity[name]
@@ -152,15 +152,19 @@ class Adam(Optimizer):
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas must lie in [0, 1), got {betas}")
         self.betas, self.eps = betas, eps
-        self.m = {name: np.zeros_like(parameter.data) for name, parameter in self.parameters.items()}
-        self.v = {name: np.zeros_like(parameter.data) for name, parameter in self.parameters.items()}
+        self.m, self.v = _zeros_like(self.parameters), _zeros_like(self.parameters)
 
     def _update(self, name: str, w: Array, g: Array, lr: float) -> None:
-        backend_of(w).adam_step(w, g, self.m[name], self.v[name], lr, *self.betas, self.eps, self.steps)
+        m, v = self.m[name], self.v[name]
+        backend_of(w, g, m, v).adam_step(w, g, m, v, lr, *self.betas, self.eps, self.steps)
 
     def state(self) -> dict[str, Array]:
         moments = {f"m.{name}": array for name, array in self.m.items()}
         return super().state() | moments | {f"v.{name}": array for name, array in self.v.items()}
+
+
+def _zeros_like(parameters: Mapping[str, Tensor]) -> dict[str, Array]:
+    return {name: backend_of(each.data).xp.zeros_like(each.data) for name, each in parameters.items()}
 
 
 def _check_layout(name: str, parameter: Tensor) -> None:

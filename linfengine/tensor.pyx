@@ -13,6 +13,8 @@ from contextvars import ContextVar
 
 import numpy as np
 
+from .backends import backend_of, default_device, device_of, resolve_device, to_device, to_numpy
+
 cimport cython
 
 cdef object float32 = np.dtype(np.float32)
@@ -41,16 +43,31 @@ def no_grad():
         grad_enabled.reset(token)
 
 
-def as_array(data, dtype=None):
+def as_array(data, dtype=None, device=None):
     """The float32 or float64 array that a Tensor of this data would hold; see `Tensor` for what becomes what."""
     if isinstance(data, Tensor):
-        data = (<Tensor>data)._data
+        if dtype is None and device is None:
+            return (<Tensor>data)._data
+        data, device = (<Tensor>data)._data, device or (<Tensor>data).device
     elif isinstance(data, Operand):
         raise TypeError(f"expected a Tensor or an array, got an {type(data).__name__}.")
+    elif device is None:
+        device = default_device() if device_of(data) == "cpu" else "cuda"
+    return to_device(as_numbers(data, dtype), device)
+
+
+cdef object as_numbers(data, dtype):
+    """The data as an array of float32 or float64, on the device where it is."""
     if type(data) is np.ndarray and dtype is None and (data.dtype == float32 or data.dtype == float64):
         return data if data.flags.aligned else data.copy()
     if dtype is not None and np.dtype(dtype) not in (float32, float64):
         raise TypeError(f"a Tensor holds float32 or float64 numbers, not {np.dtype(dtype)}.")
+    if device_of(data) == "cuda":
+        if dtype is None and (data.dtype == float32 or data.dtype == float64):
+            return data
+        if data.dtype.kind in "iu" and data.dtype.itemsize > 2:
+            check_exact(to_numpy(data), dtype or float32)
+        return data.astype(dtype or float32)
     try:
         array = np.asarray(data)
     except ValueError as error:
@@ -138,7 +155,10 @@ cdef class Tensor(Operand):
     (`Tensor([0.5, 1])`) become float32 unless `dtype` says float64. Raises TypeError for anything else, and for an
     integer that the dtype cannot hold exactly.
 
-    Attributes: `data`, the array; `grad`, None or an array of the same shape and dtype that backward() adds to;
+    `device` is "cpu" or "cuda"; left out, an array stays where it is, and what is no array on a GPU goes to the device
+    of the current backend, which is the CPU unless `use_backend("gpu")` or LINFENGINE_BACKEND say otherwise.
+
+    Attributes: `data`, the array, NumPy's or, on a GPU, CuPy's; `grad`, None or an array of the same shape and dtype that backward() adds to;
     `requires_grad`, whether it does so.
     """
 
@@ -149,19 +169,19 @@ cdef class Tensor(Operand):
     cdef tuple parents   # the op's inputs, None in place of one that needs no gradient
     cdef bint walked     # a backward() has been here and took op and parents away
 
-    def __init__(self, data, bint requires_grad=False, dtype=None):
-        self._data = as_array(data, dtype)
+    def __init__(self, data, bint requires_grad=False, dtype=None, device=None):
+        self._data = as_array(data, dtype, device and resolve_device(device))
         self.requires_grad = requires_grad
 
     def __reduce__(self):  # pickle and copy.deepcopy: the numbers, as a leaf
-        return type(self), (self._data, self.requires_grad)
+        return type(self), (self._data, self.requires_grad, None, self.device)
 
     @property
     def data(self): return self._data
 
     @data.setter
     def data(self, value):
-        array = as_array(value)
+        array = as_array(value, device=device_of(value))
         if array.shape != self._data.shape or array.dtype != self._data.dtype:
             raise ValueError(f"data of shape {array.shape} and dtype {array.dtype} cannot take the place of "
                              f"shape {self._data.shape} and dtype {self._data.dtype}.")
@@ -176,16 +196,35 @@ cdef class Tensor(Operand):
     @property
     def dtype(self): return self._data.dtype
 
+    @property
+    def device(self):
+        """"cuda" for an array on a GPU, else "cpu"."""
+        return device_of(self._data)
+
+    def to(self, device):
+        """The same numbers on "cpu", "cuda", or "auto", as a leaf; this Tensor itself if it is there already.
+
+        Raises RuntimeError for a Tensor that an op made and that asks for a gradient, which would be cut off: move the
+        leaves it comes from, or detach() first. ImportError, with the reason, where there is no GPU to use.
+        """
+        device = resolve_device(device)
+        if device == self.device:
+            return self
+        if self.op is not None or self.walked:
+            raise RuntimeError("to() would cut off the gradient of a Tensor that an op made: move the Tensors it comes "
+                               "from, or detach() it first.")
+        return leaf(to_device(self._data, device), self.requires_grad)
+
     def numpy(self):
-        """The array itself, not a copy; no gradient flows through it."""
-        return self._data
+        """The array itself, or a copy where it is on a GPU; no gradient flows through it."""
+        return to_numpy(self._data)
 
     def __array__(self, dtype=None, copy=None):
         return np.array(self._data, dtype=dtype, copy=copy)
 
     def detach(self):
         """A leaf over the same array, through which no gradient flows."""
-        return Tensor(self._data)
+        return leaf(self._data, False)
 
     def item(self):
         """The only number of a Tensor of size 1, as a Python float."""
@@ -198,8 +237,9 @@ cdef class Tensor(Operand):
     def __bool__(self): return bool(self._data)
 
     def __repr__(self):
-        numbers = np.array2string(self._data, separator=", ", prefix="Tensor(")
-        return f"Tensor({numbers}, dtype={self.dtype}{', requires_grad=True' if self.requires_grad else ''})"
+        numbers = np.array2string(self.numpy(), separator=", ", prefix="Tensor(")
+        where = "" if self.device == "cpu" else f", device={self.device}"
+        return f"Tensor({numbers}, dtype={self.dtype}{where}{', requires_grad=True' if self.requires_grad else ''})"
 
     def zero_grad(self):
         """Forget the gradient: `grad` is None again."""
@@ -283,8 +323,8 @@ cdef first_gradient(Tensor output, gradient):
     if gradient is None:
         if output._data.size != 1:
             raise ValueError(f"backward() from shape {output.shape} needs a gradient of that shape.")
-        return np.ones_like(output._data)
-    gradient = as_array(gradient)
+        return backend_of(output._data).xp.ones_like(output._data)
+    gradient = as_array(gradient, device=output.device)
     if gradient.shape != output._data.shape:
         raise ValueError(f"backward() from shape {output.shape} got a gradient of shape {gradient.shape}.")
     return gradient.astype(output._data.dtype)  # a copy: leaves may keep it
@@ -293,6 +333,12 @@ cdef first_gradient(Tensor output, gradient):
 cdef unscalar(value):
     """NumPy answers with a scalar where an array would have no axis left; make it that array."""
     return np.asarray(value) if isinstance(value, np.generic) else value
+
+
+cdef Tensor leaf(array, bint requires_grad):
+    cdef Tensor tensor = Tensor.__new__(Tensor)
+    tensor._data, tensor.requires_grad = array, requires_grad
+    return tensor
 
 
 def node(data, op, tuple inputs):

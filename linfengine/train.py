@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import losses, schedules
-from .backends import Array
+from .backends import Array, resolve_device, to_device
 from .certify import certify, margins
 from .checkpoint import check_writable, load_tensors, save_model, save_tensors, write_file
 from .data import Dataset, batches, random_crop, random_flip, split_holdout, to_pixels
@@ -44,7 +44,7 @@ class Observer:
 class Run:
     """A training run between two epochs: net, scale of the logits, optimizer, and how many epochs are done."""
 
-    def __init__(self, recipe: Recipe, dataset: Dataset) -> None:
+    def __init__(self, recipe: Recipe, dataset: Dataset, device: str = "cpu") -> None:
         self.recipe = recipe
         held_out = np.empty(0, np.intp)
         train = np.arange(len(dataset.train_labels))
@@ -54,7 +54,7 @@ class Run:
             train, held_out = split_holdout(dataset.train_labels, recipe.held_out)
         if recipe.batch_size > len(train):
             raise UserError(f"recipe: batch_size {recipe.batch_size} is above the {len(train)} training samples")
-        self.images, self.labels = dataset.train_images[train], dataset.train_labels[train]
+        self.images, self.labels = to_device(dataset.train_images[train], device), dataset.train_labels[train]
         self.held_out = to_pixels(dataset.train_images[held_out]), dataset.train_labels[held_out]
         self.model = LinfDistNet(
             self.images.shape[1:],
@@ -67,7 +67,8 @@ class Run:
             mean_shift=recipe.mean_shift,
             seed=recipe.seed,
         )
-        self.scale = Tensor(np.ones(1, np.float32), requires_grad=True)
+        self.model.to(device)
+        self.scale = Tensor(np.ones(1, np.float32), requires_grad=True, device=device)
         parameters = self.model.parameters()
         if recipe.loss == "mixture":
             parameters["loss.scale"] = self.scale
@@ -166,7 +167,7 @@ class Run:
         """The whole state between two epochs."""
         tensors = {f"model.{name}": array for name, array in self.model.state().items()}
         tensors |= {f"optimizer.{name}": array for name, array in self.optimizer.state().items()}
-        tensors["loss.scale"] = self.scale.data
+        tensors["loss.scale"] = self.scale.numpy()
         recipe = json.dumps(self.recipe.to_dict())
         save_tensors(path, tensors, {"recipe": recipe, "epoch": str(self.epochs_done), "p": repr(self.model.p)})
 
@@ -188,7 +189,7 @@ class Run:
                 parts[part][rest] = array
             self.model.load_state(parts["model"])
             self.optimizer.load_state(parts["optimizer"])
-            self.scale.data[...] = parts["loss"]["scale"]
+            self.scale.data[...] = to_device(parts["loss"]["scale"], self.scale.device)
             self.model.p = float(metadata["p"])
             self.epochs_done = int(metadata["epoch"])
         except UserError:
@@ -204,15 +205,21 @@ def train(
     *,
     resume: bool = False,
     restart: bool = False,
+    device: str = "cpu",
     observer: Observer | None = None,
 ) -> LinfDistNet:
     """Train a net by a recipe; DIR = `out` gets model.safetensors, checkpoint.safetensors and metrics.jsonl.
 
+    On `device` "cuda" (or "auto", where there is one) the images, the net and the optimizer live on the GPU, and the
+    net is returned there.  The files are the same: a run may be resumed on another device, with other last bits.
+
     Nothing that a run left behind is written over, unless it is asked for: with `resume` the run in DIR goes on where
     its last checkpoint left it; with `restart` a run of the very same recipe, which loses nothing, begins anew.
 
-    Raises UserError when DIR holds another run, when there is nothing to resume, and when training diverges.
+    Raises UserError when DIR holds another run, when there is nothing to resume, and when training diverges;
+    ImportError, with the reason, where there is no GPU to use.
     """
+    device = resolve_device(device)
     out, observer = Path(out), observer or Observer()
     present = [name for name in (CHECKPOINT, MODEL, METRICS) if (out / name).exists()]
     if resume and CHECKPOINT not in present:
@@ -222,7 +229,7 @@ def train(
             f"{out} already holds a training run ({', '.join(present)}): go on with it (--resume, or resume=True) "
             "or choose another folder"
         )
-    run = Run(recipe, dataset)
+    run = Run(recipe, dataset, device)
     if resume:
         run.load(out / CHECKPOINT)
     lines = _metrics_up_to(out / METRICS, run.epochs_done) if resume else []

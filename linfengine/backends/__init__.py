@@ -5,17 +5,20 @@ Code above asks `get_backend()` (or `backend_of(*arrays)`) and never which one i
 are first asked for, so the pure NumPy one works where nothing has been compiled.
 
 The current backend is, in this order: the innermost `use_backend` block, the last `set_backend`, the environment
-variable LINFENGINE_BACKEND, and otherwise "cpu".
+variable LINFENGINE_BACKEND, and otherwise "cpu". It decides where new Tensors are made, and what computes on NumPy
+arrays; arrays on a GPU are computed on by "gpu" whichever is the current one.
 """
 
 import contextlib
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeAlias, cast
 
+import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -23,7 +26,8 @@ Array: TypeAlias = npt.NDArray[Any]
 Needs: TypeAlias = tuple[bool, bool]  # whether the gradients of x and of w are wanted
 Gradients: TypeAlias = tuple[Any, Any]  # the arrays for x and for w, None where not wanted
 
-NAMES = ("reference", "cpu")
+NAMES = ("reference", "cpu", "gpu")
+DEVICES = ("cpu", "cuda")  # where arrays are
 
 NO_WINNER = -(2**31)  # see Backend.linf_dist_argmax
 
@@ -42,7 +46,7 @@ class Backend(Protocol):
 
     @property
     def xp(self) -> Any:
-        """The array module whose functions work on this backend's arrays (numpy)."""
+        """The array module whose functions work on this backend's arrays: numpy or cupy."""
 
     def linf_dist(self, x: Array, w: Array, groups: int = 1) -> Array:
         """y[n, o] = max_k |x[n, k] - w[o, k]|, exact up to the one rounding of x - w."""
@@ -76,7 +80,11 @@ class Backend(Protocol):
         """(grad_x, grad_w): sign(d)*(|d|/y)^(p-1)*g with d = x - w, and its negative; nothing where y is 0."""
 
     def matmul(self, x: Array, y: Array) -> Array:
-        """z[n, m] = sum_k x[n, k] y[k, m]; x and y need not be contiguous. "cpu" sums in an order fixed by shapes."""
+        """z[n, m] = sum_k x[n, k] y[k, m]; x and y need not be contiguous. "cpu" and "gpu" sum in an order fixed by
+        the shapes."""
+
+    def add_at(self, total: Array, key: Any, parts: Array) -> None:
+        """total[key] += parts, one after the other where the key names an entry more than once."""
 
     def adam_step(
         self,
@@ -114,6 +122,8 @@ def _load(name: str) -> Backend:
     try:
         return cast(Backend, importlib.import_module(f"{__name__}.{name}"))
     except ImportError as error:
+        if name == "gpu":
+            raise ImportError(f"the GPU cannot be used: {error}") from None
         if not (error.name or "").startswith(__name__):
             raise
         raise ImportError(
@@ -125,7 +135,7 @@ def _load(name: str) -> Backend:
 def get_backend(name: str | None = None) -> Backend:
     """The backend of that name, or the current one.
 
-    Raises ValueError for a name that is none, ImportError when its compiled part is missing.
+    Raises ValueError for a name that is none, ImportError when its compiled part, CuPy or a device is missing.
     """
     return _load(name or _override.get() or _default)
 
@@ -149,7 +159,7 @@ def use_backend(name: str) -> Iterator[Backend]:
 
 
 def available_backends() -> list[str]:
-    """The names of the backends that work here, the compiled ones only where they have been built."""
+    """The names of the backends that work here: compiled ones where they have been built, "gpu" where there is one."""
 
     def works(name: str) -> bool:
         try:
@@ -160,6 +170,62 @@ def available_backends() -> list[str]:
     return [name for name in NAMES if works(name)]
 
 
-def backend_of(*arrays: object) -> Backend:
-    """The backend for these arrays: the current one, since NumPy arrays are all there is so far."""
-    return get_backend()
+def backend_of(*arrays: Any) -> Backend:
+    """The backend for these arrays: "gpu" for those on a GPU, for NumPy's the current one, or "cpu" if that is "gpu".
+
+    Raises TypeError for arrays on different devices.
+    """
+    if all(type(array) is np.ndarray for array in arrays):
+        name = _override.get() or _default
+        return _load("cpu" if name == "gpu" and arrays else name)
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    for array in arrays:
+        shapes.setdefault(device_of(array), []).append(array.shape)
+    if len(shapes) > 1:
+        where = " and ".join(f"{', '.join(map(str, each))} on {device}" for device, each in shapes.items())
+        raise TypeError(f"arrays on different devices do not mix, move them with .to('cuda') or .to('cpu'): {where}.")
+    return _load("gpu") if "cuda" in shapes else backend_of(np.empty(0))
+
+
+def device_of(array: Any) -> str:
+    """"cuda" for an array on a GPU, else "cpu"."""
+    return "cuda" if hasattr(type(array), "__cuda_array_interface__") else "cpu"
+
+
+def default_device() -> str:
+    """Where a Tensor is made of numbers that are nowhere yet: on the current backend's device."""
+    return "cuda" if (_override.get() or _default) == "gpu" else "cpu"
+
+
+def resolve_device(name: str) -> str:
+    """"cpu" or "cuda" as named; "auto" is "cuda" where a GPU can be used.
+
+    Raises ValueError for another name, ImportError, with the reason, for "cuda" where no GPU can be used.
+    """
+    if name not in (*DEVICES, "auto"):
+        raise ValueError(f"there is no device {name!r}: choose one of {', '.join(DEVICES)} or auto.")
+    if name == "auto":
+        return "cuda" if "gpu" in available_backends() else "cpu"
+    if name == "cuda":
+        _load("gpu")
+    return name
+
+
+def to_device(array: Any, device: str) -> Any:
+    """The array itself if it is on that device ("cpu" or "cuda"), else a copy there. Raises as `resolve_device`."""
+    if device_of(array) == device:
+        return array
+    if resolve_device(device) == "cuda":
+        return _load("gpu").xp.asarray(array)
+    return array.get()
+
+
+def to_numpy(array: Any) -> Array:
+    """The array itself if it is NumPy's, else a copy on the CPU."""
+    return cast(Array, to_device(array, "cpu"))
+
+
+def describe_fault(error: BaseException) -> str | None:
+    """What to do about an error of the GPU, in a sentence without its full stop; None for any other error."""
+    gpu = sys.modules.get(f"{__name__}.gpu")
+    return gpu.describe_fault(error) if gpu else None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+from typing import Any
 
 import numpy as np
 
@@ -87,6 +88,10 @@ def matmul(x: Array, y: Array) -> Array:
     z = np.empty((len(x), y.shape[1]), x.dtype)
     _cpu.dot(np.ascontiguousarray(x), np.ascontiguousarray(y.T), z)
     return z
+
+
+def add_at(total: Array, key: Any, parts: Array) -> None:
+    np.add.at(total, key, parts)
 
 
 def adam_step(

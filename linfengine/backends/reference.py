@@ -8,6 +8,7 @@ Walking over the outputs keeps the memory at one (n, k) array, where a broadcast
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -115,6 +116,10 @@ def lp_dist_backward(
 
 def matmul(x: Array, y: Array) -> Array:
     return np.matmul(x, y)
+
+
+def add_at(total: Array, key: Any, parts: Array) -> None:
+    np.add.at(total, key, parts)
 
 
 def adam_step(

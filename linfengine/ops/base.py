@@ -61,26 +61,28 @@ def apply(op: Op, *inputs: Like) -> Result:
     The result remembers op and inputs when gradients are enabled and an input requires one. A Python number takes the
     dtype of the other inputs; arrays of two dtypes meet as NumPy lets them.
     """
-    operands = _operands(inputs)
+    op.be, operands = _operands(inputs)
     if any(isinstance(x, Interval) for x in operands):
         op.needs = (False,) * len(operands)
-        op.be = backend_of(*[ends(x)[0] for x in operands])
         return Interval(*op.bounds(op.be, *operands))
     enabled = is_grad_enabled()
     op.needs = tuple([enabled and isinstance(x, Tensor) and x.requires_grad for x in inputs])
-    op.be = backend_of(*operands)
     return node(op.forward(op.be, *operands), op, inputs)
 
 
-def _operands(inputs: tuple[Any, ...]) -> list[Any]:
-    """Every input as an Interval or an array; a Python number as an array of the dtype the others have together."""
+def _operands(inputs: tuple[Any, ...]) -> tuple[Backend, list[Any]]:
+    """The backend, and every input as an Interval or an array of it.
+
+    A Python number becomes an array of the dtype that the others have together.
+    """
     operands = [x if type(x) in NUMBERS or isinstance(x, Interval) else as_array(x) for x in inputs]
     numbers = [type(x) in NUMBERS for x in operands]
+    others = [ends(x)[0] for x, number in zip(operands, numbers, strict=True) if not number]
+    be = backend_of(*others)
     if True in numbers:
-        dtypes = {x.dtype for x, number in zip(operands, numbers, strict=True) if not number}
-        dtype = np.result_type(*dtypes) if dtypes else np.dtype(np.float32)
-        operands = [np.asarray(x, dtype) if number else x for x, number in zip(operands, numbers, strict=True)]
-    return operands
+        dtype = np.result_type(*{x.dtype for x in others}) if others else np.dtype(np.float32)
+        operands = [be.xp.full((), x, dtype) if number else x for x, number in zip(operands, numbers, strict=True)]
+    return be, operands
 
 
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
@@ -105,7 +107,8 @@ def sum_slack(terms: int, magnitude: Array) -> Array:
     nu = (terms + 4) * float(info.eps) / 2
     factor = 2 * nu / (1 - 2 * nu) if 2 * nu < 1 else np.inf
     tiny = terms * float(info.smallest_normal)  # products may underflow, and infinity times 0 is no bound
-    return np.where(magnitude > 0, factor * magnitude, 0).astype(magnitude.dtype) + np.asarray(tiny, magnitude.dtype)
+    xp = backend_of(magnitude).xp
+    return xp.where(magnitude > 0, factor * magnitude, 0).astype(magnitude.dtype) + magnitude.dtype.type(tiny)
 
 
 def outward(lower: Array, upper: Array, ulps: int = 8) -> Bounds:
@@ -115,9 +118,10 @@ def outward(lower: Array, upper: Array, ulps: int = 8) -> Bounds:
     4 for the end and 4 for the value being enclosed.
     """
     info = np.finfo(lower.dtype)
+    xp = backend_of(lower, upper).xp
     with np.errstate(over="ignore"):
         # an end that overflowed says no more than that it is as large as numbers go
-        low, high = np.minimum(lower, info.max), np.maximum(upper, info.min)
-        low = low - (ulps * info.eps * np.abs(low) + info.smallest_normal)
-        high = high + (ulps * info.eps * np.abs(high) + info.smallest_normal)
+        low, high = xp.minimum(lower, info.max), xp.maximum(upper, info.min)
+        low = low - (ulps * info.eps * xp.abs(low) + info.smallest_normal)
+        high = high + (ulps * info.eps * xp.abs(high) + info.smallest_normal)
     return low, high

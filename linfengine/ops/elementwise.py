@@ -68,7 +68,7 @@ class Mul(Op):
         )
 
     def bounds(self, be: Backend, x: Interval | Array, y: Interval | Array) -> Bounds:
-        return corners(be.xp.multiply, x, y)
+        return corners(be, be.xp.multiply, x, y)
 
 
 def mul(x: Like, y: Like) -> Result:
@@ -95,7 +95,7 @@ class Div(Op):
         lower, upper = ends(y)
         if ((lower <= 0) & (upper >= 0)).any():
             raise ValueError("div: there are no bounds for a division by an interval that contains 0.")
-        return corners(be.xp.divide, x, y)
+        return corners(be, be.xp.divide, x, y)
 
 
 def div(x: Like, y: Like) -> Result:
@@ -103,9 +103,11 @@ def div(x: Like, y: Like) -> Result:
     return apply(Div(), x, y)
 
 
-def corners(function: Callable[[Array, Array], Array], x: Interval | Array, y: Interval | Array) -> Bounds:
+def corners(
+    be: Backend, function: Callable[[Array, Array], Array], x: Interval | Array, y: Interval | Array
+) -> Bounds:
     """Bounds of a function monotone in x for every y and in y for every x: the extremes among the corners."""
-    values = np.stack(np.broadcast_arrays(*(function(a, b) for a in ends(x) for b in ends(y))))
+    values = be.xp.stack(be.xp.broadcast_arrays(*(function(a, b) for a in ends(x) for b in ends(y))))
     return values.min(axis=0), values.max(axis=0)
 
 
@@ -177,7 +179,7 @@ class Increasing(Op):
     def bounds(self, be: Backend, x: Interval | Array) -> Bounds:
         lower, upper = ends(x)
         low, high = outward(self.forward(be, lower), self.forward(be, upper))
-        return np.maximum(low, self.least), np.minimum(high, self.most)
+        return be.xp.maximum(low, self.least), be.xp.minimum(high, self.most)
 
 
 class Exp(Increasing):

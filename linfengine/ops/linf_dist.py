@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..backends import Array, Backend
+from ..backends import Array, Backend, to_numpy
 from ..interval import Interval, ends
 from .base import Bounds, Like, Op, Result, apply
 
@@ -78,7 +78,7 @@ def refusing_non_finite(name: str, **arrays: Array) -> Iterator[None]:
         yield
     except FloatingPointError:
         for letter, array in arrays.items():
-            bad = np.argwhere(~np.isfinite(array))
+            bad = np.argwhere(~np.isfinite(to_numpy(array)))
             if len(bad):
                 first = tuple(int(i) for i in bad[0])
                 raise ValueError(

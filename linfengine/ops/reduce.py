@@ -100,9 +100,9 @@ class Extremum(Reduction, Monotone):
         return y.reshape(self.kept_shape) if self.keepdims else y[..., 0]
 
     def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:
-        flat = be.xp.zeros((*self.index.shape[:-1], self.count), g.dtype)
-        be.xp.put_along_axis(flat, self.index, g.reshape(self.index.shape), axis=-1)
-        return (flat.reshape(self.moved_shape).transpose(np.argsort(self.order)),)
+        chosen = be.xp.arange(self.count) == self.index
+        flat = be.xp.where(chosen, g.reshape(self.index.shape), g.dtype.type(0))
+        return (flat.reshape(self.moved_shape).transpose(np.argsort(self.order).tolist()),)
 
 
 class Max(Extremum):

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..backends import Array, Backend
+from ..backends import Array, Backend, device_of
 from .base import Like, Monotone, Result, apply
 
 Pair: TypeAlias = int | Sequence[int]
@@ -45,7 +45,7 @@ class Transpose(Monotone):
         return x.transpose(self.axes)
 
     def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:
-        back = None if self.axes is None else np.argsort([axis % g.ndim for axis in self.axes])
+        back = None if self.axes is None else np.argsort([axis % g.ndim for axis in self.axes]).tolist()
         return (g.transpose(back),)
 
 
@@ -58,34 +58,36 @@ class GetItem(Monotone):
     """x[key]; the gradient goes back to where the entries were taken, and adds up where one was taken twice."""
 
     def __init__(self, *, key: Any) -> None:
-        self.key = key
+        self.key = key if isinstance(key, tuple) else (key,)
         # only sequences and arrays of integers can name an entry more than once
         self.repeats = not all(
             part is None or part is Ellipsis or isinstance(part, int | np.integer | slice) or _is_mask(part)
-            for part in (key if isinstance(key, tuple) else (key,))
+            for part in self.key
         )
 
     def forward(self, be: Backend, x: Array) -> Array:
         self.x_shape = x.shape
+        if device_of(x) == "cuda":
+            self.key = tuple(be.xp.asarray(part) if isinstance(part, list | np.ndarray) else part for part in self.key)
         return x[self.key]
 
     def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:
         grad = be.xp.zeros(self.x_shape, g.dtype)
         if self.repeats:
-            be.xp.add.at(grad, self.key, g)
+            be.add_at(grad, self.key, g)
         else:
             grad[self.key] = g
         return (grad,)
 
 
 def _is_mask(part: Any) -> bool:
-    return isinstance(part, np.ndarray) and part.dtype == bool
+    return getattr(part, "dtype", None) == bool
 
 
 def getitem(x: Like, key: Any) -> Result:
     """x[key] for integers, slices, None, ... and arrays of integers or booleans, as in NumPy.
 
-    A view unless an array is among them. Raises IndexError for a key that does not fit.
+    A view unless an array is among them; arrays may be NumPy's wherever x is. Raises IndexError for a key that does not fit.
     """
     return apply(GetItem(key=key), x)
 
@@ -98,7 +100,7 @@ class Concatenate(Monotone):
 
     def forward(self, be: Backend, *inputs: Array) -> Array:
         y = be.xp.concatenate(inputs, axis=self.axis)
-        self.cuts = np.cumsum([x.shape[self.axis] for x in inputs])[:-1]
+        self.cuts = np.cumsum([x.shape[self.axis] for x in inputs])[:-1].tolist()
         return y
 
     def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:

@@ -1,0 +1,124 @@
+"""The CUDA kernels by name: what each is compiled from, and the layout of its arguments. Needs no CUDA and no CuPy.
+
+A kernel is one instance of a function template in a .cu file, made callable by two lines that `Kernel.source` writes.
+`ALL` lists every instance the GPU backend can ask for.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+FOLDER = Path(__file__).parent
+
+POWERS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)  # with a chain of multiplications
+SPARSE = 96  # from this p on most terms are negligible, and looking for those that are not pays
+# Outputs of a thread, of which a block has 16 x 16: rows of x, rows of w. The largest first.
+TILES = {"float": ((8, 4), (4, 4), (1, 1)), "double": ((2, 2),)}
+THREADS = 256
+LANES = 128  # columns, one a thread, in a block of the finite-p backward
+
+P = "pointer"
+FIELDS = {  # the structures of kernels.cuh; T stands for the numbers' own type
+    "Forward": "x:P x_upper:P w:P y:P y_upper:P winner:P n:i4 o:i4 k:i4 groups:i4 p:T relative:T",
+    "Backward": "x:P w:P y:P g:P grad_x:P grad_w:P n:i4 o:i4 k:i4 groups:i4 splits:i4 chunks:i4 exponent:T relative:T",
+    "AddParts": "parts:P out:P count:i8 splits:i4",
+    "Scatter": "g:P winner:P out:P step:i8 stride:i8 count:i4 k:i4 sign:T",
+    "Survey": "a:P count:i8 exponents:P",
+    "Adam": "param:P grad:P m:P v:P count:i8 rate:T beta1:T beta2:T root_correction:T eps:T",
+    "LpDecay": "w:P k:i4 p:T amount:T relative:T",
+}
+
+
+@cache
+def layout(structure: str, dtype: str) -> np.dtype[np.void]:
+    """The structure as NumPy packs it, with the padding that C++ gives it."""
+    kinds = {"P": "u8", "T": {"float": "f4", "double": "f8"}[dtype]}
+    fields = [field.split(":") for field in FIELDS[structure].split()]
+    return np.dtype([(name, kinds.get(kind, kind)) for name, kind in fields], align=True)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One instance: the function `body` of `file`, called with a `structure` of `dtype` ("float" or "double").
+
+    `blocks` of `threads` have to find room on a multiprocessor together. With `flush`, denormal results become zero.
+    """
+
+    file: str
+    body: str
+    structure: str
+    dtype: str
+    threads: int
+    blocks: int
+    flush: bool = False
+
+    @property
+    def source(self) -> str:
+        arguments = f"{self.structure}<{self.dtype}>"
+        return (
+            f'#include "{self.file}"\n'
+            f'static_assert(sizeof({arguments}) == {layout(self.structure, self.dtype).itemsize}, "see FIELDS");\n'
+            f'extern "C" __global__ void __launch_bounds__({self.threads}, {self.blocks}) '
+            f"entry(const {arguments} a) {{ {self.body}(a); }}\n"
+        )
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """For NVRTC. The checksum is there for caches that know of `source` but not of what it includes."""
+        return "-std=c++17", f"-I{FOLDER}", f"-DLINFENGINE_SOURCES={checksum()}", f"--ftz={str(self.flush).lower()}"
+
+
+@cache
+def checksum() -> int:
+    return zlib.crc32(b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.cu*"))))
+
+
+def forward(name: str, dtype: str, tile: tuple[int, int]) -> Kernel:
+    """`name` is that of a function of forward.cu, with its order in angle brackets if it has one: "lp_power<8>"."""
+    base, _, order = name.rstrip(">").partition("<")
+    rows, columns = tile
+    body = f"{base}<{order + ', ' if order else ''}{dtype}, {rows}, {columns}>"
+    return Kernel("forward.cu", body, "Forward", dtype, THREADS, 2 if dtype == "float" else 1, base.startswith("lp_"))
+
+
+def tiles(name: str, dtype: str) -> tuple[tuple[int, int], ...]:
+    """Those for which a forward's accumulators find room in the registers."""
+    _, _, order = name.rstrip(">").partition("<")
+    one_number_each = name == "linf_dist" or (order and int(order) >= 8)
+    return TILES[dtype] if one_number_each or dtype == "double" else TILES[dtype][1:]
+
+
+def lp_backward(slope: str, dtype: str) -> Kernel:
+    """`slope` is "LpPowerSlope<8>", "LpGeneralSlope" or "LpSparseSlope"."""
+    base, _, order = slope.rstrip(">").partition("<")
+    body = f"lp_dist_backward<{base}<{dtype}{', ' + order if order else ''}>>"
+    return Kernel("backward.cu", body, "Backward", dtype, LANES, 3 if dtype == "float" else 1, order != "1")
+
+
+def step(name: str, structure: str, dtype: str, file: str = "steps.cu") -> Kernel:
+    return Kernel(file, f"{name}<{dtype}>", structure, dtype, THREADS, 2, name == "adam")
+
+
+FORWARDS = (
+    "linf_dist", "linf_dist_argmax", "linf_dist_bounds", "dot", "lp_general", "lp_sparse",
+    *(f"lp_power<{p}>" for p in POWERS),
+)  # fmt: skip
+SLOPES = ("LpGeneralSlope", "LpSparseSlope", *(f"LpPowerSlope<{p}>" for p in POWERS))
+
+
+def _all() -> Iterator[Kernel]:
+    for dtype in ("float", "double"):
+        yield from (forward(name, dtype, tile) for name in FORWARDS for tile in tiles(name, dtype))
+        yield from (lp_backward(slope, dtype) for slope in SLOPES)
+        yield step("add_parts", "AddParts", dtype, "backward.cu")
+        yield step("linf_dist_backward", "Scatter", dtype, "backward.cu")
+        yield from (step(*each, dtype) for each in (("survey", "Survey"), ("adam", "Adam"), ("lp_decay", "LpDecay")))
+
+
+ALL = tuple(_all())

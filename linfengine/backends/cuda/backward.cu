@@ -1,0 +1,187 @@
+// Gradients.
+//
+// Finite p.  A thread owns a column k of both gradients, so that every term t is computed once and used twice: added
+// to grad_x and subtracted from grad_w.
+//
+//   LOOP 4  kLanes columns x splits of the outputs x groups   one block each
+//   LOOP 3  chunks of kChunk outputs                          grad_w of the chunk in shared memory, a column a thread
+//   LOOP 2  runs of kRun samples                              x and grad_x of the run in registers
+//   LOOP 1  outputs of the chunk                              1/y and g of the run in shared memory, the same for all
+//                                                             threads; w is read as it lies, side by side
+//
+// grad_x of a split of the outputs is one part of it; add_parts joins them.
+//
+// p = infinity.  A gradient goes to one column, known from the forward: n o terms instead of n o k.  A block has one
+// row of grad_x or of grad_w, and every thread of it those columns that are its own number modulo kThreads: it looks at
+// all entries in their order and adds up its own.
+#include "kernels.cuh"
+
+constexpr int kLanes = 128, kRun = 16;
+template <class T>
+constexpr int kChunk = 256 / int(sizeof(T));  // outputs whose grad_w fits in 32 KB
+
+// From d = x - w, 1/y and g:  t = g sign(d) (|d| / y)^(P-1), by multiplication
+template <class T, int P>
+struct LpPowerSlope {
+    using Scalar = T;
+    static constexpr int kUnroll = 2;
+    __device__ explicit LpPowerSlope(const Backward<T>&) {}
+    __device__ __forceinline__ void add(const T (&d)[4], const T* inverse, const T* g, T* grad_x, T& grad_w) const {
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+            if constexpr (P == 1) {
+                const T t = d[r] > 0 ? g[r] : d[r] < 0 ? -g[r] : T(0);
+                grad_x[r] += t;
+                grad_w -= t;
+            } else {
+                const T ratio = d[r] * inverse[r], low = ratio * g[r], high = power<P - 2>(ratio);
+                grad_x[r] += high * low;
+                grad_w -= high * low;
+            }
+        }
+    }
+};
+
+// The same for any real p, through logarithm and exponential.
+template <class T>
+struct LpGeneralSlope {
+    using Scalar = T;
+    static constexpr int kUnroll = sizeof(T) == 4 ? 2 : 1;
+    const T exponent;
+    __device__ explicit LpGeneralSlope(const Backward<T>& a) : exponent(a.exponent) {}
+    __device__ __forceinline__ void add(const T (&d)[4], const T* inverse, const T* g, T* grad_x, T& grad_w) const {
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+            const T t = copysign(exp2(exponent * quick_log2(fabs(d[r]) * inverse[r])), d[r]) * g[r];
+            grad_x[r] += t;
+            grad_w -= t;
+        }
+    }
+};
+
+// The same where p is so large that most terms are negligible.
+template <class T>
+struct LpSparseSlope {
+    using Scalar = T;
+    static constexpr int kUnroll = 1;
+    const T exponent, relative;
+    __device__ explicit LpSparseSlope(const Backward<T>& a) : exponent(a.exponent), relative(a.relative) {}
+    __device__ __forceinline__ void add(const T (&d)[4], const T* inverse, const T* g, T* grad_x, T& grad_w) const {
+        bool any = false;
+#pragma unroll
+        for (int r = 0; r < 4; ++r) any |= fabs(d[r]) * inverse[r] >= relative;
+        if (any) {
+#pragma unroll
+            for (int r = 0; r < 4; ++r) {
+                const T ratio = fabs(d[r]) * inverse[r];
+                const T t = ratio >= relative ? copysign(exp2(exponent * log2(ratio)), d[r]) * g[r] : T(0);
+                grad_x[r] += t;
+                grad_w -= t;
+            }
+        }
+    }
+};
+
+template <class Slope, class T = typename Slope::Scalar>
+__device__ __forceinline__ void lp_dist_backward(const Backward<T>& a) {
+    struct alignas(16) Coefficients {
+        T inverse[kRun], g[kRun];
+    };
+    __shared__ Coefficients coefficients[kChunk<T>];
+    __shared__ T sums[kChunk<T>][kLanes];
+    const Slope slope(a);
+    const int across = (a.k + kLanes - 1) / kLanes, lane = threadIdx.x;
+    const int split = blockIdx.x / across % a.splits, group = blockIdx.x / across / a.splits;
+    const int column = blockIdx.x % across * kLanes + lane;
+    const bool mine = column < a.k;
+    const int k = mine ? column : a.k - 1;
+    const long long ldx = (long long)a.groups * a.k, ldy = (long long)a.groups * a.o;
+    const T* x = a.x + group * a.k + k;
+    const T* w = a.w + group * a.o * (long long)a.k + k;
+    T* grad_x = a.grad_x ? a.grad_x + split * a.n * ldx + group * a.k + k : nullptr;
+    T* grad_w = a.grad_w ? a.grad_w + group * a.o * (long long)a.k + k : nullptr;
+
+    for (int chunk = 0; chunk < a.chunks; ++chunk) {
+        const int first = (split * a.chunks + chunk) * kChunk<T>;
+        const int outputs = a.o - first < kChunk<T> ? a.o - first : kChunk<T>;  // may be none, even below 0
+        for (int j = 0; j < outputs; ++j) sums[j][lane] = T(0);
+        for (int row = 0; row < a.n; row += kRun) {
+            __syncthreads();  // the coefficients may still be read
+            for (int i = lane; i < outputs * kRun; i += kLanes) {
+                const int j = i % outputs, r = i / outputs;  // neighbours read neighbouring outputs
+                const long long at = (row + r) * ldy + group * a.o + first + j;
+                const T y = row + r < a.n ? a.y[at] : T(0);
+                coefficients[j].inverse[r] = y > 0 ? reciprocal(y) : T(0);  // where y = 0 the gradient is zero
+                coefficients[j].g[r] = y > 0 ? a.g[at] : T(0);
+            }
+            __syncthreads();
+            T xs[kRun], sum[kRun];
+#pragma unroll
+            for (int r = 0; r < kRun; ++r) {
+                const bool there = row + r < a.n;
+                xs[r] = x[(there ? row + r : row) * ldx];
+                sum[r] = chunk > 0 && there && grad_x ? grad_x[(row + r) * ldx] : T(0);
+            }
+            const T* weight = w + first * (long long)a.k;
+#pragma unroll(Slope::kUnroll)
+            for (int j = 0; j < outputs; ++j, weight += a.k) {
+                const Coefficients c = coefficients[j];
+                T own = sums[j][lane];
+#pragma unroll
+                for (int r = 0; r < kRun; r += 4) {
+                    const T d[4] = {xs[r] - *weight, xs[r + 1] - *weight, xs[r + 2] - *weight, xs[r + 3] - *weight};
+                    slope.add(d, c.inverse + r, c.g + r, sum + r, own);
+                }
+                sums[j][lane] = own;
+            }
+            if (grad_x && mine) {
+#pragma unroll
+                for (int r = 0; r < kRun; ++r)
+                    if (row + r < a.n) grad_x[(row + r) * ldx] = sum[r];
+            }
+        }
+        if (grad_w && mine)
+            for (int j = 0; j < outputs; ++j) grad_w[(first + j) * (long long)a.k] = sums[j][lane];
+    }
+}
+
+constexpr int kThreads = 256;
+
+template <class T>
+__device__ __forceinline__ void add_parts(const AddParts<T>& a) {
+    const long long i = (long long)blockIdx.x * kThreads + threadIdx.x;
+    if (i >= a.count) return;
+    T sum = a.parts[i];
+    for (int s = 1; s < a.splits; ++s) sum += a.parts[s * a.count + i];
+    a.out[i] = sum;
+}
+
+template <class T>
+__device__ __forceinline__ void linf_dist_backward(const Scatter<T>& a) {
+    constexpr int kWindow = 16384 / int(sizeof(T));  // columns at a time
+    __shared__ T sums[kWindow];
+    __shared__ T gs[kThreads];
+    __shared__ int winners[kThreads];
+    const int thread = threadIdx.x;
+    const long long start = blockIdx.x * a.step;
+    T* out = a.out + blockIdx.x * (long long)a.k;
+    for (int window = 0; window < a.k; window += kWindow) {
+        for (int k = thread; k < kWindow; k += kThreads) sums[k] = T(0);
+        for (int first = 0; first < a.count; first += kThreads) {
+            __syncthreads();
+            if (first + thread < a.count) {
+                const long long at = start + (first + thread) * a.stride;
+                gs[thread] = a.sign * a.g[at];
+                winners[thread] = a.winner[at];
+            }
+            __syncthreads();
+            const int entries = a.count - first < kThreads ? a.count - first : kThreads;
+            for (int i = 0; i < entries; ++i) {
+                const int winner = winners[i], k = (winner < 0 ? ~winner : winner) - window;
+                if (k % kThreads == thread && k >= 0 && k < kWindow && winner != kNoWinner)
+                    sums[k] += winner < 0 ? -gs[i] : gs[i];
+            }
+        }
+        for (int k = thread; k < kWindow && window + k < a.k; k += kThreads) out[window + k] = sums[k];
+    }
+}

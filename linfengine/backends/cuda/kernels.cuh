@@ -1,0 +1,143 @@
+// What the GPU backend asks of its kernels: one structure of arguments each, with the equations.
+//
+//   x (n, groups k) row-major, w (groups o, k) row-major, y (n, groups o) row-major; here n, o and k are those of one
+//   group: output j of group q sees the columns q k .. (q + 1) k - 1 of x.
+//
+//   forward    Linf         y[i,j] = max_k |x[i,k] - w[j,k]|
+//              LinfArgmax   the same, and winner[i,j] = the lowest k that attains it: k where x > w, ~k where x < w,
+//                           and kNoWinner where y = 0
+//              LinfBounds   for x <= (any point) <= x_upper:  y_upper = max_k max(|x - w|, |x_upper - w|),
+//                           y = max_k max(x - w, w - x_upper, 0)
+//              Dot          y[i,j] = sum_k x[i,k] w[j,k]
+//              LpPower<P>, LpGeneral, LpSparse     y[i,j] = (sum_k |x[i,k] - w[j,k]|^p)^(1/p)
+//   backward   lp           grad_x[i,k] = sum_j t,  grad_w[j,k] = -sum_i t,  t = g[i,j] sign(d) (|d| / y[i,j])^(p-1)
+//              linf         g[i,j] and its negative go to where the winner says
+//   steps      survey, adam, lp_decay
+//
+// No two blocks write the same number and every sum has an order that the shapes fix, so equal calls give equal bits.
+// The p = infinity forward rounds once, as on every other backend, and gives the same bits as they do.
+//
+// The sources are plain CUDA C++ with no library, no warp-level function and no inline assembly: the tests compile them
+// for the CPU as they are.
+#pragma once
+
+constexpr int kNoWinner = -2147483647 - 1;
+
+template <class T>
+struct Forward {
+    const T* x;        // the input, or the lower end of its interval
+    const T* x_upper;  // LinfBounds only
+    const T* w;
+    T* y;  // the output, or its lower end
+    T* y_upper;
+    int* winner;
+    int n, o, k, groups;
+    T p;         // LpGeneral and LpSparse only
+    T relative;  // LpSparse only: a term below this fraction of the largest adds nothing worth having
+};
+
+template <class T>
+struct Backward {
+    const T* x;
+    const T* w;
+    const T* y;
+    const T* g;
+    T* grad_x;  // (splits, n, groups k): the parts of grad_x from each split of the outputs; null where not wanted
+    T* grad_w;  // null where not wanted
+    int n, o, k, groups;
+    int splits, chunks;  // of a group's outputs: `splits` runs of `chunks` chunks each
+    T exponent;          // p - 1; general orders only
+    T relative;          // as above, for |d| / y
+};
+
+// out[i] = the sum of parts[s, i] over s
+template <class T>
+struct AddParts {
+    const T* parts;
+    T* out;
+    long long count;
+    int splits;
+};
+
+// out[b, :] = sign times the sum of g over the entries whose winner is that column; block b has `count` entries, the
+// first at b step, `stride` apart.
+template <class T>
+struct Scatter {
+    const T* g;
+    const int* winner;
+    T* out;
+    long long step, stride;
+    int count, k;
+    T sign;
+};
+
+// exponents[0] = the largest, exponents[1] = minus the smallest biased exponent of a number that is not 0, over all of
+// the array; both start at -4096.  That of NaN and infinity is all ones.
+template <class T>
+struct Survey {
+    const T* a;
+    long long count;
+    int* exponents;
+};
+
+template <class T>
+struct Adam {
+    T* param;
+    const T* grad;
+    T* m;
+    T* v;
+    long long count;
+    T rate, beta1, beta2, root_correction, eps;  // rate = lr/(1 - beta1^t), root_correction = 1/sqrt(1 - beta2^t)
+};
+
+// w[j,k] -= amount |w[j]|_p (|w[j,k]| / |w[j]|_p)^(p-1) sign(w[j,k]), a block a row of k numbers
+template <class T>
+struct LpDecay {
+    T* w;
+    int k;
+    T p, amount;
+    T relative;  // below this fraction of the largest a weight does not decay
+};
+
+// `length` numbers that lie together, so that they move by one instruction
+template <class T, int length>
+struct alignas(sizeof(T) * length) Pack {
+    T v[length];
+};
+template <class T>
+constexpr int kPack = 16 / int(sizeof(T));  // numbers in the widest load there is
+
+template <class T>
+constexpr T kTiny = T(0);
+template <>
+constexpr float kTiny<float> = 0x1p-125f;  // its reciprocal is still finite
+template <>
+constexpr double kTiny<double> = 0x1p-1021;
+
+template <class T>
+__device__ __forceinline__ T reciprocal(T m) {
+    return T(1) / (m > kTiny<T> ? m : kTiny<T>);
+}
+
+// log2 to within 2^-22 (float32) for the inner loop of orders without a chain; 0 gives minus infinity.
+__device__ __forceinline__ float quick_log2(float a) {
+    return __log2f(a);
+}
+__device__ __forceinline__ double quick_log2(double a) {
+    return log2(a);
+}
+
+// a^P by squaring; P is known to the compiler, so this is a short chain of multiplications.
+template <int P, class T>
+__device__ __forceinline__ T power(T a) {
+    if constexpr (P == 0) {
+        return T(1);
+    } else if constexpr (P == 1) {
+        return a;
+    } else if constexpr (P % 2 == 1) {
+        return power<P - 1>(a) * a;
+    } else {
+        const T half = power<P / 2>(a);
+        return half * half;
+    }
+}

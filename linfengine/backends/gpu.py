@@ -1,0 +1,346 @@
+"""The GPU backend: CuPy arrays, and the CUDA kernels of `cuda/`, float32 and float64.
+
+At p = infinity the forward and the bounds have the bits of every other backend. At finite p, and in gradients, equal
+calls on equal devices give equal bits: no sum depends on the order in which threads happen to run.
+
+Work is queued on the current stream, and the host does not wait for it. Only NaN and infinity have to be known of
+before a distance is believed: a small kernel looks for them first, and the host waits for that one while the distance
+is being computed. Importing this raises ImportError, with the reason, where there is no CuPy or no device.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from . import Array, Gradients, Needs, cuda
+from .cuda import LANES, POWERS, SPARSE, THREADS, Kernel
+
+try:
+    import cupy
+    from cupy.cuda import runtime
+except ImportError as error:
+    raise ImportError(
+        f"CuPy cannot be imported ({error}): pip install 'linfengine[cuda12]' or, for a driver of CUDA 13, "
+        "'linfengine[cuda13]'"
+    ) from None
+
+name = "gpu"
+xp = cupy
+
+
+def _check_device() -> None:
+    """Raises ImportError, with what is missing, unless CuPy can use a device whose float32 products are whole."""
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        driver, built_for = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+        if driver == 0:
+            reason = "there is no NVIDIA driver"
+        elif driver < built_for:
+            reason = (
+                f"the driver is of CUDA {_version(driver)} and CuPy is built for CUDA {_version(built_for)}: install "
+                f"'linfengine[cuda{driver // 1000}]' or a newer driver"
+            )
+        else:
+            reason = str(error)
+        raise ImportError(f"CuPy {cupy.__version__} is installed, but {reason}") from None
+    if count == 0:
+        raise ImportError(f"CuPy {cupy.__version__} is installed, but there is no NVIDIA device")
+    if os.environ.get("CUPY_TF32", "0") != "0":
+        raise ImportError("CUPY_TF32 asks for products of 10 bits, which no bound here allows for: unset it")
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+_check_device()
+
+
+def description() -> str:
+    """The current device, in words."""
+    number = cupy.cuda.Device().id
+    device = runtime.getDeviceProperties(number)
+    return (
+        f"{device['name'].decode()} (number {number}), compute capability {device['major']}.{device['minor']}, "
+        f"{device['multiProcessorCount']} multiprocessors, {device['totalGlobalMem'] / 2**30:.0f} GiB, "
+        f"CuPy {cupy.__version__}, CUDA {_version(runtime.runtimeGetVersion())}"
+    )
+
+
+def describe_fault(error: BaseException) -> str | None:
+    """See `linfengine.backends.describe_fault`."""
+    if isinstance(error, cupy.cuda.memory.OutOfMemoryError):
+        free, total = (size / 2**30 for size in cupy.cuda.Device().mem_info)
+        return (
+            f"the GPU is out of memory, with {free:.2f} of {total:.2f} GiB free ({str(error).rstrip('.')}): "
+            "try a smaller batch_size or width, or end what else runs on it"
+        )
+    if isinstance(error, cupy.cuda.compiler.CompileException):
+        return f"a kernel does not compile for this GPU:\n{error}"
+    if isinstance(error, runtime.CUDARuntimeError | cupy.cuda.driver.CUDADriverError):
+        return (
+            f"the GPU failed ({error}), and this process cannot use it any more; files that were finished are whole, "
+            "and an interrupted training run goes on with --resume"
+        )
+    return None
+
+
+def linf_dist(x: Array, w: Array, groups: int = 1) -> Array:
+    look = _Look(x, w)
+    y = _forward("linf_dist", x, w, groups)
+    look.refuse_non_finite()
+    return y
+
+
+def dead_zone(x: Array, above: Array, below: Array, groups: int = 1) -> Array:
+    # max(x - above, below - x, 0) is the lower bound of |z - x| for below <= z <= above
+    x, above, below = (a.astype(np.float32) for a in (x, above, below))
+    parts = [
+        linf_dist_bounds(*(xp.ascontiguousarray(a) for a in (low, high, rows)))[0].T
+        for low, high, rows in zip(
+            xp.split(below, groups), xp.split(above, groups), xp.split(x, groups, axis=1), strict=True
+        )
+    ]
+    return xp.concatenate(parts, axis=1).astype(np.uint8)
+
+
+def linf_dist_argmax(x: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
+    look = _Look(x, w)
+    winner = xp.empty((len(x), len(w)), np.int32)
+    y = _forward("linf_dist_argmax", x, w, groups, winner=winner)
+    look.refuse_non_finite()
+    return y, winner
+
+
+def linf_dist_backward(g: Array, winner: Array, k: int, groups: int = 1, needs: Needs = (True, True)) -> Gradients:
+    n, outputs = g.shape
+    o = outputs // groups
+    grad_x = xp.empty((n, groups * k), g.dtype) if needs[0] else None
+    grad_w = xp.empty((outputs, k), g.dtype) if needs[1] else None
+    scatter = cuda.step("linf_dist_backward", "Scatter", _type(g), "backward.cu")
+    if grad_x is not None:
+        launch(scatter, n * groups, g=g, winner=winner, out=grad_x, step=o, stride=1, count=o, k=k, sign=1)
+    if grad_w is not None:
+        launch(scatter, outputs, g=g, winner=winner, out=grad_w, step=1, stride=outputs, count=n, k=k, sign=-1)
+    return grad_x, grad_w
+
+
+def linf_dist_bounds(lower: Array, upper: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
+    look = _Look(lower, upper, w)
+    y_upper = xp.empty((len(lower), len(w)), w.dtype)
+    y_lower = _forward("linf_dist_bounds", lower, w, groups, x_upper=upper, y_upper=y_upper)
+    look.refuse_non_finite()
+    return y_lower, y_upper
+
+
+def lp_dist(x: Array, w: Array, p: float, groups: int = 1) -> Array:
+    look = _Look(x, w)
+    y = _lp_forward(x, w, p, groups)
+    look.refuse_non_finite()
+    if shift := look.shift:
+        y = _lp_forward(xp.ldexp(x, shift), xp.ldexp(w, shift), p, groups)
+        return xp.ldexp(y, -shift)
+    return y
+
+
+def lp_dist_backward(
+    g: Array, x: Array, w: Array, y: Array, p: float, groups: int = 1, needs: Needs = (True, True)
+) -> Gradients:
+    look = _Look(y)
+    gradients = _lp_backward(g, x, w, y, p, groups, needs)
+    if not look.in_range and (shift := _Look(x, w).shift):
+        # the gradient does not change when x and w are scaled together
+        return _lp_backward(g, *(xp.ldexp(a, shift) for a in (x, w, y)), p, groups, needs)
+    return gradients
+
+
+def matmul(x: Array, y: Array) -> Array:
+    return _forward("dot", xp.ascontiguousarray(x), xp.ascontiguousarray(y.T), 1)
+
+
+def add_at(total: Array, key: Any, parts: Array) -> None:
+    # CuPy adds by atomic operations, in no fixed order; the host takes its time
+    host = total.get()
+    key = tuple(part.get() if isinstance(part, cupy.ndarray) else part for part in key)
+    np.add.at(host, key, parts.get())
+    total.set(host)
+
+
+def adam_step(
+    param: Array, grad: Array, m: Array, v: Array, lr: float, beta1: float, beta2: float, eps: float, step: int
+) -> None:
+    if param.size:
+        launch(
+            cuda.step("adam", "Adam", _type(param)), _ceil(param.size, THREADS),
+            param=param, grad=xp.ascontiguousarray(grad), m=m, v=v, count=param.size, rate=lr / (1 - beta1**step),
+            beta1=beta1, beta2=beta2, root_correction=1 / math.sqrt(1 - beta2**step), eps=eps,
+        )  # fmt: skip
+
+
+def lp_decay(w: Array, p: float, amount: float) -> None:
+    rows, k = w.shape
+    relative = _negligible(k, p - 2, w.dtype) if math.isfinite(p) else 0
+    launch(
+        cuda.step("lp_decay", "LpDecay", _type(w)), rows, w=w, k=k, p=_order(p), amount=amount, relative=relative
+    )  # fmt: skip
+
+
+class _Look:
+    """What a look at arrays of one dtype finds, known to the host as soon as that is done, whatever follows."""
+
+    def __init__(self, *arrays: Array) -> None:
+        self.info = np.finfo(arrays[0].dtype)
+        found = xp.full(2, -4096, np.int32)
+        for array in arrays:
+            blocks = min(_ceil(array.size, 8 * THREADS), 4 * multiprocessors())
+            launch(
+                cuda.step("survey", "Survey", _type(array)), blocks, a=array, count=array.size, exponents=found
+            )  # fmt: skip
+        self.memory = cupy.cuda.alloc_pinned_memory(found.nbytes)
+        self.found = np.frombuffer(self.memory, np.int32, 2)
+        found.get(out=self.found, blocking=False)
+        self.event = cupy.cuda.Event(disable_timing=True)
+        self.event.record()
+
+    @property
+    def exponents(self) -> tuple[int, int]:
+        """Of the largest magnitude and the smallest but 0, as math.frexp counts them; a denormal's is the lowest."""
+        self.event.synchronize()
+        bias = self.info.maxexp - 2
+        return int(self.found[0]) - bias, -int(self.found[1]) - bias
+
+    def refuse_non_finite(self) -> None:
+        if self.exponents[0] > self.info.maxexp:
+            raise FloatingPointError("x or w holds NaN or infinity")
+
+    @property
+    def in_range(self) -> bool:
+        """Whether distances leave room for reciprocals; 0 does not count."""
+        largest, smallest = self.exponents
+        return largest <= 100 and smallest >= -60
+
+    @property
+    def shift(self) -> int:
+        """The power of two by which to scale arrays whose distance, or its reciprocal, might leave the range; else 0.
+
+        As on the CPU: small inputs are brought near 1, large ones only as far down as needed, so that small ones among
+        them survive.
+        """
+        exponent, smallest = self.exponents
+        if -60 <= exponent <= 100 or smallest > 2 * self.info.maxexp:  # all are 0
+            return 0
+        return -exponent if exponent < 0 else 100 - exponent
+
+
+def _lp_forward(x: Array, w: Array, p: float, groups: int) -> Array:
+    name = f"lp_power<{int(p)}>" if p in POWERS else "lp_general" if p < SPARSE else "lp_sparse"
+    return _forward(name, x, w, groups, p=_order(p), relative=_negligible(w.shape[1], p, w.dtype))
+
+
+def _lp_backward(g: Array, x: Array, w: Array, y: Array, p: float, groups: int, needs: Needs) -> Gradients:
+    n, (outputs, k) = len(x), w.shape
+    o = outputs // groups
+    slope = f"LpPowerSlope<{int(p)}>" if p in POWERS else "LpGeneralSlope" if p < SPARSE else "LpSparseSlope"
+    # The largest entry may be as small as g / k, where all terms are equal.
+    relative = _negligible(max(n, outputs) * k, p - 1, w.dtype)
+    chunks = _ceil(o, 256 // w.itemsize)
+    columns = _ceil(k, LANES) * groups
+    splits = _splits(columns, chunks, n * groups * k * w.itemsize)
+    grad_w = xp.empty_like(w) if needs[1] else None
+    parts = xp.empty((splits, *x.shape), x.dtype) if needs[0] else None
+    launch(
+        cuda.lp_backward(slope, _type(w)), columns * splits,
+        x=x, w=w, y=y, g=g, grad_x=parts, grad_w=grad_w, n=n, o=o, k=k, groups=groups,
+        splits=splits, chunks=_ceil(chunks, splits), exponent=_order(p) - 1, relative=relative,
+    )  # fmt: skip
+    if parts is None or splits == 1:
+        return None if parts is None else parts[0], grad_w
+    grad_x = xp.empty_like(x)
+    add = cuda.step("add_parts", "AddParts", _type(x), "backward.cu")
+    launch(add, _ceil(x.size, THREADS), parts=parts, out=grad_x, count=x.size, splits=splits)
+    return grad_x, grad_w
+
+
+MOST_PARTS = 2**28  # bytes of the parts of a gradient of x
+
+
+def _splits(columns: int, chunks: int, size: int) -> int:
+    """Into how many runs to cut the chunks of outputs so that the last wave of blocks is nearly full."""
+    most = max(1, min(chunks, MOST_PARTS // size))
+
+    def time(splits: int) -> tuple[int, int]:
+        return _ceil(columns * splits, multiprocessors()) * _ceil(chunks, splits), splits
+
+    return min(range(1, most + 1), key=time)
+
+
+def _forward(name: str, x: Array, w: Array, groups: int, **arguments: Any) -> Array:
+    """Launch a forward on the tile that should take the least time; `arguments` are further fields of Forward."""
+    n, (outputs, k) = len(x), w.shape
+    o = outputs // groups
+    y = xp.empty((n, outputs), x.dtype)
+
+    def blocks(tile: tuple[int, int]) -> int:
+        rows, columns = tile
+        return _ceil(n, 16 * rows) * _ceil(o, 16 * columns) * groups
+
+    def time(tile: tuple[int, int]) -> float:
+        rows, columns = tile  # a thread reads rows + columns numbers for rows x columns terms
+        return _ceil(blocks(tile), multiprocessors()) * (rows * columns + (rows + columns) / 2)
+
+    tile = min(cuda.tiles(name, _type(x)), key=time)
+    kernel = cuda.forward(name, _type(x), tile)
+    launch(kernel, blocks(tile), x=x, w=w, y=y, n=n, o=o, k=k, groups=groups, **arguments)
+    return y
+
+
+def launch(kernel: Kernel, blocks: int, compiled: Any = None, **arguments: Any) -> None:
+    """Queue a kernel; arrays among the arguments become pointers, None and what is left out become null."""
+    packed = np.zeros((), cuda.layout(kernel.structure, kernel.dtype))
+    for field, value in arguments.items():
+        if value is not None:
+            packed[field] = value.data.ptr if isinstance(value, cupy.ndarray) else value
+    (compiled or _compiled(kernel))((blocks,), (kernel.threads,), (packed,))
+
+
+@cache
+def _compiled(kernel: Kernel) -> Any:
+    """CuPy compiles when it is first launched on a device, and keeps the result on disk."""
+    return cupy.RawKernel(kernel.source, "entry", options=kernel.options, backend="nvrtc")
+
+
+@cache
+def _multiprocessors_of(device: int) -> int:
+    return int(runtime.getDeviceProperties(device)["multiProcessorCount"])
+
+
+def multiprocessors() -> int:
+    """Of the current device."""
+    return _multiprocessors_of(cupy.cuda.Device().id)
+
+
+def _type(array: Array) -> str:
+    return "float" if array.dtype == np.float32 else "double"
+
+
+def _order(p: float) -> float:
+    """p as the kernels take it: far beyond 1e30, the p-norm of float64 numbers is their maximum."""
+    return p if math.isinf(p) else min(p, 1e30)
+
+
+def _negligible(terms: int, exponent: float, dtype: np.dtype[Any]) -> float:
+    """The ratio below which powers add nothing worth having to a sum of so many, as in src_cpp/metrics.hpp."""
+    tiny, bits = (2.0**-125, 25) if dtype == np.float32 else (2.0**-1021, 54)
+    if exponent <= 0:
+        return tiny
+    return max(2.0 ** (-(bits + math.log2(terms / max(exponent, 1))) / exponent), tiny)
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
