@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .backends import Array
+from .backends import Array, device_of, to_numpy
 from .tensor import Tensor, as_array, no_grad
 
 
@@ -31,18 +31,26 @@ def gradcheck(
     Raises ValueError with the worst place if |backward - difference| exceeds atol + rtol * |difference| anywhere.
     """
     rng = np.random.default_rng(seed)
-    points = [np.array(as_array(x), np.float64) for x in inputs]
-    tensors = [Tensor(point.copy(), requires_grad=True) for point in points]
+    arrays = [as_array(x) for x in inputs]
+    points = [np.array(to_numpy(array), np.float64) for array in arrays]
+
+    def there(values: list[Array], requires_grad: bool = False) -> list[Tensor]:
+        """Tensors on the devices where the inputs are."""
+        return [
+            Tensor(value, requires_grad, device=device_of(array)) for value, array in zip(values, arrays, strict=True)
+        ]
+
+    tensors = there([point.copy() for point in points], requires_grad=True)
     output = function(*tensors)
     u = rng.standard_normal(output.shape)
     output.backward(u)
-    gradients = [np.zeros(t.shape) if t.grad is None else t.grad for t in tensors]
+    gradients = [np.zeros(t.shape) if t.grad is None else to_numpy(t.grad) for t in tensors]
 
     def difference(directions: list[Array]) -> float:
         """The slope of F along a direction; the outputs are subtracted before u sums them up, which loses less."""
         with no_grad():
             ahead, behind = (
-                function(*[Tensor(x + h * e) for x, e in zip(points, directions, strict=True)]).data
+                function(*there([x + h * e for x, e in zip(points, directions, strict=True)])).numpy()
                 for h in (step, -step)
             )
         return float((u * (ahead - behind)).sum()) / (2 * step)

@@ -77,7 +77,7 @@ class Interval(Operand):
 
     def contains(self, x: object) -> bool:
         """Whether every entry of x, which may be broadcast against the ends, lies between them."""
-        x = as_array(x)
+        x = as_array(x, device=self.device)
         return bool(((self.lower <= x) & (x <= self.upper)).all())
 
     def __repr__(self) -> str:

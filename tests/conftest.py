@@ -1,11 +1,19 @@
-"""What all tests share: they run on every backend present, and Hypothesis sets no time limit for one example."""
+"""What all tests share: they run on every backend present, and Hypothesis sets no time limit for one example.
+
+Where there is no GPU the backend "gpu" is present all the same: its host code on a stand-in for CuPy, its kernels
+compiled for the CPU.
+"""
 
 from collections.abc import Iterator
 
+import cupy_on_cpu
 import pytest
 from hypothesis import HealthCheck, settings
 
 from linfengine.backends import available_backends, use_backend
+
+if "gpu" not in available_backends():
+    cupy_on_cpu.install()
 
 # the backend fixture stays the same for all examples of a test, which is what the health check warns about
 settings.register_profile("linfengine", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -33,6 +33,7 @@ def boxes(draw: st.DrawFn, shape: Shape, low: float = -100, high: float = 100) -
 @st.composite
 def points_in(draw: st.DrawFn, box: Interval) -> Array:
     """Points of a box, those on its faces and corners as likely as those inside."""
+    box = box.to("cpu")
     t = draw(hnp.arrays(np.float32, box.shape, elements=st.sampled_from([0, 0, 1, 1, 0.5]) | st.floats(0, 1, width=32)))
     return np.clip(box.lower + t * (box.upper - box.lower), box.lower, box.upper).astype(np.float32)
 

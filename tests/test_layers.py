@@ -16,6 +16,7 @@ from strategies import arrays, boxes, points_in
 from tolerances import CENTRAL_DIFFERENCES, FORWARD
 
 from linfengine import Interval, Tensor, no_grad
+from linfengine.backends import to_numpy
 from linfengine.gradcheck import gradcheck
 from linfengine.layers import (
     LAYERS,
@@ -55,8 +56,8 @@ class Case:
     def layer(self, seed: int = 0, scale: float = 1.0) -> Module:
         """The layer at evaluation, each parameter and running mean `scale` times a normal number."""
         layer, rng = self.make(), np.random.default_rng(seed)
-        for array in layer.state().values():
-            array[...] = scale * rng.standard_normal(array.shape)
+        state = {name: scale * rng.standard_normal(array.shape) for name, array in layer.state().items()}
+        layer.load_state({name: single(array) for name, array in state.items()})
         return layer.eval()
 
 
@@ -136,8 +137,8 @@ def plain(layer: Module, x: Array) -> Array:
 
 def doubles(layer: Any) -> tuple[Array, Array]:
     """(weight, bias) in float64; no bias is a bias of 0."""
-    weight = layer.weight.data.astype(np.float64)
-    return weight, np.zeros(len(weight)) if layer.bias is None else layer.bias.data.astype(np.float64)
+    weight = layer.weight.numpy().astype(np.float64)
+    return weight, np.zeros(len(weight)) if layer.bias is None else layer.bias.numpy().astype(np.float64)
 
 
 def plain_dense(x: Array, w: Array, bias: Array, groups: int, p: float = math.inf) -> Array:
@@ -183,7 +184,7 @@ def test_every_layer_has_a_case() -> None:
 def test_value_at_evaluation(backend: str, case: Case) -> None:
     layer = case.layer()
     x = np.random.default_rng(1).standard_normal((3, *case.shape), np.float32)
-    np.testing.assert_allclose(layer(Tensor(x)).data, plain(layer, x), **FORWARD[np.float32])
+    np.testing.assert_allclose(layer(Tensor(x)).numpy(), plain(layer, x), **FORWARD[np.float32])
 
 
 @every_case
@@ -193,7 +194,7 @@ def test_an_array_is_as_good_as_a_tensor(case: Case) -> None:
     y = layer(x)
     assert isinstance(y, Tensor)
     assert y.dtype == np.float32
-    np.testing.assert_array_equal(y.data, layer(Tensor(x)).data)
+    np.testing.assert_array_equal(y.numpy(), layer(Tensor(x)).numpy())
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -204,16 +205,16 @@ def test_dense_in_training_is_the_lp_norm(backend: str, p: float, bias: bool, gr
     layer.p = p
     w, b = doubles(layer)
     x = np.random.default_rng(1).standard_normal((3, 6), np.float32)
-    np.testing.assert_allclose(layer(Tensor(x)).data, plain_dense(x, w, b, groups, p), rtol=1e-5)
-    np.testing.assert_array_equal(layer.eval()(Tensor(x)).data, plain_linf(layer, x))
+    np.testing.assert_allclose(layer(Tensor(x)).numpy(), plain_dense(x, w, b, groups, p), rtol=1e-5)
+    np.testing.assert_array_equal(layer.eval()(Tensor(x)).numpy(), plain_linf(layer, x))
 
 
 def plain_linf(layer: LinfDistDense, x: Array) -> Array:
     """At p = infinity float32 gives the same bits in any order: the plain formula is an equality."""
     per_group, k = len(layer.weight) // layer.groups, layer.weight.shape[1]
     columns = [x[:, o // per_group * k : (o // per_group + 1) * k] for o in range(len(layer.weight))]
-    y = np.stack([np.abs(c - w).max(axis=1) for c, w in zip(columns, layer.weight.data, strict=True)], axis=1)
-    return y if layer.bias is None else y + layer.bias.data
+    y = np.stack([np.abs(c - w).max(axis=1) for c, w in zip(columns, layer.weight.numpy(), strict=True)], axis=1)
+    return y if layer.bias is None else y + layer.bias.numpy()
 
 
 @pytest.mark.parametrize("p", [2, 8, math.inf])
@@ -224,8 +225,8 @@ def test_conv_in_training(backend: str, stride: int, padding: int, groups: int, 
     x = np.random.default_rng(1).standard_normal((2, 2, 5, 4), np.float32)
     w, b = doubles(layer)
     y = layer(Tensor(x))
-    np.testing.assert_allclose(y.data, plain_conv(x, w, b, layer, p), rtol=1e-5)
-    np.testing.assert_allclose(layer.eval()(Tensor(x)).data, plain_conv(x, w, b, layer), rtol=1e-6)
+    np.testing.assert_allclose(y.numpy(), plain_conv(x, w, b, layer, p), rtol=1e-5)
+    np.testing.assert_allclose(layer.eval()(Tensor(x)).numpy(), plain_conv(x, w, b, layer), rtol=1e-6)
 
 
 def test_conv_is_the_dense_layer_on_explicit_patches(backend: str) -> None:
@@ -234,20 +235,20 @@ def test_conv_is_the_dense_layer_on_explicit_patches(backend: str) -> None:
     dense = LinfDistDense(8, 3, bias=True).eval()
     dense.load_state(conv.state())
     x = np.random.default_rng(1).standard_normal((2, 2, 3, 4), np.float32)
-    y = conv(Tensor(x)).data
+    y = conv(Tensor(x)).numpy()
     assert y.shape == (2, 3, 2, 3)
     for i, j in np.ndindex(2, 3):
         patch = np.ascontiguousarray(x[:, :, i : i + 2, j : j + 2]).reshape(2, 8)
-        np.testing.assert_array_equal(y[:, :, i, j], dense(Tensor(patch)).data)
+        np.testing.assert_array_equal(y[:, :, i, j], dense(Tensor(patch)).numpy())
 
 
 def test_a_neuron_by_hand(backend: str) -> None:
     layer = LinfDistDense(3, 2, bias=True)
     layer.load_state({"weight": single([[0, 0, 0], [1, -1, 2]]), "bias": single([0.5, -1])})
     x = Tensor(single([[1, 2, -3], [1, -1, 2]]))
-    np.testing.assert_array_equal(layer.eval()(x).data, [[3.5, 4], [2.5, -1]])
+    np.testing.assert_array_equal(layer.eval()(x).numpy(), [[3.5, 4], [2.5, -1]])
     layer.train().p = 1
-    np.testing.assert_array_equal(layer(x).data, [[6.5, 7], [4.5, -1]])
+    np.testing.assert_array_equal(layer(x).numpy(), [[6.5, 7], [4.5, -1]])
 
 
 # the order p
@@ -291,10 +292,10 @@ def test_train_and_eval_reach_every_layer() -> None:
 def test_evaluation_does_not_depend_on_p() -> None:
     net = LinfDistNet((1, 3, 3), 3, width=6, depth=3, mean=(0.5,), std=0.25).eval()
     x = Tensor(np.random.default_rng(0).random((4, 1, 3, 3), np.float32))
-    expected = net(x).data
+    expected = net(x).numpy()
     net.p = 8
-    np.testing.assert_array_equal(net(x).data, expected)
-    assert (net.train()(x).data != expected).any()
+    np.testing.assert_array_equal(net(x).numpy(), expected)
+    assert (net.train()(x).numpy() != expected).any()
 
 
 # names and states
@@ -324,9 +325,9 @@ def test_state_holds_the_arrays_themselves_and_load_state_copies() -> None:
     one, other = LinfDistDense(2, 3, bias=True, seed=0), LinfDistDense(2, 3, bias=True, seed=1)
     assert one.state()["weight"] is one.weight.data
     one.load_state(other.state())
-    np.testing.assert_array_equal(one.weight.data, other.weight.data)
+    np.testing.assert_array_equal(one.weight.numpy(), other.weight.numpy())
     other.weight.data[...] = 0
-    assert one.weight.data.all()
+    assert one.weight.numpy().all()
 
 
 @pytest.mark.parametrize(
@@ -372,38 +373,38 @@ def test_decay_order_follows_p_for_the_weights_of_distance_layers_alone() -> Non
 def test_identity_init_passes_coordinates_on(make: Callable[..., Any]) -> None:
     """w[o, o mod k] = -10, so that y_o = 10 + x[o mod k] while the other weights are small."""
     layer, usual = make(seed=0), make(seed=0, identity=False)
-    ours = layer.weight.data == -10
+    ours = layer.weight.numpy() == -10
     assert [list(np.flatnonzero(row)) for row in ours] == [[0], [1], [2], [0], [1], [2], [0]]
-    np.testing.assert_array_equal(layer.weight.data[~ours], usual.weight.data[~ours])
-    assert np.abs(usual.weight.data).max() < 10
+    np.testing.assert_array_equal(layer.weight.numpy()[~ours], usual.weight.numpy()[~ours])
+    assert np.abs(usual.weight.numpy()).max() < 10
 
 
 def test_identity_init_makes_a_layer_nearly_an_identity() -> None:
     x = np.random.default_rng(0).uniform(-1, 1, (5, 4)).astype(np.float32)
     y = LinfDistDense(4, 4, seed=1).eval()(Tensor(x))
-    np.testing.assert_allclose(y.data, 10 + x, rtol=1e-6)
+    np.testing.assert_allclose(y.numpy(), 10 + x, rtol=1e-6)
 
 
 def test_identity_init_of_groups_counts_within_the_group() -> None:
-    weight = LinfDistDense(4, 6, groups=2, seed=0).weight.data
+    weight = LinfDistDense(4, 6, groups=2, seed=0).weight.numpy()
     assert [list(np.flatnonzero(row)) for row in weight == -10] == [[0], [1], [0], [0], [1], [0]]
 
 
 def test_no_identity_init_into_fewer_outputs() -> None:
     np.testing.assert_array_equal(
-        LinfDistDense(8, 7, seed=0).weight.data, LinfDistDense(8, 7, seed=0, identity=False).weight.data
+        LinfDistDense(8, 7, seed=0).weight.numpy(), LinfDistDense(8, 7, seed=0, identity=False).weight.numpy()
     )
-    assert not (LinfDistDense(8, 8, groups=2).weight.data[:, 0] == -10).all()
-    assert not (LinfDistDense(8, 6, groups=2).weight.data == -10).any()  # 3 outputs of 4 inputs in each group
+    assert not (LinfDistDense(8, 8, groups=2).weight.numpy()[:, 0] == -10).all()
+    assert not (LinfDistDense(8, 6, groups=2).weight.numpy() == -10).any()  # 3 outputs of 4 inputs in each group
 
 
 def test_weights_are_standard_normal_and_biases_zero() -> None:
     dense, linear = LinfDistDense(300, 200, bias=True, seed=0), Dense(300, 200, seed=0)
     for layer in (dense, linear):
-        assert abs(layer.weight.data.mean()) < 0.02
-        assert abs(layer.weight.data.std() - 1) < 0.02
+        assert abs(layer.weight.numpy().mean()) < 0.02
+        assert abs(layer.weight.numpy().std() - 1) < 0.02
         assert layer.bias is not None
-        np.testing.assert_array_equal(layer.bias.data, 0)
+        np.testing.assert_array_equal(layer.bias.numpy(), 0)
 
 
 def test_the_seed_decides() -> None:
@@ -426,9 +427,9 @@ def test_a_description_builds_the_same_function(case: Case) -> None:
     assert copy.config() == layer.config()
     copy.load_state(layer.state())
     x = np.random.default_rng(1).standard_normal((3, *case.shape), np.float32)
-    np.testing.assert_array_equal(copy.eval()(Tensor(x)).data, layer(Tensor(x)).data)
+    np.testing.assert_array_equal(copy.eval()(Tensor(x)).numpy(), layer(Tensor(x)).numpy())
     layer.train().p = copy.train().p = 8
-    np.testing.assert_array_equal(copy(Tensor(x)).data, layer(Tensor(x)).data)
+    np.testing.assert_array_equal(copy(Tensor(x)).numpy(), layer(Tensor(x)).numpy())
 
 
 @pytest.mark.parametrize(
@@ -455,21 +456,21 @@ def test_mean_shift_by_hand(backend: str) -> None:
     """running <- 0.75 running + 0.25 batch mean, in numbers that float32 holds exactly."""
     layer = MeanShift(2, momentum=0.25)
     x = single([[1, 10], [3, -2], [5, 4]])  # means 3 and 4
-    np.testing.assert_array_equal(layer(Tensor(x)).data, [[-2, 6], [0, -6], [2, 0]])
-    np.testing.assert_array_equal(layer.running_mean, [0.75, 1])
+    np.testing.assert_array_equal(layer(Tensor(x)).numpy(), [[-2, 6], [0, -6], [2, 0]])
+    np.testing.assert_array_equal(to_numpy(layer.running_mean), [0.75, 1])
     layer(Tensor(x + single([4, -4])))  # means 7 and 0
-    np.testing.assert_array_equal(layer.running_mean, [2.3125, 0.75])
+    np.testing.assert_array_equal(to_numpy(layer.running_mean), [2.3125, 0.75])
     layer.eval()
-    np.testing.assert_array_equal(layer(Tensor(x)).data, x - single([2.3125, 0.75]))
-    np.testing.assert_array_equal(layer.running_mean, [2.3125, 0.75])
+    np.testing.assert_array_equal(layer(Tensor(x)).numpy(), x - single([2.3125, 0.75]))
+    np.testing.assert_array_equal(to_numpy(layer.running_mean), [2.3125, 0.75])
 
 
 def test_mean_shift_of_channels_by_hand(backend: str) -> None:
     layer = MeanShift(2, momentum=0.5)
     x = single([[[[1, 3]], [[0, 2]]], [[[5, 7]], [[-4, 10]]]])  # (2, 2, 1, 2), means 4 and 2
     expected = [[[[-3, -1]], [[-2, 0]]], [[[1, 3]], [[-6, 8]]]]
-    np.testing.assert_array_equal(layer(Tensor(x)).data, expected)
-    np.testing.assert_array_equal(layer.running_mean, [2, 1])
+    np.testing.assert_array_equal(layer(Tensor(x)).numpy(), expected)
+    np.testing.assert_array_equal(to_numpy(layer.running_mean), [2, 1])
 
 
 def test_the_usual_momentum_is_a_tenth() -> None:
@@ -485,8 +486,8 @@ def test_mean_shift_takes_a_constant_away(data: st.DataObject) -> None:
     x = data.draw(arrays((3, 2), -8, 8))
     by = data.draw(arrays((2,), -8, 8))
     one, other = MeanShift(2)(Tensor(x)), MeanShift(2)(Tensor(x + by))
-    np.testing.assert_allclose(one.data, other.data, atol=1e-5)
-    np.testing.assert_allclose(one.data.sum(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-5)
+    np.testing.assert_allclose(one.numpy().sum(axis=0), 0, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (2, 3, 2, 2)])
@@ -569,7 +570,7 @@ def test_the_lipschitz_constant_is_never_exceeded(case: Case, data: st.DataObjec
     x, other = (data.draw(arrays((2, *case.shape))) for _ in range(2))
     if data.draw(st.booleans()):  # as near as an attack would look
         other = (x + other / 256).astype(np.float32)
-    y, y_other = (layer(Tensor(z)).data.astype(np.float64) for z in (x, other))
+    y, y_other = (layer(Tensor(z)).numpy().astype(np.float64) for z in (x, other))
     distance = np.abs(x.astype(np.float64) - other).max()
     error, _ = layer.rounding(float(max(np.abs(x).max(), np.abs(other).max())))
     assert np.abs(y - y_other).max() <= (layer.lipschitz() * distance + 2 * error) * (1 + 1e-12)
@@ -579,7 +580,7 @@ def steepest(layer: Module, width: int) -> tuple[Array, Array]:
     """Two inputs, 2 apart, between which a layer should change the most."""
     up = np.full((1, width), 1e3)
     if isinstance(layer, Dense):
-        w = layer.weight.data.astype(np.float64)
+        w = layer.weight.numpy().astype(np.float64)
         up = np.sign(w[np.abs(w).sum(axis=1).argmax()])[None, :]
         return up, -up
     if isinstance(layer, Tanh | ReLU):
@@ -595,7 +596,7 @@ def steepest(layer: Module, width: int) -> tuple[Array, Array]:
 )
 def test_the_lipschitz_constant_is_attained(layer: Module) -> None:
     x, other = (z.astype(np.float32) for z in steepest(layer, 6))
-    y, y_other = (layer.eval()(Tensor(z)).data.astype(np.float64) for z in (x, other))
+    y, y_other = (layer.eval()(Tensor(z)).numpy().astype(np.float64) for z in (x, other))
     assert np.abs(y - y_other).max() == pytest.approx(layer.lipschitz() * np.abs(x - other).max(), rel=1e-4)
 
 
@@ -627,7 +628,7 @@ def test_the_norm_of_a_net_is_attained_in_pixels() -> None:
 def exceeds(layer: Module, x: Array) -> tuple[float, float]:
     """How far the computed output is beyond the two numbers that rounding() gives; sound is ≤ 0."""
     with no_grad():
-        y = layer(Tensor(x)).data.astype(np.float64)
+        y = layer(Tensor(x)).numpy().astype(np.float64)
     error, magnitude = layer.rounding(float(np.abs(x).max()))
     return float(np.abs(y - plain(layer, x)).max() - error * (1 + 1e-9)), float(np.abs(y).max() - magnitude)
 
@@ -711,7 +712,7 @@ def test_an_interval_contains_what_its_points_become(case: Case, data: st.DataOb
     point = data.draw(points_in(box))
     y = layer(Tensor(point))
     assert bounds.shape == y.shape
-    assert bounds.contains(y.data)
+    assert bounds.contains(y.numpy())
 
 
 @every_case
@@ -749,14 +750,14 @@ def test_identity_init_is_for_hidden_layers_and_can_be_left_out() -> None:
 def test_logits_are_negative_distances() -> None:
     """At evaluation, with no bias yet: the nearest class has the largest logit."""
     net = LinfDistNet((1, 3, 3), 5, width=9, depth=3, mean=(0.5,), std=0.25).eval()
-    assert (net(np.random.default_rng(0).random((4, 1, 3, 3), np.float32)).data <= 0).all()
+    assert (net(np.random.default_rng(0).random((4, 1, 3, 3), np.float32)).numpy() <= 0).all()
 
 
 def test_normalize_by_hand() -> None:
     x = single([0.5, 0.25, 1]).reshape(1, 3, 1, 1)
     y = Normalize((0.5, 0, 0.25), 0.25)(Tensor(x))
-    np.testing.assert_array_equal(y.data.reshape(-1), [0, 1, 3])
-    np.testing.assert_array_equal(Normalize((0.5,), 0.25)(x).data.reshape(-1), [0, -1, 2])  # one mean for all
+    np.testing.assert_array_equal(y.numpy().reshape(-1), [0, 1, 3])
+    np.testing.assert_array_equal(Normalize((0.5,), 0.25)(x).numpy().reshape(-1), [0, -1, 2])  # one mean for all
 
 
 # what is refused

@@ -13,8 +13,10 @@ from op_cases import Array
 from strategies import arrays
 
 from linfengine import Tensor
+from linfengine.backends import to_numpy
 from linfengine.layers import Dense, Flatten, LinfDistConv2d, LinfDistDense, Sequential
 from linfengine.optim import SGD, Adam, Optimizer, lp_decay
+from linfengine.tensor import as_array
 
 
 def parameter(*numbers: float, dtype: Any = np.float64) -> Tensor:
@@ -26,7 +28,7 @@ def walk(optimizer: Optimizer, gradients: list[Array]) -> None:
     for g in gradients:
         optimizer.zero_grad()
         w = optimizer.parameters["w"]
-        w.grad = np.array(g, w.dtype)
+        w.grad = as_array(np.array(g, w.dtype))
         optimizer.step()
 
 
@@ -51,14 +53,14 @@ def test_sgd_by_hand() -> None:
     path = []
     for g in (1, 2, -1):
         walk(optimizer, [np.full(2, g)])
-        path.append(w.data.copy())
+        path.append(w.numpy().copy())
     np.testing.assert_array_equal(path, [[0.5, 9.5], [-0.75, 8.25], [-0.875, 8.125]])
 
 
 def test_plain_sgd_is_gradient_descent() -> None:
     w = parameter(1)
     walk(SGD({"w": w}, 0.25), [np.array([4]), np.array([-8])])
-    np.testing.assert_array_equal(w.data, [2])
+    np.testing.assert_array_equal(w.numpy(), [2])
 
 
 @settings(max_examples=50)
@@ -70,7 +72,7 @@ def test_sgd_sums_up_the_past(data: st.DataObject, momentum: float) -> None:
     walk(SGD({"w": w}, 0.125, momentum=momentum), list(gradients))
     shares = [sum(momentum**k for k in range(5 - s)) for s in range(5)]
     expected = np.array([1, 2, 3]) - 0.125 * (np.array(shares)[:, None] * gradients).sum(axis=0)
-    np.testing.assert_allclose(w.data, expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(w.numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
 def adam_path(w: float, gradients: list[float], lr: float, beta1: float, beta2: float, eps: float) -> list[float]:
@@ -93,17 +95,17 @@ def test_adam_is_a_step_of_weighted_means(backend: str, betas: tuple[float, floa
     optimizer = Adam({"w": w}, 0.1, betas=betas, eps=1e-3)
     for g, expected in zip(gradients, adam_path(2.0, gradients, 0.1, *betas, 1e-3), strict=True):
         walk(optimizer, [np.array([g])])
-        np.testing.assert_allclose(w.data, [expected], rtol=1e-12)
+        np.testing.assert_allclose(w.numpy(), [expected], rtol=1e-12)
 
 
 def test_adam_by_hand(backend: str) -> None:
     """The first step is lr g/(|g| + eps) whatever the betas; of a second, equal gradient the means are the same."""
     w = parameter(1, 1, 1)
     walk(Adam({"w": w}, 0.25, eps=1e-30), [np.array([4, -0.5, 1e-3])])
-    np.testing.assert_allclose(w.data, [0.75, 1.25, 0.75], rtol=1e-14)
+    np.testing.assert_allclose(w.numpy(), [0.75, 1.25, 0.75], rtol=1e-14)
     w = parameter(1)
     walk(Adam({"w": w}, 0.25, eps=1), [np.array([3]), np.array([3])])
-    np.testing.assert_allclose(w.data, [1 - 2 * 0.25 * 3 / 4], rtol=1e-14)
+    np.testing.assert_allclose(w.numpy(), [1 - 2 * 0.25 * 3 / 4], rtol=1e-14)
 
 
 def test_adam_in_float32(backend: str) -> None:
@@ -111,14 +113,14 @@ def test_adam_in_float32(backend: str) -> None:
     w = parameter(2.0, dtype=np.float32)
     walk(Adam({"w": w}, 0.03), [np.array([g]) for g in gradients])
     assert w.dtype == np.float32
-    np.testing.assert_allclose(w.data, adam_path(2.0, gradients, 0.03, 0.9, 0.99, 1e-10)[-1:], rtol=1e-6)
+    np.testing.assert_allclose(w.numpy(), adam_path(2.0, gradients, 0.03, 0.9, 0.99, 1e-10)[-1:], rtol=1e-6)
 
 
 def test_adam_stays_where_there_is_no_slope(backend: str) -> None:
     """eps keeps 0/0 away."""
     w = parameter(1, 2)
     walk(Adam({"w": w}, 0.1), [np.zeros(2)] * 3)
-    np.testing.assert_array_equal(w.data, [1, 2])
+    np.testing.assert_array_equal(w.numpy(), [1, 2])
 
 
 @every_optimizer
@@ -129,12 +131,12 @@ def test_shapes_do_not_matter(backend: str, make: Callable[..., Optimizer]) -> N
     for shape in [(24,), (4, 6), (2, 3, 2, 2)]:
         w = Tensor(start.reshape(shape).copy(), requires_grad=True)
         walk(make({"w": w}), [g.reshape(shape) for g in gradients])
-        ends.append(w.data.reshape(-1))
+        ends.append(w.numpy().reshape(-1))
     np.testing.assert_array_equal(ends[0], ends[1])
     np.testing.assert_array_equal(ends[0], ends[2])
     single = Tensor(start[0], requires_grad=True)
     walk(make({"w": single}), [g[0] for g in gradients])
-    np.testing.assert_array_equal(single.data, ends[0][0])
+    np.testing.assert_array_equal(single.numpy(), ends[0][0])
 
 
 @every_optimizer
@@ -142,8 +144,8 @@ def test_a_parameter_without_gradient_stays(backend: str, make: Callable[..., Op
     """Decay included."""
     w, frozen = parameter(1), parameter(1)
     walk(make({"w": w, "frozen": frozen}, weight_decay=0.5), [np.ones(1)])
-    assert w.data[0] < 1
-    np.testing.assert_array_equal(frozen.data, [1])
+    assert w.numpy()[0] < 1
+    np.testing.assert_array_equal(frozen.numpy(), [1])
 
 
 @every_optimizer
@@ -196,15 +198,15 @@ def test_a_resumed_run_continues_to_the_bit(backend: str, make: Callable[..., Op
     first = make({"w": Tensor(start.copy(), requires_grad=True)}, weight_decay=0.01)
     walk(first, gradients[:4])
     saved = {name: array.copy() for name, array in first.state().items()}
-    second = make({"w": Tensor(first.parameters["w"].data.copy(), requires_grad=True)}, weight_decay=0.01)
+    second = make({"w": Tensor(first.parameters["w"].numpy().copy(), requires_grad=True)}, weight_decay=0.01)
     second.load_state(saved)
     walk(first, gradients[:1])  # what was saved does not change along
     walk(second, gradients[4:])
 
-    np.testing.assert_array_equal(second.parameters["w"].data, whole.parameters["w"].data)
+    np.testing.assert_array_equal(second.parameters["w"].numpy(), whole.parameters["w"].numpy())
     assert second.state().keys() == whole.state().keys()
     for name, array in whole.state().items():
-        np.testing.assert_array_equal(second.state()[name], array)
+        np.testing.assert_array_equal(to_numpy(second.state()[name]), to_numpy(array))
     assert whole.state()["steps"] == 10
 
 
@@ -411,13 +413,13 @@ def test_decay_is_decoupled(backend: str, make: Callable[..., Optimizer]) -> Non
     """With no slope, a step multiplies by 1 - lr wd; with one, the decay comes first and leaves the moments alone."""
     w = parameter(8)
     walk(make({"w": w}, 0.5, weight_decay=0.25), [np.zeros(1)] * 2)
-    np.testing.assert_allclose(w.data, [8 * 0.875**2], rtol=1e-14)
+    np.testing.assert_allclose(w.numpy(), [8 * 0.875**2], rtol=1e-14)
     decaying, plain = make({"w": parameter(8)}, 0.5, weight_decay=0.25), make({"w": parameter(7)}, 0.5)
     walk(decaying, [np.ones(1)])
     walk(plain, [np.ones(1)])
-    np.testing.assert_array_equal(decaying.parameters["w"].data, plain.parameters["w"].data)
+    np.testing.assert_array_equal(decaying.parameters["w"].numpy(), plain.parameters["w"].numpy())
     for name, array in plain.state().items():
-        np.testing.assert_array_equal(decaying.state()[name], array)
+        np.testing.assert_array_equal(to_numpy(decaying.state()[name]), to_numpy(array))
 
 
 def test_decay_follows_the_order_of_the_layer(backend: str) -> None:
@@ -430,20 +432,20 @@ def test_decay_follows_the_order_of_the_layer(backend: str) -> None:
         expected = {}
         for name, tensor in parameters.items():
             tensor.grad = np.zeros_like(tensor.data)
-            expected[name] = decayed(tensor.data, p if name in ("0.weight", "2.weight") else 2, 0.25)
+            expected[name] = decayed(tensor.numpy(), p if name in ("0.weight", "2.weight") else 2, 0.25)
         optimizer.step()
         for name, tensor in parameters.items():
-            np.testing.assert_allclose(tensor.data, expected[name], rtol=1e-6, err_msg=f"{name} at p = {p}")
+            np.testing.assert_allclose(tensor.numpy(), expected[name], rtol=1e-6, err_msg=f"{name} at p = {p}")
     assert parameters["0.weight"].shape == (3, 4)
 
 
 def test_at_infinity_a_step_decays_one_weight_of_each_neuron() -> None:
     layer = LinfDistDense(6, 4, seed=0)
-    before = layer.weight.data.copy()
+    before = layer.weight.numpy().copy()
     optimizer = SGD(layer.parameters(), 0.5, weight_decay=0.5, decay_order=layer.decay_order)
     layer.weight.grad = np.zeros_like(before)
     optimizer.step()
-    changed = layer.weight.data != before
+    changed = layer.weight.numpy() != before
     np.testing.assert_array_equal(changed.sum(axis=1), 1)
     np.testing.assert_array_equal(changed.argmax(axis=1), np.abs(before).argmax(axis=1))
 
@@ -461,4 +463,4 @@ def test_it_finds_a_minimum(backend: str, make: Callable[..., Optimizer]) -> Non
         optimizer.zero_grad()
         ((w - target) ** 2).sum().backward()
         optimizer.step()
-    np.testing.assert_allclose(w.data, target, atol=1e-3)
+    np.testing.assert_allclose(w.numpy(), target, atol=1e-3)
