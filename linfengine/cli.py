@@ -32,7 +32,7 @@ from rich.text import Text
 from . import __version__
 from . import verify as checker
 from .audit import SECTIONS, Evaluation, SoundnessError, audit, evaluate
-from .backends import available_backends, describe_fault, get_backend, resolve_device
+from .backends import NO_GPU, available_backends, describe_fault, get_backend, resolve_device
 from .certificate import write_certificate
 from .certify import METHODS, Certificate, certify, check_model, check_samples, parse_eps, parse_gray_levels, predict
 from .checkpoint import check_writable, load_model, save_model, write_file
@@ -559,7 +559,7 @@ def gpu_facts() -> str:
     try:
         get_backend("gpu")
     except ImportError as error:
-        return f"none ({error})"
+        return "none: " + str(error).removeprefix(NO_GPU)
     from .backends import gpu
 
     return gpu.description()

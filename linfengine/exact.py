@@ -63,7 +63,7 @@ class ExactNet(Sequential):
 
     def __call__(self, x: Input) -> Result:
         if isinstance(x, np.ndarray) and x.dtype == np.uint8:
-            if self.fraction_bits == 0 and (net := self._byte_net(x.shape[1:])):
+            if self.fraction_bits == 0 and self.device == "cpu" and (net := self._byte_net(x.shape[1:])):
                 return Tensor(net(x))
             x = x.astype(np.float32)
         return super().__call__(x)

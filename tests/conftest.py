@@ -20,6 +20,16 @@ settings.register_profile("linfengine", deadline=None, suppress_health_check=[He
 settings.load_profile("linfengine")
 
 
+HOST = [name for name in available_backends() if name != "gpu"]
+
+
+@pytest.fixture(params=HOST)
+def host_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a backend on the CPU, which is the current one during the test."""
+    with use_backend(request.param):
+        yield request.param
+
+
 @pytest.fixture(params=available_backends())
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of a backend, which is the current one during the test."""

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from fractions import Fraction
 from typing import Any
 
@@ -202,7 +203,8 @@ def test_backends_and_batches_do_not_change_a_bit(question: Question) -> None:
     verdicts = []
     for name, size in itertools.product(available_backends(), (1, 2, 512)):
         with use_backend(name):
-            net, images, labels, eps = question.net, question.images, question.labels, question.eps
+            images, labels, eps = question.images, question.labels, question.eps
+            net = deepcopy(question.net).to("cuda" if name == "gpu" else "cpu")
             verdicts.append(certify(net, images, labels, eps, method=question.method, batch_size=size))
     for verdict in verdicts:
         for column in COLUMNS:

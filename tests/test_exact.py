@@ -17,12 +17,12 @@ from typing import Any
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from op_cases import Array
 
 from linfengine import Tensor
-from linfengine.backends import cpu, get_backend
+from linfengine.backends import cpu, get_backend, to_numpy
 from linfengine.certify import METHODS, box, certify
 from linfengine.checkpoint import load_model, save_model
 from linfengine.data import to_pixels
@@ -54,7 +54,7 @@ to_fractions = np.frompyfunc(lambda number: Fraction(float(number)), 1, 1)
 
 def reals(numbers: Any) -> Array:
     """An array of Fractions, each exactly the number."""
-    return np.asarray(to_fractions(np.asarray(numbers)), object)
+    return np.asarray(to_fractions(np.asarray(to_numpy(numbers))), object)
 
 
 def neurons(columns: Array, layer: LinfDistDense | LinfDistConv2d) -> Array:
@@ -168,9 +168,11 @@ NETS = DENSE | CONV
 def filled(net: Sequential, seed: int = 0, scale: float = 1.0) -> Sequential:
     """The net at evaluation with random numbers, some of them as far out as an identity start."""
     rng = np.random.default_rng(seed)
-    for array in net.state().values():
-        array[...] = scale * rng.standard_normal(array.shape)
-        array[rng.random(array.shape) < 0.1] = -10
+    state = {}
+    for name, array in net.state().items():
+        state[name] = (scale * rng.standard_normal(array.shape)).astype(np.float32)
+        state[name][rng.random(array.shape) < 0.1] = -10
+    net.load_state(state)
     net.eval()
     return net
 
@@ -227,7 +229,12 @@ def complaint(call: Callable[[], object]) -> str:
 @given(net=nets(), x=images(), bits=st.sampled_from([0, 1, 4, 8, 11]))
 @settings(max_examples=50)
 def test_the_logits_are_those_of_fractions(backend: str, net: Sequential, x: Array, bits: int) -> None:
-    exact = quantize(net, bits)
+    try:
+        exact = quantize(net, bits)
+    except UserError as error:  # a few of these nets reach beyond what 11 fraction bits leave room for
+        assert bits == 11
+        assert "use fewer bits" in str(error)
+        reject()
     assert agree(exact, x, exact(x).numpy())
     assert agree(exact, x, exact(x.astype(np.float32)).numpy())
 
@@ -238,11 +245,11 @@ def test_the_bounds_hold_and_meet_at_a_point(backend: str, net: Sequential, x: A
     """In the middle of a box of no width they are the logits; at its corners the logits lie between them."""
     exact = quantize(net, bits)
     levels = x.astype(np.float32)
-    point = exact(Interval(levels, levels))
+    point = exact(Interval(levels, levels)).to("cpu")
     assert agree(exact, x, point.lower)
     assert agree(exact, x, point.upper)
     ball = Interval(np.maximum(levels - reach, 0), np.minimum(levels + reach, 255))
-    bounds = exact(ball)
+    bounds, ball = exact(ball).to("cpu"), ball.to("cpu")
     corners = np.random.default_rng(reach).integers(0, 2, (8, *SHAPE))
     for corner in np.where(corners, ball.lower, ball.upper):
         low, z, high = (reals(each) for each in (bounds.lower[0], referee(exact, reals(corner)), bounds.upper[0]))
@@ -299,7 +306,7 @@ def test_every_processor_gives_the_same_bits(
 
 @given(net=dense_nets(), x=images(3))
 @settings(max_examples=80)
-def test_bytes_give_what_floats_give(backend: str, net: Sequential, x: Array) -> None:
+def test_bytes_give_what_floats_give(host_backend: str, net: Sequential, x: Array) -> None:
     exact = quantize(net, 0)
     np.testing.assert_array_equal(exact(x).numpy(), exact(x.astype(np.float32)).numpy())
     assert agree(exact, x[:1], exact(x).numpy()[:1])
@@ -307,7 +314,7 @@ def test_bytes_give_what_floats_give(backend: str, net: Sequential, x: Array) ->
 
 @given(net=dense_nets(), x=images(2), far=st.sampled_from([-5000, -300, -1, 256, 1000]), seed=st.integers(0, 99))
 @settings(max_examples=40)
-def test_weights_may_lie_far_from_every_byte(backend: str, net: Sequential, x: Array, far: int, seed: int) -> None:
+def test_weights_may_lie_far_from_every_byte(host_backend: str, net: Sequential, x: Array, far: int, seed: int) -> None:
     exact, rng = quantize(net, 0), np.random.default_rng(seed)
     state = {name: array.copy() for name, array in exact.state().items()}
     for array in state.values():
@@ -330,7 +337,7 @@ def calls_of(kernel: str, monkeypatch: pytest.MonkeyPatch) -> list[Array]:
 
 
 @pytest.mark.parametrize("name", [name for name in DENSE if name != "shifts that stay"])
-def test_dense_nets_run_on_bytes(backend: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dense_nets_run_on_bytes(host_backend: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net = filled(DENSE[name]())
     x, bytewise, floats = some_images(3), calls_of("dead_zone", monkeypatch), calls_of("linf_dist", monkeypatch)
     quantize(net, 0)(x)
@@ -344,13 +351,13 @@ def test_dense_nets_run_on_bytes(backend: str, name: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", [*CONV, "shifts that stay"])  # whose Negate inside the net turns bytes around
-def test_other_nets_run_on_floats(backend: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_nets_run_on_floats(host_backend: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     exact, x, bytewise = quantize(filled(NETS[name]()), 0), some_images(2), calls_of("dead_zone", monkeypatch)
     assert agree(exact, x, exact(x).numpy())
     assert not bytewise
 
 
-def test_bytes_follow_the_numbers_that_are_loaded(backend: str) -> None:
+def test_bytes_follow_the_numbers_that_are_loaded(host_backend: str) -> None:
     one, other = (quantize(filled(DENSE["net"](), seed), 0) for seed in (0, 1))
     x = some_images(2)
     before, expected = one(x).numpy(), other(x).numpy()
@@ -748,7 +755,7 @@ def gaps(net: ExactNet, x: Array) -> Array:
     closest, y = np.full(len(x), np.inf), x.astype(np.float32)
     for layer in net.layers:
         if isinstance(layer, LinfDistDense):
-            groups = zip(np.split(y, layer.groups, axis=1), np.split(layer.weight.data, layer.groups), strict=True)
+            groups = zip(np.split(y, layer.groups, axis=1), np.split(layer.weight.numpy(), layer.groups), strict=True)
             for columns, w in groups:
                 ranked = np.sort(abs(columns[:, None] - w), axis=2)
                 lead = ranked[..., -1] - (ranked[..., -2] if ranked.shape[2] > 1 else 0)
@@ -774,7 +781,7 @@ def test_gradients_are_those_of_the_float_net(backend: str, name: str, seed: int
     assert levels.grad is not None
     assert pixels.grad is not None
     assert (abs(levels.grad).sum(axis=(1, 2, 3)) == 1).all()
-    np.testing.assert_array_equal(levels.grad, np.float32(0.25) * pixels.grad)
+    np.testing.assert_array_equal(to_numpy(levels.grad), np.float32(0.25) * to_numpy(pixels.grad))
 
 
 # What stands around an exact net.

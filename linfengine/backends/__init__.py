@@ -29,6 +29,8 @@ Gradients: TypeAlias = tuple[Any, Any]  # the arrays for x and for w, None where
 NAMES = ("reference", "cpu", "gpu")
 DEVICES = ("cpu", "cuda")  # where arrays are
 
+NO_GPU = "the GPU cannot be used: "  # an ImportError begins, and goes on with the reason
+
 NO_WINNER = -(2**31)  # see Backend.linf_dist_argmax
 
 
@@ -123,7 +125,7 @@ def _load(name: str) -> Backend:
         return cast(Backend, importlib.import_module(f"{__name__}.{name}"))
     except ImportError as error:
         if name == "gpu":
-            raise ImportError(f"the GPU cannot be used: {error}") from None
+            raise ImportError(f"{NO_GPU}{error}") from None
         if not (error.name or "").startswith(__name__):
             raise
         raise ImportError(

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..backends import Array, Backend, backend_of
+from ..backends import Array, Backend, backend_of, device_of
 from ..interval import Interval, ends
 from ..tensor import Operand, Tensor, as_array, is_grad_enabled, node
 
@@ -73,9 +73,11 @@ def apply(op: Op, *inputs: Like) -> Result:
 def _operands(inputs: tuple[Any, ...]) -> tuple[Backend, list[Any]]:
     """The backend, and every input as an Interval or an array of it.
 
-    A Python number becomes an array of the dtype that the others have together.
+    What is not yet on a device, such as a NumPy array, goes where the Tensors and Intervals are; a Python number becomes
+    an array of the dtype that the others have together.
     """
-    operands = [x if type(x) in NUMBERS or isinstance(x, Interval) else as_array(x) for x in inputs]
+    device = next((x.device for x in inputs if isinstance(x, Operand)), None)
+    operands = [x if type(x) in NUMBERS or isinstance(x, Interval) else _placed(x, device) for x in inputs]
     numbers = [type(x) in NUMBERS for x in operands]
     others = [ends(x)[0] for x, number in zip(operands, numbers, strict=True) if not number]
     be = backend_of(*others)
@@ -83,6 +85,10 @@ def _operands(inputs: tuple[Any, ...]) -> tuple[Backend, list[Any]]:
         dtype = np.result_type(*{x.dtype for x in others}) if others else np.dtype(np.float32)
         operands = [be.xp.full((), x, dtype) if number else x for x, number in zip(operands, numbers, strict=True)]
     return be, operands
+
+
+def _placed(x: Any, device: str | None) -> Array:
+    return as_array(x) if isinstance(x, Tensor) or device_of(x) == "cuda" else as_array(x, device=device)
 
 
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
