@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
 CXX_FILES := $(wildcard src_cpp/*.cpp src_cpp/*.hpp src_cpp/*.h)
+FORMATTED := $(CXX_FILES) $(wildcard linfengine/backends/cuda/*.cu* benchmarks/*.cu) tests/sanitize.cpp tests/cuda_on_cpu.hpp
 
 # What the compiled modules are made from: the package is installed in place, so other edits need no new build.
 SOURCES := setup.py setup.cfg pyproject.toml linfengine/_version.py $(CXX_FILES) \
@@ -27,7 +28,7 @@ export LINFENGINE_DATA ?= $(abspath ../shared/data)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-peers sanitize clean
+.PHONY: help demo test lint format bench bench-peers gpu-compile sanitize clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -43,12 +44,12 @@ lint: $(VENV)/tools  ## check style, formatting and types
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet || { echo 'make format would change these files:'; $(BIN)/ruff format --check; exit 1; }
 	@$(BIN)/mypy
-	@$(BIN)/clang-format --dry-run -Werror $(CXX_FILES) tests/sanitize.cpp
+	@$(BIN)/clang-format --dry-run -Werror $(FORMATTED)
 
 format: $(VENV)/tools  ## rewrite the sources in the house format
 	@$(BIN)/ruff check --quiet --fix-only
 	@$(BIN)/ruff format --quiet
-	@$(BIN)/clang-format -i $(CXX_FILES) tests/sanitize.cpp
+	@$(BIN)/clang-format -i $(FORMATTED)
 
 bench: $(VENV)/installed  ## run the benchmarks
 	@$(BIN)/python -m benchmarks
@@ -57,6 +58,10 @@ bench: $(VENV)/installed  ## run the benchmarks
 # alone: make bench-peers PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 bench-peers: $(VENV)/installed $(PEERS_VENV)/installed  ## run the benchmarks beside torch, jax, numba, scikit-learn and faiss
 	@$(PEERS_VENV)/bin/python -m benchmarks
+
+# Afterwards the tests, too, find CuPy, and hold their stand-in for it against the original.
+gpu-compile: $(VENV)/gpu-tools  ## compile the CUDA kernels for GPUs from Volta to Blackwell, with no GPU
+	@$(BIN)/python -m benchmarks.gpu_compile
 
 sanitize: $(SANITIZED:%=$(VENV)/sanitize-%)  ## run the kernels under the address, undefined-behaviour and thread sanitizers
 	@for each in $(SANITIZED); do echo "$$each:"; $(VENV)/sanitize-$$each || exit 1; done
@@ -96,6 +101,10 @@ $(VENV)/sanitize-%: tests/sanitize.cpp $(CXX_FILES) | $(MADE)
 	    $(CXX) $$flags $${set#* } -c src_cpp/kernels_$${set%% *}.cpp -o $$folder/$${set%% *}.o & done; wait; \
 	  $(CXX) $$flags -pthread -DLINFENGINE_STD_THREADS $(SANITIZED_DEFINES) tests/sanitize.cpp src_cpp/dispatch.cpp \
 	    $$folder/*.o -o $@; status=$$?; rm -r $$folder; exit $$status
+
+$(VENV)/gpu-tools: setup.cfg | $(VENV)/installed
+	@$(PIP) -qq 'linfengine[gpu-compile]'
+	@touch $@
 
 $(VENV)/tools: $(MADE) setup.cfg | $(VENV)/installed
 	@$(PIP) -qq 'linfengine[test,dev]'

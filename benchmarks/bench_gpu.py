@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -31,11 +31,11 @@ import click
 import cupy
 import numpy as np
 
+from benchmarks.ceilings import CEILINGS, FOLDER
 from benchmarks.report import table
 from benchmarks.training import dataset
 from linfengine import __version__
 from linfengine.backends import cuda, gpu
-from linfengine.backends.cuda import Kernel
 from linfengine.checkpoint import write_file
 from linfengine.layers import LinfDistNet
 from linfengine.losses import mixture
@@ -45,8 +45,7 @@ from linfengine.tensor import Tensor
 from linfengine.train import Observer, Run
 
 ORDERS = (8.0, 20.3, 64.0, 300.0, math.inf)
-CEILINGS = {"p = ∞ forward": "linf", "p = 8 forward": "lp_power_8", "p = 20.3 forward": "lp_general"}
-OUT = Path(__file__).with_name("gpu")
+OUT = FOLDER / "gpu"
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,9 @@ class Figure:
         return self.terms / self.seconds / 1e12
 
 
-def timed(what: str, terms: float, calls: list[Callable[[], object]], turns: int) -> Figure:
+def timed(what: str, terms: float, calls: Sequence[Callable[[], object]], turns: int) -> Figure:
     """The calls take turns; two of each come first, untimed."""
-    for call in calls * 2:
+    for call in [*calls, *calls]:
         call()
     seconds = []
     for _, call in zip(range(turns), cycle(calls), strict=False):
@@ -85,9 +84,8 @@ def ceilings(turns: int, rounds: int = 4096) -> Iterator[Figure]:
     """Each metric's step on registers alone, on all multiprocessors."""
     x, y = cupy.arange(8, dtype=np.float32) / 3, cupy.zeros(1, np.float32)
     blocks = 8 * gpu.multiprocessors()
-    for what, body in CEILINGS.items():
-        kernel = Kernel("ceilings.cu", body, "Forward", "float", cuda.THREADS, 2, body.startswith("lp_"))
-        options = (*kernel.options, f"-I{Path(__file__).parent}")
+    for what, kernel in CEILINGS.items():
+        options = (*kernel.options, f"-I{FOLDER}")
         compiled = cupy.RawKernel(kernel.source, "entry", options=options, backend="nvrtc")
         call = partial(gpu.launch, kernel, blocks, compiled, x=x, w=x, y=y, n=rounds, p=20.3)
         yield timed(what, blocks * cuda.THREADS * rounds * 32, [call], turns)
@@ -199,7 +197,12 @@ def main(batch: int, width: int, turns: int, with_epoch: bool, out: Path) -> Non
         limit = limits.get(each.what)
         part = f"{100 * each.rate / limit.rate:.0f}% of {limit.rate:.2f}" if limit else ""
         rows.append(
-            [each.what, f"{each.rate:.2f}", f"{1e3 * each.seconds:.3f} ({1e3 * each.low:.3f}–{1e3 * each.high:.3f})", part]
+            [
+                each.what,
+                f"{each.rate:.2f}",
+                f"{1e3 * each.seconds:.3f} ({1e3 * each.low:.3f}–{1e3 * each.high:.3f})",
+                part,
+            ]
         )
     click.echo(f"{about}\n")
     click.echo(table(["one layer", "T terms/s", "ms (quartiles)", "of the ceiling"], rows) + "\n")

@@ -9,8 +9,10 @@ __device__ __forceinline__ void registers_only(const M& metric, const Forward<T>
     for (int r = 0; r < rows; ++r) x[r][0] = a.x[r];
     for (int c = 0; c < cols; ++c) w[c] = a.w[c];
     for (int round = 0; round < a.n; ++round) {
+#ifdef __CUDA_ARCH__
 #pragma unroll
         for (int c = 0; c < cols; ++c) asm volatile("" : "+f"(w[c]));  // to the compiler, a new number each round
+#endif
 #pragma unroll
         for (int r = 0; r < rows; ++r) metric.step(state[r], x[r], w);
     }

@@ -1,7 +1,7 @@
 """Compile every CUDA kernel for named GPUs, with no GPU and no driver: python -m benchmarks.gpu_compile
 
 Exit status 1 for an error, a warning or a spilled register. With nvdisasm at hand, the instructions of the inner loops
-are counted, which is where the time goes. The result is written to benchmarks/gpu-kernels.json.
+are counted, which is where the time goes. The committed record is made with --json benchmarks/gpu-kernels.json.
 """
 
 from __future__ import annotations
@@ -18,18 +18,23 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from cupy.cuda import nvrtc
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.ceilings import CEILINGS, FOLDER
 from linfengine.backends import cuda
 from linfengine.backends.cuda import Kernel
+from linfengine.checkpoint import write_file
 
 COMPUTE_CAPABILITIES = ("7.0", "8.0", "8.9", "9.0", "10.0", "12.0")
 EXPECTED = "deprecated and may be removed"  # what NVRTC has to say of 7.0
-RESULT = Path(__file__).with_name("gpu-kernels.json")
+
+
+KERNELS = (*cuda.ALL, *CEILINGS.values())
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,9 @@ class Compiled:
 def compile_kernel(kernel: Kernel, capability: str) -> Compiled:
     program = nvrtc.createProgram(kernel.source, f"{kernel.body}.cu", (), ())
     arch = f"--gpu-architecture=sm_{capability.replace('.', '')}"
+    told = "--ptxas-options=-v", "--ptxas-options=-warn-spills"
     try:
-        nvrtc.compileProgram(program, (*kernel.options, arch, "--ptxas-options=-v", "--ptxas-options=-warn-spills"))
+        nvrtc.compileProgram(program, (*kernel.options, f"-I{FOLDER}", arch, *told))
     except nvrtc.NVRTCError:
         return Compiled(0, 0, [nvrtc.getProgramLog(program)], b"")
     log = nvrtc.getProgramLog(program)
@@ -112,6 +118,7 @@ def loops(binary: bytes, tool: Path) -> list[Counter[str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cc", nargs="+", default=COMPUTE_CAPABILITIES, metavar="X.Y", help="compute capabilities")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
     parser.add_argument("--jobs", type=int, default=2, help="compilations side by side")
     settings = parser.parse_args(arguments)
     console = Console()
@@ -121,16 +128,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for each in settings.cc:
         if each not in known:
             console.print(f"NVRTC {version} does not know compute capability {each}: left out.")
-    work = [(kernel, capability) for kernel in cuda.ALL for capability in capabilities]
+    work = [(kernel, capability) for kernel in KERNELS for capability in capabilities]
     with ProcessPoolExecutor(settings.jobs) as pool:
         results = pool.map(_compile, work, chunksize=4)
         compiled = dict(zip(work, track(results, "compiling", len(work), console=console), strict=True))
     table = Table("kernel", *capabilities, title=f"registers a thread, bytes of shared memory; NVRTC {version}")
-    for kernel in cuda.ALL:
+    for kernel in KERNELS:
         sizes = [compiled[kernel, capability] for capability in capabilities]
         table.add_row(kernel.body, *(f"{each.registers}, {each.shared}" for each in sizes))
     console.print(table)
-    report = {
+    report: dict[str, Any] = {
         "nvrtc": version,
         "date": date.today().isoformat(),
         "kernels": {
@@ -139,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for capability in capabilities
                 for result in [compiled[kernel, capability]]
             }
-            for kernel in cuda.ALL
+            for kernel in KERNELS
         },
         "inner loops": {},
     }
@@ -154,7 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cells = (f"{counts[each].total() / terms:.2f}" if each in counts else "–" for each in capabilities)
             table.add_row(name, *cells)
         console.print(table)
-    RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    if settings.json:
+        write_file(settings.json, (json.dumps(report, indent=1) + "\n").encode())
     faults = [
         f"{kernel.body}, {capability}: {each}"
         for (kernel, capability), result in compiled.items()
@@ -162,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     for fault in faults:
         console.print(fault, style="red", markup=False, highlight=False)
-    console.print(f"{len(work)} compilations, {len(faults)} faults; {RESULT}")
+    console.print(f"{len(work)} compilations, {len(faults)} faults")
     return 1 if faults else 0
 
 

@@ -147,13 +147,13 @@ class _Search:
 
     def there(self, array: Array) -> Array:
         """The array on the model's device."""
-        return to_device(array, self.model.device)  # type: ignore[no-any-return]
+        return to_device(array, self.model.device)
 
     def project(self, point: Array, ball: Interval) -> Array:
         if isinstance(self.model, ExactNet):
             grid = np.float32(1 << self.model.fraction_bits)
             point = self.xp.rint(point * grid) / grid
-        return self.xp.clip(point, ball.lower, ball.upper).astype(np.float32, copy=False)  # type: ignore[no-any-return]
+        return self.xp.clip(point, ball.lower, ball.upper).astype(np.float32, copy=False)
 
 
 def push(model: Module, x: Array, label: Array, radius: Fraction, rng: np.random.Generator, tries: int = 16) -> Array:

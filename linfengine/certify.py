@@ -245,9 +245,7 @@ def predict(model: Module, x: Array, batch_size: int = 512) -> Array:
     """Logits (n, classes) of the net at evaluation, a mode it is left in; x as the net takes it."""
     model.eval()
     with no_grad():
-        batches = [
-            model(to_device(x[i : i + batch_size], model.device)).numpy() for i in range(0, len(x), batch_size)
-        ]
+        batches = [model(to_device(x[i : i + batch_size], model.device)).numpy() for i in range(0, len(x), batch_size)]
     return np.concatenate(batches)
 
 

@@ -67,8 +67,8 @@ def speaks_plainly(command: Command) -> Command:
                 raise
             stop(2, f"Error: {error.filename}: {error.strerror}.")
         except MemoryError as error:
-            told = describe_fault(error) or "this needs more memory than there is: try a smaller width or batch_size"
-            stop(2, f"Error: {told}.")
+            reason = describe_fault(error) or "this needs more memory than there is: try a smaller width or batch_size"
+            stop(2, f"Error: {reason}.")
         except checker.Disagreement as error:
             stop(2, f"Not verified: {str(error).rstrip('.')}.")
         except SoundnessError as error:

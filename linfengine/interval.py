@@ -50,7 +50,7 @@ class Interval(Operand):
 
     @property
     def device(self) -> str:
-        """"cuda" for ends on a GPU, else "cpu"."""
+        """ "cuda" for ends on a GPU, else "cpu"."""
         return device_of(self.lower)
 
     def to(self, device: str) -> Interval:

@@ -190,7 +190,7 @@ def backend_of(*arrays: Any) -> Backend:
 
 
 def device_of(array: Any) -> str:
-    """"cuda" for an array on a GPU, else "cpu"."""
+    """ "cuda" for an array on a GPU, else "cpu"."""
     return "cuda" if hasattr(type(array), "__cuda_array_interface__") else "cpu"
 
 
@@ -200,7 +200,7 @@ def default_device() -> str:
 
 
 def resolve_device(name: str) -> str:
-    """"cpu" or "cuda" as named; "auto" is "cuda" where a GPU can be used.
+    """ "cpu" or "cuda" as named; "auto" is "cuda" where a GPU can be used.
 
     Raises ValueError for another name, ImportError, with the reason, for "cuda" where no GPU can be used.
     """

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import Array, Gradients, Needs, cuda
-from .cuda import LANES, POWERS, SPARSE, THREADS, Kernel
+from .cuda import LANES, POWERS, RUN, SPARSE, THREADS, Kernel
 
 try:
     import cupy
@@ -156,7 +156,8 @@ def lp_dist_backward(
     gradients = _lp_backward(g, x, w, y, p, groups, needs)
     if not look.in_range and (shift := _Look(x, w).shift):
         # the gradient does not change when x and w are scaled together
-        return _lp_backward(g, *(xp.ldexp(a, shift) for a in (x, w, y)), p, groups, needs)
+        x, w, y = xp.ldexp(x, shift), xp.ldexp(w, shift), xp.ldexp(y, shift)
+        return _lp_backward(g, x, w, y, p, groups, needs)
     return gradients
 
 
@@ -164,7 +165,7 @@ def matmul(x: Array, y: Array) -> Array:
     return _forward("dot", xp.ascontiguousarray(x), xp.ascontiguousarray(y.T), 1)
 
 
-def add_at(total: Array, key: Any, parts: Array) -> None:
+def add_at(total: Any, key: Any, parts: Any) -> None:
     # CuPy adds by atomic operations, in no fixed order; the host takes its time
     host = total.get()
     key = tuple(part.get() if isinstance(part, cupy.ndarray) else part for part in key)
@@ -249,35 +250,49 @@ def _lp_backward(g: Array, x: Array, w: Array, y: Array, p: float, groups: int, 
     slope = f"LpPowerSlope<{int(p)}>" if p in POWERS else "LpGeneralSlope" if p < SPARSE else "LpSparseSlope"
     # The largest entry may be as small as g / k, where all terms are equal.
     relative = _negligible(max(n, outputs) * k, p - 1, w.dtype)
-    chunks = _ceil(o, 256 // w.itemsize)
-    columns = _ceil(k, LANES) * groups
-    splits = _splits(columns, chunks, n * groups * k * w.itemsize)
-    grad_w = xp.empty_like(w) if needs[1] else None
-    parts = xp.empty((splits, *x.shape), x.dtype) if needs[0] else None
+    chunks, runs, columns = _ceil(o, 256 // w.itemsize), _ceil(n, RUN), _ceil(k, LANES) * groups
+    sizes = x.nbytes if needs[0] else 0, w.nbytes if needs[1] else 0
+    splits, shares = _parts(columns, chunks, runs, *sizes, multiprocessors())
+    parts_x = xp.empty((splits, *x.shape), x.dtype) if needs[0] else None
+    parts_w = xp.empty((shares, *w.shape), w.dtype) if needs[1] else None
     launch(
-        cuda.lp_backward(slope, _type(w)), columns * splits,
-        x=x, w=w, y=y, g=g, grad_x=parts, grad_w=grad_w, n=n, o=o, k=k, groups=groups,
-        splits=splits, chunks=_ceil(chunks, splits), exponent=_order(p) - 1, relative=relative,
+        cuda.lp_backward(slope, _type(w)), columns * splits * shares,
+        x=x, w=w, y=y, g=g, grad_x=parts_x, grad_w=parts_w, n=n, o=o, k=k, groups=groups, splits=splits,
+        chunks=_ceil(chunks, splits), shares=shares, rows=_ceil(runs, shares) * RUN,
+        exponent=_order(p) - 1, relative=relative,
     )  # fmt: skip
-    if parts is None or splits == 1:
-        return None if parts is None else parts[0], grad_w
-    grad_x = xp.empty_like(x)
-    add = cuda.step("add_parts", "AddParts", _type(x), "backward.cu")
-    launch(add, _ceil(x.size, THREADS), parts=parts, out=grad_x, count=x.size, splits=splits)
-    return grad_x, grad_w
+    return _joined(parts_x), _joined(parts_w)
 
 
-MOST_PARTS = 2**28  # bytes of the parts of a gradient of x
+MOST_PARTS = 2**28  # bytes of the parts of a gradient
 
 
-def _splits(columns: int, chunks: int, size: int) -> int:
-    """Into how many runs to cut the chunks of outputs so that the last wave of blocks is nearly full."""
-    most = max(1, min(chunks, MOST_PARTS // size))
+@cache
+def _parts(columns: int, chunks: int, runs: int, size_x: int, size_w: int, processors: int) -> tuple[int, int]:
+    """(splits, shares) into which chunks of outputs and runs of samples are cut so that no multiprocessor waits long.
 
-    def time(splits: int) -> tuple[int, int]:
-        return _ceil(columns * splits, multiprocessors()) * _ceil(chunks, splits), splits
+    The last wave of blocks should be nearly full; of equals, the fewest parts.
+    """
 
-    return min(range(1, most + 1), key=time)
+    def time(cut: tuple[int, int]) -> tuple[int, int]:
+        splits, shares = cut
+        waves = _ceil(columns * splits * shares, processors)
+        return waves * _ceil(chunks, splits) * _ceil(runs, shares), splits * size_x + shares * size_w
+
+    most_splits = min(chunks, max(1, MOST_PARTS // max(size_x, 1)))
+    most_shares = min(runs, max(1, MOST_PARTS // max(size_w, 1)))
+    doublings = [1 << i for i in range(most_shares.bit_length())]
+    return min(((splits, shares) for splits in range(1, most_splits + 1) for shares in doublings), key=time)
+
+
+def _joined(parts: Array | None) -> Array | None:
+    """The sum of the parts of a gradient, in their order."""
+    if parts is None or len(parts) == 1:
+        return None if parts is None else parts[0]
+    whole = xp.empty_like(parts[0])
+    add = cuda.step("add_parts", "AddParts", _type(whole), "backward.cu")
+    launch(add, _ceil(whole.size, THREADS), parts=parts, out=whole, count=whole.size, splits=len(parts))
+    return whole
 
 
 def _forward(name: str, x: Array, w: Array, groups: int, **arguments: Any) -> Array:

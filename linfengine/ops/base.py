@@ -73,8 +73,8 @@ def apply(op: Op, *inputs: Like) -> Result:
 def _operands(inputs: tuple[Any, ...]) -> tuple[Backend, list[Any]]:
     """The backend, and every input as an Interval or an array of it.
 
-    What is not yet on a device, such as a NumPy array, goes where the Tensors and Intervals are; a Python number becomes
-    an array of the dtype that the others have together.
+    What is on no GPU, such as a NumPy array, goes where the Tensors and Intervals are; a Python number becomes an array
+    of the dtype that the others have together.
     """
     device = next((x.device for x in inputs if isinstance(x, Operand)), None)
     operands = [x if type(x) in NUMBERS or isinstance(x, Interval) else _placed(x, device) for x in inputs]

@@ -103,9 +103,7 @@ def div(x: Like, y: Like) -> Result:
     return apply(Div(), x, y)
 
 
-def corners(
-    be: Backend, function: Callable[[Array, Array], Array], x: Interval | Array, y: Interval | Array
-) -> Bounds:
+def corners(be: Backend, function: Callable[[Array, Array], Array], x: Interval | Array, y: Interval | Array) -> Bounds:
     """Bounds of a function monotone in x for every y and in y for every x: the extremes among the corners."""
     values = be.xp.stack(be.xp.broadcast_arrays(*(function(a, b) for a in ends(x) for b in ends(y))))
     return values.min(axis=0), values.max(axis=0)

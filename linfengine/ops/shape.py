@@ -81,13 +81,14 @@ class GetItem(Monotone):
 
 
 def _is_mask(part: Any) -> bool:
-    return getattr(part, "dtype", None) == bool
+    return hasattr(part, "dtype") and part.dtype.kind == "b"
 
 
 def getitem(x: Like, key: Any) -> Result:
     """x[key] for integers, slices, None, ... and arrays of integers or booleans, as in NumPy.
 
-    A view unless an array is among them; arrays may be NumPy's wherever x is. Raises IndexError for a key that does not fit.
+    A view unless an array is among them. Arrays may be NumPy's wherever x is. Raises IndexError for a key that does not
+    fit.
     """
     return apply(GetItem(key=key), x)
 

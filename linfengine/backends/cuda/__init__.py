@@ -21,12 +21,14 @@ SPARSE = 96  # from this p on most terms are negligible, and looking for those t
 # Outputs of a thread, of which a block has 16 x 16: rows of x, rows of w. The largest first.
 TILES = {"float": ((8, 4), (4, 4), (1, 1)), "double": ((2, 2),)}
 THREADS = 256
-LANES = 128  # columns, one a thread, in a block of the finite-p backward
+LANES = 128  # columns, one a thread, in a block of the finite-p backward,
+RUN = 16  # which has so many samples in registers
 
 P = "pointer"
 FIELDS = {  # the structures of kernels.cuh; T stands for the numbers' own type
     "Forward": "x:P x_upper:P w:P y:P y_upper:P winner:P n:i4 o:i4 k:i4 groups:i4 p:T relative:T",
-    "Backward": "x:P w:P y:P g:P grad_x:P grad_w:P n:i4 o:i4 k:i4 groups:i4 splits:i4 chunks:i4 exponent:T relative:T",
+    "Backward": "x:P w:P y:P g:P grad_x:P grad_w:P n:i4 o:i4 k:i4 groups:i4 splits:i4 chunks:i4 shares:i4 rows:i4 "
+    "exponent:T relative:T",
     "AddParts": "parts:P out:P count:i8 splits:i4",
     "Scatter": "g:P winner:P out:P step:i8 stride:i8 count:i4 k:i4 sign:T",
     "Survey": "a:P count:i8 exponents:P",

@@ -3,13 +3,14 @@
 // Finite p.  A thread owns a column k of both gradients, so that every term t is computed once and used twice: added
 // to grad_x and subtracted from grad_w.
 //
-//   LOOP 4  kLanes columns x splits of the outputs x groups   one block each
-//   LOOP 3  chunks of kChunk outputs                          grad_w of the chunk in shared memory, a column a thread
-//   LOOP 2  runs of kRun samples                              x and grad_x of the run in registers
-//   LOOP 1  outputs of the chunk                              1/y and g of the run in shared memory, the same for all
-//                                                             threads; w is read as it lies, side by side
+//   LOOP 4  kLanes columns x splits of the outputs x shares of the samples x groups   one block each
+//   LOOP 3  chunks of kChunk outputs     grad_w of the chunk in shared memory, a column a thread
+//   LOOP 2  runs of kRun samples         x and grad_x of the run in registers
+//   LOOP 1  outputs of the chunk         1/y and g of the run in shared memory, the same for all threads; w is read as
+//   it
+//                                        lies, side by side
 //
-// grad_x of a split of the outputs is one part of it; add_parts joins them.
+// A split of the outputs gives one part of grad_x, a share of the samples one of grad_w; add_parts joins them.
 //
 // p = infinity.  A gradient goes to one column, known from the forward: n o terms instead of n o k.  A block has one
 // row of grad_x or of grad_w, and every thread of it those columns that are its own number modulo kThreads: it looks at
@@ -91,7 +92,9 @@ __device__ __forceinline__ void lp_dist_backward(const Backward<T>& a) {
     __shared__ T sums[kChunk<T>][kLanes];
     const Slope slope(a);
     const int across = (a.k + kLanes - 1) / kLanes, lane = threadIdx.x;
-    const int split = blockIdx.x / across % a.splits, group = blockIdx.x / across / a.splits;
+    const int split = blockIdx.x / across % a.splits, share = blockIdx.x / across / a.splits % a.shares;
+    const int group = blockIdx.x / across / a.splits / a.shares;
+    const int begin = share * a.rows, end = a.n - begin < a.rows ? a.n : begin + a.rows;
     const int column = blockIdx.x % across * kLanes + lane;
     const bool mine = column < a.k;
     const int k = mine ? column : a.k - 1;
@@ -99,18 +102,18 @@ __device__ __forceinline__ void lp_dist_backward(const Backward<T>& a) {
     const T* x = a.x + group * a.k + k;
     const T* w = a.w + group * a.o * (long long)a.k + k;
     T* grad_x = a.grad_x ? a.grad_x + split * a.n * ldx + group * a.k + k : nullptr;
-    T* grad_w = a.grad_w ? a.grad_w + group * a.o * (long long)a.k + k : nullptr;
+    T* grad_w = a.grad_w ? a.grad_w + ((long long)share * a.groups + group) * a.o * a.k + k : nullptr;
 
     for (int chunk = 0; chunk < a.chunks; ++chunk) {
         const int first = (split * a.chunks + chunk) * kChunk<T>;
         const int outputs = a.o - first < kChunk<T> ? a.o - first : kChunk<T>;  // may be none, even below 0
         for (int j = 0; j < outputs; ++j) sums[j][lane] = T(0);
-        for (int row = 0; row < a.n; row += kRun) {
+        for (int row = begin; row < end; row += kRun) {
             __syncthreads();  // the coefficients may still be read
             for (int i = lane; i < outputs * kRun; i += kLanes) {
                 const int j = i % outputs, r = i / outputs;  // neighbours read neighbouring outputs
                 const long long at = (row + r) * ldy + group * a.o + first + j;
-                const T y = row + r < a.n ? a.y[at] : T(0);
+                const T y = row + r < end ? a.y[at] : T(0);
                 coefficients[j].inverse[r] = y > 0 ? reciprocal(y) : T(0);  // where y = 0 the gradient is zero
                 coefficients[j].g[r] = y > 0 ? a.g[at] : T(0);
             }
@@ -118,7 +121,7 @@ __device__ __forceinline__ void lp_dist_backward(const Backward<T>& a) {
             T xs[kRun], sum[kRun];
 #pragma unroll
             for (int r = 0; r < kRun; ++r) {
-                const bool there = row + r < a.n;
+                const bool there = row + r < end;
                 xs[r] = x[(there ? row + r : row) * ldx];
                 sum[r] = chunk > 0 && there && grad_x ? grad_x[(row + r) * ldx] : T(0);
             }
@@ -137,7 +140,7 @@ __device__ __forceinline__ void lp_dist_backward(const Backward<T>& a) {
             if (grad_x && mine) {
 #pragma unroll
                 for (int r = 0; r < kRun; ++r)
-                    if (row + r < a.n) grad_x[(row + r) * ldx] = sum[r];
+                    if (row + r < end) grad_x[(row + r) * ldx] = sum[r];
             }
         }
         if (grad_w && mine)

@@ -42,10 +42,11 @@ struct Backward {
     const T* w;
     const T* y;
     const T* g;
-    T* grad_x;  // (splits, n, groups k): the parts of grad_x from each split of the outputs; null where not wanted
-    T* grad_w;  // null where not wanted
+    T* grad_x;  // (splits, n, groups k): the part of grad_x from each split of the outputs; null where not wanted
+    T* grad_w;  // (shares, groups o, k): the part of grad_w from each share of the samples; null where not wanted
     int n, o, k, groups;
-    int splits, chunks;  // of a group's outputs: `splits` runs of `chunks` chunks each
+    int splits, chunks;  // a group's outputs in `splits` of `chunks` chunks each
+    int shares, rows;    // the samples in `shares` of `rows` each, whole runs
     T exponent;          // p - 1; general orders only
     T relative;          // as above, for |d| / y
 };

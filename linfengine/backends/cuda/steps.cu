@@ -16,7 +16,8 @@ __device__ __forceinline__ void survey(const Survey<T>& a) {
     if (threadIdx.x == 0) largest = smallest = -4096;
     __syncthreads();
     int most = -4096, least = -4096;
-    for (long long i = (long long)blockIdx.x * kThreads + threadIdx.x; i < a.count; i += (long long)gridDim.x * kThreads) {
+    for (long long i = (long long)blockIdx.x * kThreads + threadIdx.x; i < a.count;
+         i += (long long)gridDim.x * kThreads) {
         const int exponent = biased_exponent(a.a[i]);
         most = exponent > most ? exponent : most;
         least = a.a[i] != 0 && -exponent > least ? -exponent : least;
