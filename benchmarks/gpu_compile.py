@@ -1,7 +1,8 @@
 """Compile every CUDA kernel for named GPUs, with no GPU and no driver: python -m benchmarks.gpu_compile
 
-Exit status 1 for an error, a warning or a spilled register. With nvdisasm at hand, the instructions of the inner loops
-are counted, which is where the time goes. The committed record is made with --json benchmarks/gpu-kernels.json.
+Exit status 1 for an error, a warning, a spilled register, or an inner loop with more instructions than it should have:
+they are counted, where nvdisasm is at hand, since that is where the time goes. The committed record is made with
+--json benchmarks/gpu-kernels.json.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -72,28 +74,28 @@ def _compile(job: tuple[Kernel, str]) -> Compiled:
 
 # ---- Instructions ------------------------------------------------------------------------------------------------
 
-# A kernel, which of its inner loops, in their order, and the terms in one round of that.
-LOOPS: dict[str, tuple[Kernel, int, int]] = {
-    "p = inf, forward": (cuda.forward("linf_dist", "float", (8, 4)), 0, 16 * 32),
-    "p = inf, forward with argmax": (cuda.forward("linf_dist_argmax", "float", (4, 4)), 0, 16 * 16),
-    "p = inf, bounds": (cuda.forward("linf_dist_bounds", "float", (4, 4)), 0, 16 * 16),
-    "p = 8, forward": (cuda.forward("lp_power<8>", "float", (8, 4)), 0, 16 * 32),
-    "p = 8, both gradients": (cuda.lp_backward("LpPowerSlope<8>", "float"), 1, 2 * 16),
-    "p = 64, forward, after the maximum": (cuda.forward("lp_power<64>", "float", (8, 4)), 1, 16 * 32),
-    "p = 64, both gradients": (cuda.lp_backward("LpPowerSlope<64>", "float"), 1, 2 * 16),
-    "any p, forward, after the maximum": (cuda.forward("lp_general", "float", (4, 4)), 1, 2 * 16),
-    "any p, both gradients": (cuda.lp_backward("LpGeneralSlope", "float"), 1, 2 * 16),
+# A kernel, which of its inner loops, in their order, the terms in one round of that, and the most instructions a term.
+LOOPS: dict[str, tuple[Kernel, int, int, float]] = {
+    "p = inf, forward": (cuda.forward("linf_dist", "float", (8, 4)), 0, 16 * 32, 2.4),
+    "p = inf, forward with argmax": (cuda.forward("linf_dist_argmax", "float", (4, 4)), 0, 16 * 16, 2.7),
+    "p = inf, bounds": (cuda.forward("linf_dist_bounds", "float", (4, 4)), 0, 16 * 16, 6.7),
+    "p = 8, forward": (cuda.forward("lp_power<8>", "float", (4, 4)), 0, 16 * 16, 4.5),
+    "p = 8, both gradients": (cuda.lp_backward("LpPowerSlope<8>", "float"), 1, 2 * 16, 9.3),
+    "p = 64, forward, after the maximum": (cuda.forward("lp_power<64>", "float", (4, 4)), 1, 16 * 16, 8.5),
+    "p = 64, both gradients": (cuda.lp_backward("LpPowerSlope<64>", "float"), 1, 2 * 16, 15.2),
+    "any p, forward, after the maximum": (cuda.forward("lp_general", "float", (4, 4)), 1, 2 * 16, 6.4),
+    "any p, both gradients": (cuda.lp_backward("LpGeneralSlope", "float"), 1, 2 * 16, 9.3),
 }
 SHORT = 64  # instructions: loops below that are no inner loops of a distance
 
 
-def disassembler() -> Path | None:
+def disassembler() -> str | None:
     """That of the nvidia-cuda-nvdisasm wheel, or of a CUDA toolkit on the path."""
-    found = [*Path(sys.prefix).glob("lib/python*/site-packages/nvidia/*/bin/nvdisasm")]
-    return found[0] if found else None
+    found = [str(path) for path in Path(sys.prefix).glob("lib/python*/site-packages/nvidia/*/bin/nvdisasm")]
+    return found[0] if found else shutil.which("nvdisasm")
 
 
-def loops(binary: bytes, tool: Path) -> list[Counter[str]]:
+def loops(binary: bytes, tool: str) -> list[Counter[str]]:
     """The instructions of each inner loop, in the program's order; a label and a jump back to it make a loop."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
@@ -132,6 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ProcessPoolExecutor(settings.jobs) as pool:
         results = pool.map(_compile, work, chunksize=4)
         compiled = dict(zip(work, track(results, "compiling", len(work), console=console), strict=True))
+    faults = [
+        f"{kernel.body}, {capability}: {each}"
+        for (kernel, capability), result in compiled.items()
+        for each in result.faults
+    ]
     table = Table("kernel", *capabilities, title=f"registers a thread, bytes of shared memory; NVRTC {version}")
     for kernel in KERNELS:
         sizes = [compiled[kernel, capability] for capability in capabilities]
@@ -152,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     if tool := disassembler():
         table = Table("inner loop", *capabilities, title="instructions a term")
-        for name, (kernel, place, terms) in LOOPS.items():
+        for name, (kernel, place, terms, most) in LOOPS.items():
             listed = {each: loops(compiled[kernel, each].binary, tool) for each in capabilities}
             counts = {each: found[place] for each, found in listed.items() if found}
             report["inner loops"][name] = {
@@ -160,14 +167,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
             cells = (f"{counts[each].total() / terms:.2f}" if each in counts else "–" for each in capabilities)
             table.add_row(name, *cells)
+            faults += [
+                f"{name}, {each}: {count.total() / terms:.2f} instructions a term, more than {most}"
+                for each, count in counts.items()
+                if count.total() > most * terms
+            ]
         console.print(table)
     if settings.json:
         write_file(settings.json, (json.dumps(report, indent=1) + "\n").encode())
-    faults = [
-        f"{kernel.body}, {capability}: {each}"
-        for (kernel, capability), result in compiled.items()
-        for each in result.faults
-    ]
     for fault in faults:
         console.print(fault, style="red", markup=False, highlight=False)
     console.print(f"{len(work)} compilations, {len(faults)} faults")

@@ -91,9 +91,7 @@ def forward(name: str, dtype: str, tile: tuple[int, int]) -> Kernel:
 
 def tiles(name: str, dtype: str) -> tuple[tuple[int, int], ...]:
     """Those for which a forward's accumulators find room in the registers."""
-    _, _, order = name.rstrip(">").partition("<")
-    one_number_each = name == "linf_dist" or (order and int(order) >= 8)
-    return TILES[dtype] if one_number_each or dtype == "double" else TILES[dtype][1:]
+    return TILES[dtype] if name == "linf_dist" or dtype == "double" else TILES[dtype][1:]
 
 
 def lp_backward(slope: str, dtype: str) -> Kernel:
