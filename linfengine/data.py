@@ -372,8 +372,10 @@ def random_crop(
 def random_flip(images: NDArray[Scalar], rng: Generator) -> NDArray[Scalar]:
     """Each image of (n, c, h, w), of any dtype, is mirrored left to right with probability 1/2; ``images`` is kept."""
     xp = backend_of(images).xp
-    mirrored = xp.asarray(rng.integers(2, size=(len(images), 1, 1, 1), dtype=bool))
-    return cast(NDArray[Scalar], xp.where(mirrored, images[..., ::-1], images))
+    mirrored = xp.asarray(np.flatnonzero(rng.integers(2, size=len(images), dtype=bool)))
+    flipped = images.copy()
+    flipped[mirrored] = images[mirrored, ..., ::-1]
+    return flipped
 
 
 def batches(

@@ -177,7 +177,10 @@ def backend_of(*arrays: Any) -> Backend:
 
     Raises TypeError for arrays on different devices.
     """
-    if all(type(array) is np.ndarray for array in arrays):
+    for array in arrays:
+        if type(array) is not np.ndarray:
+            break
+    else:
         name = _override.get() or _default
         return _load("cpu" if name == "gpu" and arrays else name)
     shapes: dict[str, list[tuple[int, ...]]] = {}
@@ -191,7 +194,7 @@ def backend_of(*arrays: Any) -> Backend:
 
 def device_of(array: Any) -> str:
     """ "cuda" for an array on a GPU, else "cpu"."""
-    return "cuda" if hasattr(type(array), "__cuda_array_interface__") else "cpu"
+    return "cuda" if type(array) is not np.ndarray and hasattr(type(array), "__cuda_array_interface__") else "cpu"
 
 
 def default_device() -> str:

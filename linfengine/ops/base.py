@@ -76,19 +76,18 @@ def _operands(inputs: tuple[Any, ...]) -> tuple[Backend, list[Any]]:
     What is on no GPU, such as a NumPy array, goes where the Tensors and Intervals are; a Python number becomes an array
     of the dtype that the others have together.
     """
-    device = next((x.device for x in inputs if isinstance(x, Operand)), None)
-    operands = [x if type(x) in NUMBERS or isinstance(x, Interval) else _placed(x, device) for x in inputs]
-    numbers = [type(x) in NUMBERS for x in operands]
-    others = [ends(x)[0] for x, number in zip(operands, numbers, strict=True) if not number]
-    be = backend_of(*others)
-    if True in numbers:
-        dtype = np.result_type(*{x.dtype for x in others}) if others else np.dtype(np.float32)
-        operands = [be.xp.full((), x, dtype) if number else x for x, number in zip(operands, numbers, strict=True)]
+    operands = [as_array(x) if isinstance(x, Tensor) else x for x in inputs]
+    loose = [i for i, x in enumerate(operands) if not (isinstance(inputs[i], Operand) or type(x) in NUMBERS)]
+    if loose:
+        device = next((x.device for x in inputs if isinstance(x, Operand)), None)
+        for i in loose:
+            operands[i] = as_array(inputs[i], device=None if device_of(inputs[i]) == "cuda" else device)
+    arrays = [ends(x)[0] for x in operands if type(x) not in NUMBERS]
+    be = backend_of(*arrays)
+    if len(arrays) < len(operands):
+        dtype = np.result_type(*{x.dtype for x in arrays}) if arrays else np.dtype(np.float32)
+        operands = [be.xp.full((), x, dtype) if type(x) in NUMBERS else x for x in operands]
     return be, operands
-
-
-def _placed(x: Any, device: str | None) -> Array:
-    return as_array(x) if isinstance(x, Tensor) or device_of(x) == "cuda" else as_array(x, device=device)
 
 
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
