@@ -85,9 +85,7 @@ def ceilings(turns: int, rounds: int = 4096) -> Iterator[Figure]:
     x, y = cupy.arange(8, dtype=np.float32) / 3, cupy.zeros(1, np.float32)
     blocks = 8 * gpu.multiprocessors()
     for what, kernel in CEILINGS.items():
-        options = (*kernel.options, f"-I{FOLDER}")
-        compiled = cupy.RawKernel(kernel.source, "entry", options=options, backend="nvrtc")
-        call = partial(gpu.launch, kernel, blocks, compiled, x=x, w=x, y=y, n=rounds, p=20.3)
+        call = partial(gpu.launch, kernel, blocks, x=x, w=x, y=y, n=rounds, p=20.3)
         yield timed(what, blocks * cuda.THREADS * rounds * 32, [call], turns)
 
 

@@ -9,7 +9,7 @@ from linfengine.backends.cuda import Kernel
 
 FOLDER = Path(__file__).parent
 CEILINGS = {
-    what: Kernel("ceilings.cu", body, "Forward", "float", cuda.THREADS, 2, body.startswith("lp_"))
+    what: Kernel("ceilings.cu", body, "Forward", "float", cuda.THREADS, 2, body.startswith("lp_"), FOLDER)
     for what, body in {
         "p = ∞ forward": "linf",
         "p = 8 forward": "lp_power_8",

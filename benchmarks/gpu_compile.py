@@ -27,9 +27,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.ceilings import CEILINGS, FOLDER
+from benchmarks.ceilings import CEILINGS
 from linfengine.backends import cuda
 from linfengine.backends.cuda import Kernel
+from linfengine.backends.cuda.compiler import CompileError, compile_kernel
 from linfengine.checkpoint import write_file
 
 COMPUTE_CAPABILITIES = ("7.0", "8.0", "8.9", "9.0", "10.0", "12.0")
@@ -49,18 +50,15 @@ class Compiled:
     binary: bytes
 
 
-def compile_kernel(kernel: Kernel, capability: str) -> Compiled:
-    program = nvrtc.createProgram(kernel.source, f"{kernel.body}.cu", (), ())
-    arch = f"--gpu-architecture=sm_{capability.replace('.', '')}"
-    told = "--ptxas-options=-v", "--ptxas-options=-warn-spills"
+def compiled(kernel: Kernel, capability: str) -> Compiled:
     try:
-        nvrtc.compileProgram(program, (*kernel.options, f"-I{FOLDER}", arch, *told))
-    except nvrtc.NVRTCError:
-        return Compiled(0, 0, [nvrtc.getProgramLog(program)], b"")
-    log = nvrtc.getProgramLog(program)
+        binary, log = compile_kernel(
+            kernel, int(capability.replace(".", "")), "--ptxas-options=-v", "--ptxas-options=-warn-spills"
+        )
+    except CompileError as error:
+        return Compiled(0, 0, [str(error)], b"")
     faults = [line for line in log.splitlines() if "warning" in line and EXPECTED not in line]
     faults += [line for line in log.splitlines() if re.search(r"[1-9]\d* bytes (stack|spill)", line)]
-    binary = nvrtc.getCUBIN(program) + b"\0"  # CuPy leaves out the last byte, which is a zero
 
     def largest(pattern: str) -> int:
         return max(map(int, re.findall(pattern, log)), default=0)
@@ -69,7 +67,7 @@ def compile_kernel(kernel: Kernel, capability: str) -> Compiled:
 
 
 def _compile(job: tuple[Kernel, str]) -> Compiled:
-    return compile_kernel(*job)
+    return compiled(*job)
 
 
 # ---- Instructions ------------------------------------------------------------------------------------------------
@@ -133,15 +131,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work = [(kernel, capability) for kernel in KERNELS for capability in capabilities]
     with ProcessPoolExecutor(settings.jobs) as pool:
         results = pool.map(_compile, work, chunksize=4)
-        compiled = dict(zip(work, track(results, "compiling", len(work), console=console), strict=True))
+        results_of = dict(zip(work, track(results, "compiling", len(work), console=console), strict=True))
     faults = [
         f"{kernel.body}, {capability}: {each}"
-        for (kernel, capability), result in compiled.items()
+        for (kernel, capability), result in results_of.items()
         for each in result.faults
     ]
     table = Table("kernel", *capabilities, title=f"registers a thread, bytes of shared memory; NVRTC {version}")
     for kernel in KERNELS:
-        sizes = [compiled[kernel, capability] for capability in capabilities]
+        sizes = [results_of[kernel, capability] for capability in capabilities]
         table.add_row(kernel.body, *(f"{each.registers}, {each.shared}" for each in sizes))
     console.print(table)
     report: dict[str, Any] = {
@@ -151,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kernel.body: {
                 capability: {"registers": result.registers, "shared memory": result.shared}
                 for capability in capabilities
-                for result in [compiled[kernel, capability]]
+                for result in [results_of[kernel, capability]]
             }
             for kernel in KERNELS
         },
@@ -160,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if tool := disassembler():
         table = Table("inner loop", *capabilities, title="instructions a term")
         for name, (kernel, place, terms, most) in LOOPS.items():
-            listed = {each: loops(compiled[kernel, each].binary, tool) for each in capabilities}
+            listed = {each: loops(results_of[kernel, each].binary, tool) for each in capabilities}
             counts = {each: found[place] for each, found in listed.items() if found}
             report["inner loops"][name] = {
                 each: {"terms": terms, "instructions": dict(count.most_common())} for each, count in counts.items()

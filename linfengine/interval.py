@@ -73,6 +73,8 @@ class Interval(Operand):
         centre = self.centre
         xp = backend_of(self.lower).xp
         radius = xp.maximum(self.upper - centre, centre - self.lower)
+        if self.device == "cuda":  # where a difference that is denormal, as only near 0 there are, comes out as 0
+            radius = xp.where(abs(centre) < 2.0**-100, radius + self.dtype.type(2.0**-125), radius)
         return xp.where(radius > 0, xp.nextafter(radius, self.dtype.type(np.inf)), 0).astype(self.dtype)
 
     def contains(self, x: object) -> bool:

@@ -27,7 +27,7 @@ from .tensor import Tensor, as_array
 Input: TypeAlias = Tensor | Interval | Array
 
 UNIT_ROUNDOFF = 2.0**-24  # of float32: a rounded result is off by at most this fraction of itself,
-UNDERFLOW = 2.0**-126  # or, where a product or quotient is nearly 0, by less than this
+UNDERFLOW = 2.0**-126  # or, where it is nearly 0, by less than this: CuPy's elementwise kernels make denormals 0
 LARGEST = float(np.finfo(np.float32).max)  # beyond, a result overflows, and rounding has no bound
 
 
@@ -205,34 +205,37 @@ class Normalize(Module):
         return {"layer": "Normalize", "mean": self.mean.reshape(-1).tolist(), "std": float(self.std)}
 
 
-class _Reshuffle(Module):
-    """A layer that computes nothing that could round: 1-Lipschitz and exact."""
+class _Choice(Module):
+    """A layer that computes nothing that could round, unless it makes denormals 0: 1-Lipschitz."""
 
     def lipschitz(self) -> float:
         return 1.0
 
     def rounding(self, magnitude: float) -> tuple[float, float]:
-        return 0.0, magnitude
+        return UNDERFLOW, magnitude + UNDERFLOW
 
     def config(self) -> dict[str, Any]:
         return {"layer": type(self).__name__}
 
 
-class Flatten(_Reshuffle):
+class Flatten(_Choice):
     """(n, ...) to (n, features)."""
+
+    def rounding(self, magnitude: float) -> tuple[float, float]:
+        return 0.0, magnitude
 
     def __call__(self, x: Input) -> Result:
         return ops.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
 
 
-class Negate(_Reshuffle):
+class Negate(_Choice):
     """z = −y: the nearest class has the largest logit."""
 
     def __call__(self, x: Input) -> Result:
         return ops.neg(x)
 
 
-class ReLU(_Reshuffle):
+class ReLU(_Choice):
     """y = max(x, 0)."""
 
     def __call__(self, x: Input) -> Result:
@@ -302,8 +305,8 @@ class _LinfDistLayer(Module):
         error = UNIT_ROUNDOFF * size
         if self.bias is not None:
             size += float(abs(self.bias.data).max())
-            error += UNIT_ROUNDOFF * size * (1 + UNIT_ROUNDOFF)
-        return error, size * (1 + 2 * UNIT_ROUNDOFF)
+            error += UNIT_ROUNDOFF * size * (1 + UNIT_ROUNDOFF) + UNDERFLOW
+        return error, size + error
 
 
 class LinfDistDense(_LinfDistLayer):
@@ -430,7 +433,8 @@ class MeanShift(Module):
 
     def rounding(self, magnitude: float) -> tuple[float, float]:
         size = magnitude + float(abs(self.running_mean).max())
-        return UNIT_ROUNDOFF * size, size * (1 + UNIT_ROUNDOFF)
+        error = UNIT_ROUNDOFF * size + UNDERFLOW
+        return error, size + error
 
     def config(self) -> dict[str, Any]:
         return {"layer": "MeanShift", "channels": len(self.running_mean), "momentum": self.momentum}

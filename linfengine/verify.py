@@ -50,7 +50,7 @@ KINDS = {"Normalize", "MeanShift", "Flatten", "ReLU", "Negate", "LinfDistDense",
 KEYS = {"index", "pixels", "label", "prediction", "logits", "margin", "radius", "certified"}
 WHITE = 255
 UNIT = Fraction(1, 2**24)  # a float32 result is off by at most this fraction of itself,
-TINY = Fraction(1, 2**126)  # or, a quotient near zero, by less than this
+TINY = Fraction(1, 2**126)  # or, near zero, by less than this
 
 
 FAULTS = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RecursionError, MemoryError)
@@ -190,10 +190,11 @@ class Net:
     def slack(self) -> tuple[Fraction, Fraction]:
         """(L, E): every logit is L-Lipschitz in the pixels, and computed within E of its exact value, as Fractions.
 
-        A rounded result is off by UNIT of itself; an error passes a distance layer at its own size and adds to the next
-        one's.  An exact net has no error as long as float32 holds its values, multiples of 2^-f below 2^(24-f).
+        A rounded result is off by UNIT of itself, and one that a GPU may take for 0 by TINY; an error passes a distance
+        layer at its own size and adds to the next one's.  An exact net has no error as long as float32 holds its
+        values, multiples of 2^-f below 2^(24-f).
         """
-        unit, tiny = (0, 0) if self.exact else (UNIT, TINY)
+        unit, tiny = (Fraction(0), Fraction(0)) if self.exact else (UNIT, TINY)
         lipschitz, error, own = Fraction(1), Fraction(0), Fraction(0)
         size = Fraction(WHITE if self.exact else 2)  # pixels up to 1 or 255; a float32 ball may reach to 2
         for layer in self.layers:
@@ -205,13 +206,15 @@ class Net:
                 own, lipschitz, error = 3 * unit * size + tiny, lipschitz / std, error / std
             elif layer["layer"] == "MeanShift":
                 size += self.largest(layer["running_mean"])
-                own = unit * size
+                own = unit * size + tiny
+            elif layer["layer"] in ("Negate", "ReLU"):
+                own = tiny
             elif "weight" in layer:
                 size += self.largest(layer["weight"])
                 own = unit * size
                 if isinstance(layer["bias"], list):
                     size += self.largest(layer["bias"])
-                    own += unit * size * (1 + unit)
+                    own += unit * size * (1 + unit) + tiny
             error, size = error + own, size + own
         if self.exact and size >= Fraction(2) ** (24 - self.grain):
             raise Disagreement(f"the model's values may reach {float(size)}, and float32 cannot hold those exactly")

@@ -4,6 +4,8 @@ Where there is no GPU the backend "gpu" is present all the same: its host code o
 compiled for the CPU.
 """
 
+import os
+import tempfile
 from collections.abc import Iterator
 
 import cupy_on_cpu
@@ -12,8 +14,20 @@ from hypothesis import HealthCheck, settings
 
 from linfengine.backends import available_backends, use_backend
 
-if "gpu" not in available_backends():
+
+def gpu_is_present() -> bool:
+    try:
+        from cupy.cuda import runtime
+
+        return bool(runtime.getDeviceCount())
+    except (ImportError, RuntimeError):  # CuPy's errors are RuntimeErrors
+        return False
+
+
+if not gpu_is_present():
     cupy_on_cpu.install()
+    # the stand-in's kernels are no GPU's: they must not lie where those do
+    os.environ["LINFENGINE_KERNELS"] = os.environ.get("LINFENGINE_KERNELS") or tempfile.mkdtemp(prefix="linfengine-")
 
 # the backend fixture stays the same for all examples of a test, which is what the health check warns about
 settings.register_profile("linfengine", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -443,6 +443,16 @@ def get_array_module(*args: Any) -> ModuleType:
     return cupy if any(isinstance(each, ndarray) for each in args) else np
 
 
+def flushed(value: Any) -> Any:
+    """CuPy compiles its kernels so that a denormal float32 number counts as 0 and comes out as 0."""
+    if not isinstance(value, ndarray) or value.dtype != np.float32:
+        return value
+    denormal = (np.abs(value._host) < np.finfo(np.float32).smallest_normal) & (value._host != 0)
+    return (
+        _wrap(np.where(denormal, np.copysign(np.float32(0), value._host), value._host)) if denormal.any() else value
+    )
+
+
 class Ufunc:
     """A function of CuPy that works element by element, with what CuPy has of its methods."""
 
@@ -460,7 +470,12 @@ class Ufunc:
         for each in args:
             if not isinstance(each, (ndarray, *SCALARS)):
                 raise TypeError(UNSUPPORTED.format(type(each)))
-        return compute(self._host, *args, **kwargs)
+        if self.__name__ in ("nextafter", "signbit"):  # which look at bits
+            return compute(self._host, *args, **kwargs)
+        result = compute(self._host, *map(flushed, args), **kwargs)
+        if flushed(result) is not result:
+            result._host[...] = flushed(result)._host
+        return result
 
     def at(self, a: ndarray, indices: Any, b: Any = None) -> None:
         if self.__name__ not in self.SCATTERS:
@@ -679,10 +694,13 @@ class RawKernel:
         self.code, self.name, self.options, self.backend = code, name, options, backend
 
     def compile(self) -> None:
-        _library(self.code, self.name, self.options)
+        self.library()
+
+    def library(self) -> SimpleNamespace:
+        return _library(self.code, self.name, self.options)
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...]) -> None:
-        library = _library(self.code, self.name, self.options)
+        library = self.library()
         sizes = [[max(1, operator.index(n)) for n in (*each, 1, 1)[:3]] for each in (grid, block)]
         limits = [2**31 - 1, 65535, 65535, 1024, 1024, 64]
         if any(n > most for n, most in zip(sum(sizes, []), limits, strict=True)) or math.prod(sizes[1]) > 1024:
@@ -697,8 +715,36 @@ class RawKernel:
             raise RuntimeError(f"{self.name}: {message.decode()}")
 
 
-@functools.cache
-def _library(code: str, name: str, options: tuple[str, ...]) -> SimpleNamespace:
+class RawModule:
+    """A file that the stand-in's NVRTC has made."""
+
+    def __init__(self, *, path: str) -> None:
+        self._library = _loaded(path)
+
+    def get_function(self, name: str) -> RawKernel:
+        kernel = RawKernel("", name)
+        kernel.library = lambda: self._library  # type: ignore[method-assign]
+        return kernel
+
+
+class NVRTCError(RuntimeError): ...
+
+
+class Program:
+    """What the stand-in's NVRTC makes of a source: one kernel, whose machine code is a library of this machine's."""
+
+    def __init__(self, code: str, name: str, headers: Sequence[str], include_names: Sequence[str]) -> None:
+        self.code, self.log, self.binary = code, "", b""
+
+    def compile(self, options: tuple[str, ...]) -> None:
+        try:
+            self.binary = _compiled(self.code, "entry", options).read_bytes()
+        except CompileException as error:
+            self.log = str(error)
+            raise NVRTCError("NVRTC_ERROR_COMPILATION (6)") from None
+
+
+def _compiled(code: str, name: str, options: tuple[str, ...]) -> Path:
     options = tuple(each for each in options if each.startswith(("-I", "-D")))
     command = [*CXX, *["-x", "c++", "-std=c++17", "-O1", "-fPIC", "-shared", "-w", "-include"], str(SHIM), *options]
     command += os.environ.get("LINFENGINE_CUDA_ON_CPU_FLAGS", "").split()
@@ -719,7 +765,16 @@ def _library(code: str, name: str, options: tuple[str, ...]) -> SimpleNamespace:
             if result.returncode:
                 raise CompileException(result.stderr, code, name, options, "g++")
             os.replace(f"{work}/kernel.so", path)
-    library = ctypes.PyDLL(str(path))
+    return path
+
+
+@functools.cache
+def _library(code: str, name: str, options: tuple[str, ...]) -> SimpleNamespace:
+    return _loaded(str(_compiled(code, name, options)))
+
+
+def _loaded(path: str) -> SimpleNamespace:
+    library = ctypes.PyDLL(path)
     library.run.argtypes = [ctypes.c_void_p] * 3
     library.run.restype = ctypes.c_char_p
     return SimpleNamespace(run=library.run, size=ctypes.c_size_t.in_dll(library, "args_size").value)
@@ -740,6 +795,17 @@ def _module(name: str, **own: Any) -> ModuleType:
 
 _stride_tricks = Namespace("cupy.lib.stride_tricks", np.lib.stride_tricks, _real("lib.stride_tricks"))
 _compiler = _module("cupy.cuda.compiler", CompileException=CompileException)
+_nvrtc = _module(
+    "cupy.cuda.nvrtc",
+    NVRTCError=NVRTCError,
+    compileProgram=Program.compile,
+    createProgram=Program,
+    destroyProgram=lambda program: None,
+    getCUBIN=lambda program: program.binary[:-1],  # as CuPy does
+    getProgramLog=lambda program: program.log,
+    getSupportedArchs=lambda: [75, 80, 86, 89, 90, 100, 120],
+    getVersion=lambda: (13, 0),
+)
 _driver = _module("cupy.cuda.driver", CUDADriverError=CUDADriverError)
 _memory = _module("cupy.cuda.memory", OutOfMemoryError=OutOfMemoryError)
 _runtime = _module(
@@ -764,6 +830,7 @@ _cuda = _module(
     get_elapsed_time=get_elapsed_time,
     is_available=lambda: True,
     memory=_memory,
+    nvrtc=_nvrtc,
     runtime=_runtime,
 )
 
@@ -772,6 +839,7 @@ cupy: Any = Namespace(
     np,
     REAL,
     RawKernel=RawKernel,
+    RawModule=RawModule,
     __version__="14.0 (on a CPU)",
     array=array,
     asanyarray=asarray,
@@ -795,6 +863,18 @@ def install() -> Any:
     """Let `import cupy` find the stand-in, which is returned."""
     for name in [name for name in sys.modules if name.split(".")[0] in ("cupy", "cupyx")]:
         del sys.modules[name]
-    modules = [cupy, cupy.lib, _stride_tricks, cupy.linalg, cupy.random, _cuda, _compiler, _driver, _memory, _runtime]
+    modules = [
+        cupy,
+        cupy.lib,
+        _stride_tricks,
+        cupy.linalg,
+        cupy.random,
+        _cuda,
+        _compiler,
+        _driver,
+        _memory,
+        _nvrtc,
+        _runtime,
+    ]
     sys.modules.update((module.__name__, module) for module in modules)
     return cupy

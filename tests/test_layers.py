@@ -690,7 +690,8 @@ def test_errors_add_up_over_distance_layers_and_grow_with_linear_ones() -> None:
     one.load_state({"weight": single([[1]])})
     assert one.rounding(1)[0] == pytest.approx(2 * u)
     assert Sequential(one, one).rounding(1)[0] == pytest.approx(2 * u + 3 * u, rel=1e-6)
-    assert Sequential(Flatten(), Negate(), ReLU()).rounding(5.0) == (0.0, 5.0)
+    assert Flatten().rounding(5.0) == (0.0, 5.0)
+    assert Sequential(Negate(), ReLU()).rounding(5.0) == (2 * 2.0**-126, 5.0)  # where a GPU makes denormals 0
     linear = Dense(1, 1)
     linear.load_state({"weight": single([[8]]), "bias": single([0])})
     own = linear.rounding(one.rounding(1)[1])[0]

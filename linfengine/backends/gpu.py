@@ -12,17 +12,22 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pooch  # type: ignore[import-untyped]
 
 from . import Array, Gradients, Needs, cuda
 from .cuda import LANES, POWERS, RUN, SPARSE, THREADS, Kernel
 
 try:
     import cupy
-    from cupy.cuda import runtime
+    from cupy.cuda import nvrtc, runtime
+
+    from .cuda.compiler import CompileError, compile_kernel
 except ImportError as error:
     raise ImportError(
         f"CuPy cannot be imported ({error}): pip install 'linfengine[cuda12]' or, for a driver of CUDA 13, "
@@ -81,7 +86,7 @@ def describe_fault(error: BaseException) -> str | None:
             f"the GPU is out of memory, with {free:.2f} of {total:.2f} GiB free ({str(error).rstrip('.')}): "
             "try a smaller batch_size or width, or end what else runs on it"
         )
-    if isinstance(error, cupy.cuda.compiler.CompileException):
+    if isinstance(error, CompileError | cupy.cuda.compiler.CompileException):
         return f"a kernel does not compile for this GPU:\n{error}"
     if isinstance(error, runtime.CUDARuntimeError | cupy.cuda.driver.CUDADriverError):
         return (
@@ -315,19 +320,37 @@ def _forward(name: str, x: Array, w: Array, groups: int, **arguments: Any) -> Ar
     return y
 
 
-def launch(kernel: Kernel, blocks: int, compiled: Any = None, **arguments: Any) -> None:
+def launch(kernel: Kernel, blocks: int, **arguments: Any) -> None:
     """Queue a kernel; arrays among the arguments become pointers, None and what is left out become null."""
     packed = np.zeros((), cuda.layout(kernel.structure, kernel.dtype))
     for field, value in arguments.items():
         if value is not None:
             packed[field] = value.data.ptr if isinstance(value, cupy.ndarray) else value
-    (compiled or _compiled(kernel))((blocks,), (kernel.threads,), (packed,))
+    _loaded(kernel, cupy.cuda.Device().id)((blocks,), (kernel.threads,), (packed,))
 
 
 @cache
-def _compiled(kernel: Kernel) -> Any:
-    """CuPy compiles when it is first launched on a device, and keeps the result on disk."""
-    return cupy.RawKernel(kernel.source, "entry", options=kernel.options, backend="nvrtc")
+def _loaded(kernel: Kernel, device: int) -> Any:
+    """A kernel on a device; what is once compiled is kept in a file for later."""
+    capability = int(cupy.cuda.Device(device).compute_capability)
+    path = _folder() / f"{kernel.digest(capability, nvrtc.getVersion(), cupy.__version__)}.cubin"
+    if not path.exists():
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(compile_kernel(kernel, capability)[0])
+        os.replace(file.name, path)
+    return cupy.RawModule(path=str(path)).get_function("entry")
+
+
+@cache
+def _folder() -> Path:
+    """Of compiled kernels: LINFENGINE_KERNELS, else in the user's cache, or in a new folder where that is read-only."""
+    folder = Path(os.environ.get("LINFENGINE_KERNELS") or Path(pooch.os_cache("linfengine")) / "kernels")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="linfengine-"))
+    return folder
 
 
 @cache

@@ -1,12 +1,12 @@
 """The CUDA kernels by name: what each is compiled from, and the layout of its arguments. Needs no CUDA and no CuPy.
 
-A kernel is one instance of a function template in a .cu file, made callable by two lines that `Kernel.source` writes.
+A kernel is one instance of a function template in a .cu file, made callable by a few lines that `Kernel.source` writes.
 `ALL` lists every instance the GPU backend can ask for.
 """
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -59,6 +59,7 @@ class Kernel:
     threads: int
     blocks: int
     flush: bool = False
+    folder: Path = FOLDER
 
     @property
     def source(self) -> str:
@@ -72,13 +73,15 @@ class Kernel:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """For NVRTC. The checksum is there for caches that know of `source` but not of what it includes."""
-        return "-std=c++17", f"-I{FOLDER}", f"-DLINFENGINE_SOURCES={checksum()}", f"--ftz={str(self.flush).lower()}"
+        """For NVRTC."""
+        folders = dict.fromkeys((FOLDER, self.folder))
+        return "-std=c++17", *(f"-I{folder}" for folder in folders), f"--ftz={str(self.flush).lower()}"
 
-
-@cache
-def checksum() -> int:
-    return zlib.crc32(b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.cu*"))))
+    def digest(self, *further: object) -> str:
+        """Names what this kernel is compiled to: of all the sources, the options, and what else it may depend on."""
+        parts = [repr((self.source, self.flush, further)).encode()]
+        parts += [path.read_bytes() for folder in (FOLDER, self.folder) for path in sorted(folder.glob("*.cu*"))]
+        return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def forward(name: str, dtype: str, tile: tuple[int, int]) -> Kernel:
