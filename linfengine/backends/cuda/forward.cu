@@ -234,7 +234,7 @@ __device__ __forceinline__ void sum_scaled(const M& metric, const Forward<T>& a,
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
 #pragma unroll
-        for (int c = 0; c < kCols; ++c) state[r][c] = {T(0), start(m[r][c])};
+        for (int c = 0; c < kCols; ++c) state[r][c] = {{}, start(m[r][c])};
     sweep(metric, a, tile, panels, state);
 }
 
@@ -268,7 +268,7 @@ __device__ __forceinline__ void lp_power(const Forward<T>& a) {
     typename M::State state[kRows][kCols];
     sum_scaled(M{}, a, tile, panels, state, [](T m) { return reciprocal(m); });
     each_output<kRows, kCols>(a, tile, [&](int r, int c, long long at) {
-        a.y[at] = finish_scaled(a.y[at], state[r][c].sum, [](T s) { return root<P>(s); });
+        a.y[at] = finish_scaled(a.y[at], state[r][c].sum.sum(), [](T s) { return root<P>(s); });
     });
 }
 
@@ -280,7 +280,7 @@ __device__ __forceinline__ void lp_general(const Forward<T>& a) {
     typename M::State state[kRows][kCols];
     sum_scaled(M{a.p}, a, tile, panels, state, [](T m) { return reciprocal(m); });
     each_output<kRows, kCols>(a, tile, [&](int r, int c, long long at) {
-        a.y[at] = finish_scaled(a.y[at], state[r][c].sum, [&](T s) { return exp2(log2(s) / a.p); });
+        a.y[at] = finish_scaled(a.y[at], state[r][c].sum.sum(), [&](T s) { return exp2(log2(s) / a.p); });
     });
 }
 
@@ -293,6 +293,6 @@ __device__ __forceinline__ void lp_sparse(const Forward<T>& a) {
     // Where m = 0 the threshold must not let zeros through.
     sum_scaled(M{a.p, a.relative}, a, tile, panels, state, [&](T m) { return fmax(m * a.relative, kTiny<T>); });
     each_output<kRows, kCols>(a, tile, [&](int r, int c, long long at) {
-        a.y[at] = finish_scaled(a.y[at], state[r][c].sum, [&](T s) { return exp2(log2(s) / a.p); });
+        a.y[at] = finish_scaled(a.y[at], state[r][c].sum.sum(), [&](T s) { return exp2(log2(s) / a.p); });
     });
 }

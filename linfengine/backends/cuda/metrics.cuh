@@ -121,10 +121,11 @@ struct LpPower {
     __device__ __forceinline__ void close(State& s, int) const { add_part(s); }
 };
 
-// What the scaled metrics accumulate; `inverse` = 1/m with m = max_k |x - w|.
+// What the scaled metrics accumulate; `scale` = 1/m with m = max_k |x - w|.
 template <class T>
 struct ScaledSum {
-    T sum, inverse;
+    SumOfParts<T> sum;
+    T scale;
 };
 
 // sum_k (|x - w| / m)^P: one more multiplication, and no range to leave
@@ -133,21 +134,21 @@ struct LpScaledPower {
     using Scalar = T;
     using State = ScaledSum<T>;
     static constexpr int inputs = 1, kUnroll = kAll<T>;
-    static constexpr bool kCloses = false;
+    static constexpr bool kCloses = P < 8;
     template <int n>
     __device__ __forceinline__ void step(State (&s)[n], const T* x, const T (&w)[n]) const {
 #pragma unroll
         for (int c = 0; c < n; ++c) {
-            const T r = (x[0] - w[c]) * s[c].inverse;
+            const T r = (x[0] - w[c]) * s[c].scale;
             if constexpr (P == 1) {
-                s[c].sum += fabs(r);
+                s[c].sum.part += fabs(r);
             } else {
                 const T half = power<P / 2>(r);
-                s[c].sum += half * half;
+                s[c].sum.part += half * half;
             }
         }
     }
-    __device__ void close(State&, int) const {}
+    __device__ __forceinline__ void close(State& s, int) const { add_part(s.sum); }
 };
 
 // The same for any real p, through logarithm and exponential.
@@ -156,24 +157,22 @@ struct LpGeneral {
     using Scalar = T;
     using State = ScaledSum<T>;
     static constexpr int inputs = 1, kUnroll = 2;
-    static constexpr bool kCloses = false;
+    static constexpr bool kCloses = true;
     T p;
     template <int n>
     __device__ __forceinline__ void step(State (&s)[n], const T* x, const T (&w)[n]) const {
 #pragma unroll
-        for (int c = 0; c < n; ++c) s[c].sum += exp2(p * quick_log2(fabs(x[0] - w[c]) * s[c].inverse));
+        for (int c = 0; c < n; ++c) s[c].sum.part += exp2(p * quick_log2(fabs(x[0] - w[c]) * s[c].scale));
     }
-    __device__ void close(State&, int) const {}
+    __device__ __forceinline__ void close(State& s, int) const { add_part(s.sum); }
 };
 
-// The same where p is so large that most terms are negligible: those below `threshold` = m `relative` are passed over,
+// The same where p is so large that most terms are negligible: those below `scale` = m `relative` are passed over,
 // a row of outputs at a time.  The rest is rare, and may be exact.
 template <class T>
 struct LpSparse {
     using Scalar = T;
-    struct State {
-        T sum, threshold;
-    };
+    using State = ScaledSum<T>;
     static constexpr int inputs = 1, kUnroll = 1;
     static constexpr bool kCloses = false;
     T p, relative;
@@ -181,12 +180,12 @@ struct LpSparse {
     __device__ __forceinline__ void step(State (&s)[n], const T* x, const T (&w)[n]) const {
         bool any = false;
 #pragma unroll
-        for (int c = 0; c < n; ++c) any |= fabs(x[0] - w[c]) >= s[c].threshold;
+        for (int c = 0; c < n; ++c) any |= fabs(x[0] - w[c]) >= s[c].scale;
         if (any) {
 #pragma unroll
             for (int c = 0; c < n; ++c) {
                 const T d = fabs(x[0] - w[c]);
-                if (d >= s[c].threshold) s[c].sum += exp2(p * log2(d / s[c].threshold * relative));
+                if (d >= s[c].scale) s[c].sum.part += exp2(p * log2(d / s[c].scale * relative));
             }
         }
     }
