@@ -463,6 +463,7 @@ def verify_command(
 @click.option("--effort", type=click.IntRange(min=1), default=1, show_default=True, help="Times as many attempts.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random attempts.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: MODEL-audit]")
+@device_option
 @data_dir_option
 @speaks_plainly
 def audit_command(
@@ -474,6 +475,7 @@ def audit_command(
     effort: int,
     seed: int,
     out: Path | None,
+    device: str,
     data_dir: Path | None,
 ) -> None:
     """Try to break a model's certificates, and the engine that made them.
@@ -488,6 +490,7 @@ def audit_command(
     eps = one_radius(eps, gray_levels, recipe_of(model, metadata))
     out = out or model.with_name(f"{model.stem}-audit")
     check_writable(out / "audit.txt")
+    net.to(usable_device(device))
     images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
     start = time.perf_counter()
     with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console) as progress:
@@ -504,7 +507,8 @@ def audit_command(
         click.echo(line)
     facts = {
         "model": str(model), "dataset": dataset.name, "n": len(labels), "eps": str(eps), "seed": seed, "effort": effort,
-        "version": __version__, "seconds": time.perf_counter() - start, "sections": [vars(each) for each in sections],
+        "version": __version__, "device": net.device, "seconds": time.perf_counter() - start,
+        "sections": [vars(each) for each in sections],
     }  # fmt: skip
     write_file(out / "audit.txt", ("\n".join(lines) + "\n").encode())
     write_file(out / "audit.json", json.dumps(facts, indent=2).encode())
