@@ -143,7 +143,7 @@ class _Search:
 
     def ball_of(self, chosen: Array) -> Interval:
         there = self.there(chosen)
-        return Interval(self.ball.lower[there], self.ball.upper[there])
+        return Interval(self.ball.lower[there], self.ball.upper[there], device=self.model.device)
 
     def there(self, array: Array) -> Array:
         """The array on the model's device."""

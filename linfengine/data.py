@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .backends import backend_of
 from .errors import UserError
+from .ops.shape import windows_of
 
 Array = NDArray[Any]
 Images = NDArray[np.uint8]
@@ -364,9 +365,8 @@ def random_crop(
     xp = backend_of(images).xp
     n, _, height, width = images.shape
     padded = xp.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)), mode=mode)
-    windows = xp.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
     row, column = xp.asarray(rng.integers(2 * padding + 1, size=(2, n)))
-    return cast(NDArray[Scalar], windows[xp.arange(n), :, row, column])
+    return cast(NDArray[Scalar], windows_of(padded, (height, width))[xp.arange(n), :, row, column])
 
 
 def random_flip(images: NDArray[Scalar], rng: Generator) -> NDArray[Scalar]:

@@ -20,9 +20,10 @@ class Interval(Operand):
     Raises TypeError for two dtypes, ValueError for two shapes, a NaN, or a lower end above its upper end.
     """
 
-    def __init__(self, lower: object, upper: object) -> None:
-        self.lower: Array = as_array(lower)
-        self.upper: Array = as_array(upper)
+    def __init__(self, lower: object, upper: object, *, device: str | None = None) -> None:
+        device = device and resolve_device(device)
+        self.lower: Array = as_array(lower, device=device)
+        self.upper: Array = as_array(upper, device=device)
         xp = backend_of(self.lower, self.upper).xp
         if self.lower.shape != self.upper.shape:
             raise ValueError(f"an Interval's ends have shapes {self.lower.shape} and {self.upper.shape}, not one.")

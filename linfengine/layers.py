@@ -22,7 +22,7 @@ from . import ops
 from .backends import Array, device_of, resolve_device, to_device
 from .interval import Interval
 from .ops.base import Result
-from .tensor import Tensor, as_array
+from .tensor import Operand, Tensor, as_array
 
 Input: TypeAlias = Tensor | Interval | Array
 
@@ -136,7 +136,7 @@ class Module:
             for name, value in vars(module).items():
                 if isinstance(value, Tensor):
                     yield module, name, value.data
-                elif hasattr(value, "dtype") and hasattr(value, "flags") and value.shape:
+                elif isinstance(value, np.ndarray) or device_of(value) == "cuda":
                     yield module, name, value
 
     def train(self, training: bool = True) -> Module:
@@ -483,6 +483,8 @@ class Sequential(Module):
         return {str(i): layer for i, layer in enumerate(self.layers)}
 
     def __call__(self, x: Input) -> Result:
+        if not isinstance(x, Operand):
+            x = Tensor(x, device=self.device)
         for layer in self.layers:
             x = layer(x)
         return x

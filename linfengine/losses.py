@@ -9,12 +9,11 @@ The distance losses look at the worst case inside the training radius ε (net un
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import numpy as np
 
 from . import ops
-from .backends import Array, to_device, to_numpy
+from .backends import Array, backend_of, to_numpy
 from .tensor import Tensor
 
 
@@ -23,8 +22,9 @@ def cross_entropy(logits: Tensor, labels: Array) -> Tensor:
 
     Raises ValueError when the labels do not fit the logits.
     """
-    true = _one_hot(logits, labels)
-    return -ops.mean(ops.sum(ops.log_softmax(logits, axis=1) * true, axis=1))
+    labels = _check_labels(logits, labels)
+    picked = ops.log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+    return -ops.mean(picked)
 
 
 def hinge(logits: Tensor, labels: Array, eps: float, mix: float = 0.75) -> Tensor:
@@ -57,13 +57,15 @@ def mixture(logits: Tensor, labels: Array, eps: float, weight: float, scale: Ten
 def _worst_case(logits: Tensor, labels: Array, eps: float) -> Tensor:
     if not (eps >= 0 and math.isfinite(eps)):
         raise ValueError(f"eps must be finite and not negative, got {eps}")
-    true = _one_hot(logits, labels)
-    return (logits - ops.sum(logits * true, axis=1, keepdims=True) + 2 * float(eps)) * (1 - true)
+    labels = _check_labels(logits, labels)
+    xp = backend_of(logits.data).xp
+    others = (xp.arange(logits.shape[1]) != xp.asarray(labels)[:, None]).astype(logits.dtype)
+    true = ops.reshape(logits[np.arange(len(labels)), labels], (-1, 1))
+    return (logits - true + 2 * float(eps)) * others
 
 
-def _one_hot(logits: Tensor, labels: Array) -> Array:
-    """1 where the class is the label, else 0, beside the logits; the labels, checked, may be anywhere."""
-    labels = to_numpy(labels) if hasattr(labels, "dtype") else np.asarray(labels)
+def _check_labels(logits: Tensor, labels: Array) -> Array:
+    labels = np.asarray(to_numpy(labels))
     if logits.ndim != 2 or labels.shape != (logits.shape[0],):
         raise ValueError(
             f"labels: expected logits (n, classes) and labels (n,), got shapes {logits.shape} and {labels.shape}"
@@ -74,6 +76,4 @@ def _one_hot(logits: Tensor, labels: Array) -> Array:
         raise ValueError(
             f"labels: expected 0 to {logits.shape[1] - 1}, got values from {labels.min()} to {labels.max()}"
         )
-    one_hot: Array = np.zeros(logits.shape, logits.dtype)
-    one_hot[np.arange(len(labels)), labels] = 1
-    return cast(Array, to_device(one_hot, logits.device))
+    return labels

@@ -98,20 +98,23 @@ class Run:
             try:
                 logits = self.model(Tensor(pixels))
                 loss = self._loss(logits, labels, eps, epoch + step / steps)
-                if not math.isfinite(loss.item()):
-                    raise ValueError(f"the loss is {loss.item()}")
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise ValueError(f"the loss is {value}")
             except ValueError as error:  # distances refuse what is not finite
                 safe = f"; the checkpoint of epoch {epoch} is whole" if epoch else ""
                 raise UserError(
                     f"training diverged in step {step + 1} of epoch {epoch + 1}: {str(error).rstrip('.')} "
                     f"(try a smaller lr{safe})"
                 ) from error
+            margin = margins(
+                logits.numpy(), labels
+            )  # here a GPU has just been waited for, after the step it would be again
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            margin = margins(logits.numpy(), labels)
             seen += len(labels)
-            total += loss.item() * len(labels)
+            total += value * len(labels)
             correct += int((margin > 0).sum())
             beyond += int((margin > 2 * eps).sum())
             margin_sum += float(margin.sum())

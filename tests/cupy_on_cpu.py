@@ -473,8 +473,9 @@ class Ufunc:
         if self.__name__ in ("nextafter", "signbit"):  # which look at bits
             return compute(self._host, *args, **kwargs)
         result = compute(self._host, *map(flushed, args), **kwargs)
-        if flushed(result) is not result:
-            result._host[...] = flushed(result)._host
+        whole = flushed(result)
+        if whole is not result:
+            result._host[...] = whole._host
         return result
 
     def at(self, a: ndarray, indices: Any, b: Any = None) -> None:

@@ -47,15 +47,27 @@ def _check_device() -> None:
         if driver == 0:
             reason = "there is no NVIDIA driver"
         elif driver < built_for:
+            older = "'linfengine[cuda12]' or " if driver // 1000 == 12 else ""
             reason = (
                 f"the driver is of CUDA {_version(driver)} and CuPy is built for CUDA {_version(built_for)}: install "
-                f"'linfengine[cuda{driver // 1000}]' or a newer driver"
+                f"{older}a newer driver"
             )
         else:
             reason = str(error)
         raise ImportError(f"CuPy {cupy.__version__} is installed, but {reason}") from None
     if count == 0:
         raise ImportError(f"CuPy {cupy.__version__} is installed, but there is no NVIDIA device")
+    try:
+        oldest = min(nvrtc.getSupportedArchs())
+    except (OSError, RuntimeError) as error:
+        raise ImportError(
+            f"CuPy {cupy.__version__} is installed, but not NVIDIA's run-time compiler ({error}): pip install "
+            "'linfengine[cuda12]' or 'linfengine[cuda13]' brings it"
+        ) from None
+    if (capability := int(cupy.cuda.Device().compute_capability)) < oldest:
+        raise ImportError(
+            f"the GPU's compute capability {capability / 10} is older than {oldest / 10}, the oldest here"
+        )
     if os.environ.get("CUPY_TF32", "0") != "0":
         raise ImportError("CUPY_TF32 asks for products of 10 bits, which no bound here allows for: unset it")
 
@@ -80,7 +92,7 @@ def description() -> str:
 
 def describe_fault(error: BaseException) -> str | None:
     """See `linfengine.backends.describe_fault`."""
-    if isinstance(error, cupy.cuda.memory.OutOfMemoryError):
+    if isinstance(error, cupy.cuda.memory.OutOfMemoryError) or "out of memory" in str(error).lower():
         free, total = (size / 2**30 for size in cupy.cuda.Device().mem_info)
         return (
             f"the GPU is out of memory, with {free:.2f} of {total:.2f} GiB free ({str(error).rstrip('.')}): "
@@ -126,14 +138,25 @@ def linf_dist_argmax(x: Array, w: Array, groups: int = 1) -> tuple[Array, Array]
 def linf_dist_backward(g: Array, winner: Array, k: int, groups: int = 1, needs: Needs = (True, True)) -> Gradients:
     n, outputs = g.shape
     o = outputs // groups
-    grad_x = xp.empty((n, groups * k), g.dtype) if needs[0] else None
-    grad_w = xp.empty((outputs, k), g.dtype) if needs[1] else None
-    scatter = cuda.step("linf_dist_backward", "Scatter", _type(g), "backward.cu")
-    if grad_x is not None:
-        launch(scatter, n * groups, g=g, winner=winner, out=grad_x, step=o, stride=1, count=o, k=k, sign=1)
-    if grad_w is not None:
-        launch(scatter, outputs, g=g, winner=winner, out=grad_w, step=1, stride=outputs, count=n, k=k, sign=-1)
-    return grad_x, grad_w
+    return (
+        _scattered(g, winner, (n, groups * k), k, step=o, stride=1, count=o, sign=1) if needs[0] else None,
+        _scattered(g, winner, (outputs, k), k, step=1, stride=outputs, count=n, sign=-1) if needs[1] else None,
+    )
+
+
+def _scattered(
+    g: Array, winner: Array, shape: tuple[int, int], k: int, *, step: int, stride: int, count: int, sign: int
+) -> Array | None:
+    rows, size = shape[0] * shape[1] // k, shape[0] * shape[1] * g.itemsize
+    # a few rows of many entries, as a convolution has them, are shared out
+    shares = min(_ceil(8 * multiprocessors(), rows), _ceil(count, 512), max(1, MOST_PARTS // size))
+    parts = _empty_parts(shares, shape, g.dtype)
+    launch(
+        cuda.scatter(_type(g)), rows * shares,
+        g=g, winner=winner, out=parts, step=step, stride=stride, count=count, rows=rows, share=_ceil(count, shares),
+        k=k, sign=sign,
+    )  # fmt: skip
+    return _joined(parts, shares)
 
 
 def linf_dist_bounds(lower: Array, upper: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
@@ -258,15 +281,15 @@ def _lp_backward(g: Array, x: Array, w: Array, y: Array, p: float, groups: int, 
     chunks, runs, columns = _ceil(o, 256 // w.itemsize), _ceil(n, RUN), _ceil(k, LANES) * groups
     sizes = x.nbytes if needs[0] else 0, w.nbytes if needs[1] else 0
     splits, shares = _parts(columns, chunks, runs, *sizes, multiprocessors())
-    parts_x = xp.empty((splits, *x.shape), x.dtype) if needs[0] else None
-    parts_w = xp.empty((shares, *w.shape), w.dtype) if needs[1] else None
+    parts_x = _empty_parts(splits, x.shape, x.dtype) if needs[0] else None
+    parts_w = _empty_parts(shares, w.shape, w.dtype) if needs[1] else None
     launch(
         cuda.lp_backward(slope, _type(w)), columns * splits * shares,
         x=x, w=w, y=y, g=g, grad_x=parts_x, grad_w=parts_w, n=n, o=o, k=k, groups=groups, splits=splits,
         chunks=_ceil(chunks, splits), shares=shares, rows=_ceil(runs, shares) * RUN,
         exponent=_order(p) - 1, relative=relative,
     )  # fmt: skip
-    return _joined(parts_x), _joined(parts_w)
+    return _joined(parts_x, splits), _joined(parts_w, shares)
 
 
 MOST_PARTS = 2**28  # bytes of the parts of a gradient
@@ -290,13 +313,18 @@ def _parts(columns: int, chunks: int, runs: int, size_x: int, size_w: int, proce
     return min(((splits, shares) for splits in range(1, most_splits + 1) for shares in doublings), key=time)
 
 
-def _joined(parts: Array | None) -> Array | None:
-    """The sum of the parts of a gradient, in their order."""
-    if parts is None or len(parts) == 1:
-        return None if parts is None else parts[0]
-    whole = xp.empty_like(parts[0])
+def _empty_parts(parts: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Room for so many parts of a gradient; one part is the gradient itself."""
+    return xp.empty(shape if parts == 1 else (parts, *shape), dtype)
+
+
+def _joined(gradient: Array | None, parts: int) -> Array | None:
+    """The sum of the parts, in their order."""
+    if gradient is None or parts == 1:
+        return gradient
+    whole = xp.empty_like(gradient[0])
     add = cuda.step("add_parts", "AddParts", _type(whole), "backward.cu")
-    launch(add, _ceil(whole.size, THREADS), parts=parts, out=whole, count=whole.size, splits=len(parts))
+    launch(add, _ceil(whole.size, THREADS), parts=gradient, out=whole, count=whole.size, splits=parts)
     return whole
 
 
@@ -311,8 +339,8 @@ def _forward(name: str, x: Array, w: Array, groups: int, **arguments: Any) -> Ar
         return _ceil(n, 16 * rows) * _ceil(o, 16 * columns) * groups
 
     def time(tile: tuple[int, int]) -> float:
-        rows, columns = tile  # a thread reads rows + columns numbers for rows x columns terms
-        return _ceil(blocks(tile), multiprocessors()) * (rows * columns + (rows + columns) / 2)
+        rows, columns = tile  # instructions of a thread for one coordinate are as 1 : 4.8 : 8.8 by the listing
+        return _ceil(blocks(tile), multiprocessors()) * (rows * columns + 3)
 
     tile = min(cuda.tiles(name, _type(x)), key=time)
     kernel = cuda.forward(name, _type(x), tile)
@@ -321,12 +349,22 @@ def _forward(name: str, x: Array, w: Array, groups: int, **arguments: Any) -> Ar
 
 
 def launch(kernel: Kernel, blocks: int, **arguments: Any) -> None:
-    """Queue a kernel; arrays among the arguments become pointers, None and what is left out become null."""
+    """Queue a kernel; arrays among the arguments become pointers, None and what is left out become null.
+
+    Raises TypeError for arrays on another GPU than the current one.
+    """
+    device = cupy.cuda.Device().id
     packed = np.zeros((), cuda.layout(kernel.structure, kernel.dtype))
     for field, value in arguments.items():
+        if isinstance(value, cupy.ndarray):
+            if value.device.id != device:
+                raise TypeError(
+                    f"an array is on GPU {value.device.id} and the current one is GPU {device}: use one GPU."
+                )
+            value = value.data.ptr
         if value is not None:
-            packed[field] = value.data.ptr if isinstance(value, cupy.ndarray) else value
-    _loaded(kernel, cupy.cuda.Device().id)((blocks,), (kernel.threads,), (packed,))
+            packed[field] = value
+    _loaded(kernel, device)((blocks,), (kernel.threads,), (packed,))
 
 
 @cache
@@ -334,10 +372,15 @@ def _loaded(kernel: Kernel, device: int) -> Any:
     """A kernel on a device; what is once compiled is kept in a file for later."""
     capability = int(cupy.cuda.Device(device).compute_capability)
     path = _folder() / f"{kernel.digest(capability, nvrtc.getVersion(), cupy.__version__)}.cubin"
-    if not path.exists():
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(compile_kernel(kernel, capability)[0])
-        os.replace(file.name, path)
+    if path.exists():
+        try:
+            return cupy.RawModule(path=str(path)).get_function("entry")
+        except (OSError, cupy.cuda.driver.CUDADriverError):
+            pass  # cut off or unreadable: made anew
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(compile_kernel(kernel, capability)[0])
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
     return cupy.RawModule(path=str(path)).get_function("entry")
 
 

@@ -1,5 +1,7 @@
 """The matrix product, for the linear layers that may follow the distance layers."""
 
+import numpy as np
+
 from ..backends import Array, Backend
 from ..interval import Interval
 from .base import Bounds, Like, Op, Result, apply, sum_slack, unbroadcast
@@ -30,7 +32,8 @@ class Matmul(Op):
         if isinstance(x, Interval) and isinstance(y, Interval):
             raise TypeError("matmul: there are bounds where one of the two is an Interval, not both.")
         middles = [z.centre if isinstance(z, Interval) else z for z in (x, y)]
-        sizes = [be.xp.abs(middle) for middle in middles]
+        # a GPU's elementwise kernels take denormals for 0, and its products do not
+        sizes = [be.xp.maximum(be.xp.abs(middle), np.finfo(middle.dtype).smallest_normal) for middle in middles]
         radii = [z.radius if isinstance(z, Interval) else size for z, size in zip((x, y), sizes, strict=True)]
         centre, reach = self.forward(be, *middles), self.forward(be, *radii)
         slack = reach + sum_slack(x.shape[-1], self.forward(be, *sizes) + reach)

@@ -6,11 +6,11 @@
 import math
 from collections.abc import Sequence
 from operator import index
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from ..backends import Array, Backend, device_of
+from ..backends import Array, Backend, backend_of, device_of
 from .base import Like, Monotone, Result, apply
 
 Pair: TypeAlias = int | Sequence[int]
@@ -67,7 +67,10 @@ class GetItem(Monotone):
 
     def forward(self, be: Backend, x: Array) -> Array:
         self.x_shape = x.shape
+        self.repeats = self.repeats and not _names_each_once(x.shape, self.key)
         if device_of(x) == "cuda":
+            if any(isinstance(part, list | np.ndarray) for part in self.key):
+                _check_key(x.shape, self.key)
             self.key = tuple(be.xp.asarray(part) if isinstance(part, list | np.ndarray) else part for part in self.key)
         return x[self.key]
 
@@ -78,6 +81,23 @@ class GetItem(Monotone):
         else:
             grad[self.key] = g
         return (grad,)
+
+
+def _names_each_once(shape: tuple[int, ...], key: tuple[Any, ...]) -> bool:
+    """Whether a key of nothing but NumPy's integers names no entry twice, such as (arange(n), labels)."""
+    if not all(isinstance(part, np.ndarray) and part.dtype.kind in "iu" for part in key):
+        return False
+    try:
+        flat = np.ravel_multi_index(key, shape[: len(key)])
+    except ValueError:  # a negative index, or one that the key itself will be refused for
+        return False
+    return len(np.unique(flat)) == flat.size
+
+
+def _check_key(shape: tuple[int, ...], key: tuple[Any, ...]) -> None:
+    """Raises IndexError for a key that NumPy refuses: CuPy wraps indices around instead."""
+    if not any(device_of(part) == "cuda" for part in key):
+        np.broadcast_to(np.empty(()), shape)[key]
 
 
 def _is_mask(part: Any) -> bool:
@@ -181,7 +201,7 @@ class Unfold(Monotone):
                 f"unfold: a window of {kh} x {kw} does not fit an image of {h} x {w} padded by {ph}, {pw}."
             )
         padded = Pad(widths=((0, 0), (0, 0), (ph, ph), (pw, pw))).forward(be, x) if ph or pw else x
-        windows = be.xp.lib.stride_tricks.sliding_window_view(padded, (kh, kw), axis=(2, 3))[:, :, ::sh, ::sw]
+        windows = windows_of(padded, (kh, kw))[:, :, ::sh, ::sw]
         self.out = windows.shape[2:4]
         return windows.transpose(0, 2, 3, 1, 4, 5).reshape(n, math.prod(self.out), c * kh * kw)
 
@@ -210,6 +230,17 @@ def unfold(
     another rank, sizes out of range, and a window that does not fit.
     """
     return apply(Unfold(kernel_size=kernel_size, stride=stride, padding=padding), x)
+
+
+def windows_of(images: Array, size: tuple[int, int]) -> Array:
+    """Every window of images (n, c, h, w), as a view: y[n, c, i, j, a, b] = images[n, c, i + a, j + b].
+
+    NumPy has sliding_window_view for it; CuPy's of that name waits for the GPU.
+    """
+    (n, c, h, w), (height, width) = images.shape, size
+    shape = n, c, h - height + 1, w - width + 1, height, width
+    strides = *images.strides, *images.strides[2:]
+    return cast(Array, backend_of(images).xp.lib.stride_tricks.as_strided(images, shape=shape, strides=strides))
 
 
 def pair(value: Pair) -> tuple[int, int]:

@@ -23,6 +23,9 @@ TILES = {"float": ((8, 4), (4, 4), (1, 1)), "double": ((2, 2),)}
 THREADS = 256
 LANES = 128  # columns, one a thread, in a block of the finite-p backward,
 RUN = 16  # which has so many samples in registers
+WARP = (
+    32  # threads in a block of the p = infinity backward: each looks at all entries, so that few are better than many
+)
 
 P = "pointer"
 FIELDS = {  # the structures of kernels.cuh; T stands for the numbers' own type
@@ -30,7 +33,7 @@ FIELDS = {  # the structures of kernels.cuh; T stands for the numbers' own type
     "Backward": "x:P w:P y:P g:P grad_x:P grad_w:P n:i4 o:i4 k:i4 groups:i4 splits:i4 chunks:i4 shares:i4 rows:i4 "
     "exponent:T relative:T",
     "AddParts": "parts:P out:P count:i8 splits:i4",
-    "Scatter": "g:P winner:P out:P step:i8 stride:i8 count:i4 k:i4 sign:T",
+    "Scatter": "g:P winner:P out:P step:i8 stride:i8 count:i4 rows:i4 share:i4 k:i4 sign:T",
     "Survey": "a:P count:i8 exponents:P",
     "Adam": "param:P grad:P m:P v:P count:i8 rate:T beta1:T beta2:T root_correction:T eps:T",
     "LpDecay": "w:P k:i4 p:T amount:T relative:T",
@@ -79,7 +82,8 @@ class Kernel:
 
     def digest(self, *further: object) -> str:
         """Names what this kernel is compiled to: of all the sources, the options, and what else it may depend on."""
-        parts = [repr((self.source, self.flush, further)).encode()]
+        options = [option for option in self.options if not option.startswith("-I")]
+        parts = [repr((self.source, options, further)).encode()]
         parts += [path.read_bytes() for folder in (FOLDER, self.folder) for path in sorted(folder.glob("*.cu*"))]
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
@@ -108,6 +112,10 @@ def step(name: str, structure: str, dtype: str, file: str = "steps.cu") -> Kerne
     return Kernel(file, f"{name}<{dtype}>", structure, dtype, THREADS, 2, name == "adam")
 
 
+def scatter(dtype: str) -> Kernel:
+    return Kernel("backward.cu", f"linf_dist_backward<{dtype}>", "Scatter", dtype, WARP, 1)
+
+
 FORWARDS = (
     "linf_dist", "linf_dist_argmax", "linf_dist_bounds", "dot", "lp_general", "lp_sparse",
     *(f"lp_power<{p}>" for p in POWERS),
@@ -120,7 +128,7 @@ def _all() -> Iterator[Kernel]:
         yield from (forward(name, dtype, tile) for name in FORWARDS for tile in tiles(name, dtype))
         yield from (lp_backward(slope, dtype) for slope in SLOPES)
         yield step("add_parts", "AddParts", dtype, "backward.cu")
-        yield step("linf_dist_backward", "Scatter", dtype, "backward.cu")
+        yield scatter(dtype)
         yield from (step(*each, dtype) for each in (("survey", "Survey"), ("adam", "Adam"), ("lp_decay", "LpDecay")))
 
 

@@ -12,9 +12,9 @@
 //
 // A split of the outputs gives one part of grad_x, a share of the samples one of grad_w; add_parts joins them.
 //
-// p = infinity.  A gradient goes to one column, known from the forward: n o terms instead of n o k.  A block has one
-// row of grad_x or of grad_w, and every thread of it those columns that are its own number modulo kThreads: it looks at
-// all entries in their order and adds up its own.
+// p = infinity.  A gradient goes to one column, known from the forward: n o terms instead of n o k.  A block, of one
+// warp, has one row of grad_x or of grad_w, or a share of its entries; every thread of it has those columns that are
+// its own number modulo kWarp, looks at all entries in their order and adds up its own.
 #include "kernels.cuh"
 
 constexpr int kLanes = 128, kRun = 16;
@@ -159,32 +159,36 @@ __device__ __forceinline__ void add_parts(const AddParts<T>& a) {
     a.out[i] = sum;
 }
 
+constexpr int kWarp = 32;
+
 template <class T>
 __device__ __forceinline__ void linf_dist_backward(const Scatter<T>& a) {
-    constexpr int kWindow = 16384 / int(sizeof(T));  // columns at a time
+    constexpr int kWindow = 32768 / int(sizeof(T));  // columns at a time
     __shared__ T sums[kWindow];
-    __shared__ T gs[kThreads];
-    __shared__ int winners[kThreads];
-    const int thread = threadIdx.x;
-    const long long start = blockIdx.x * a.step;
+    __shared__ T gs[kWarp];
+    __shared__ int winners[kWarp];
+    const int thread = threadIdx.x, row = blockIdx.x % a.rows, share = blockIdx.x / a.rows;
+    const int begin = share * a.share, end = a.count - begin < a.share ? a.count : begin + a.share;
     T* out = a.out + blockIdx.x * (long long)a.k;
     for (int window = 0; window < a.k; window += kWindow) {
-        for (int k = thread; k < kWindow; k += kThreads) sums[k] = T(0);
-        for (int first = 0; first < a.count; first += kThreads) {
-            __syncthreads();
-            if (first + thread < a.count) {
-                const long long at = start + (first + thread) * a.stride;
+        for (int k = thread; k < kWindow && window + k < a.k; k += kWarp) sums[k] = T(0);
+        for (int first = begin; first < end; first += kWarp) {
+            __syncthreads();  // the entries may still be read
+            gs[thread] = T(0);
+            winners[thread] = kNoWinner;
+            if (first + thread < end) {
+                const long long at = row * a.step + (first + thread) * a.stride;
                 gs[thread] = a.sign * a.g[at];
                 winners[thread] = a.winner[at];
             }
             __syncthreads();
-            const int entries = a.count - first < kThreads ? a.count - first : kThreads;
-            for (int i = 0; i < entries; ++i) {
+#pragma unroll 8
+            for (int i = 0; i < kWarp; ++i) {
                 const int winner = winners[i], k = (winner < 0 ? ~winner : winner) - window;
-                if (k % kThreads == thread && k >= 0 && k < kWindow && winner != kNoWinner)
+                if (k % kWarp == thread && k >= 0 && k < kWindow && winner != kNoWinner)
                     sums[k] += winner < 0 ? -gs[i] : gs[i];
             }
         }
-        for (int k = thread; k < kWindow && window + k < a.k; k += kThreads) out[window + k] = sums[k];
+        for (int k = thread; k < kWindow && window + k < a.k; k += kWarp) out[window + k] = sums[k];
     }
 }

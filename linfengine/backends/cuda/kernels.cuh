@@ -60,15 +60,15 @@ struct AddParts {
     int splits;
 };
 
-// out[b, :] = sign times the sum of g over the entries whose winner is that column; block b has `count` entries, the
-// first at b step, `stride` apart.
+// out[s, r, :] = sign times the sum of g over the entries of row r whose winner is that column.  A row has `count` of
+// them, the first at r step, `stride` apart; share s takes `share` of them.
 template <class T>
 struct Scatter {
     const T* g;
     const int* winner;
     T* out;
     long long step, stride;
-    int count, k;
+    int count, rows, share, k;
     T sign;
 };
 
