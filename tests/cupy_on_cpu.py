@@ -448,9 +448,7 @@ def flushed(value: Any) -> Any:
     if not isinstance(value, ndarray) or value.dtype != np.float32:
         return value
     denormal = (np.abs(value._host) < np.finfo(np.float32).smallest_normal) & (value._host != 0)
-    return (
-        _wrap(np.where(denormal, np.copysign(np.float32(0), value._host), value._host)) if denormal.any() else value
-    )
+    return _wrap(np.where(denormal, np.copysign(np.float32(0), value._host), value._host)) if denormal.any() else value
 
 
 class Ufunc:

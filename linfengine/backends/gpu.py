@@ -57,6 +57,8 @@ def _check_device() -> None:
         raise ImportError(f"CuPy {cupy.__version__} is installed, but {reason}") from None
     if count == 0:
         raise ImportError(f"CuPy {cupy.__version__} is installed, but there is no NVIDIA device")
+    if os.environ.get("CUPY_TF32", "0") != "0":
+        raise ImportError("CUPY_TF32 asks for products of 10 bits, which no bound here allows for: unset it")
     try:
         oldest = min(nvrtc.getSupportedArchs())
     except (OSError, RuntimeError) as error:
@@ -68,8 +70,6 @@ def _check_device() -> None:
         raise ImportError(
             f"the GPU's compute capability {capability / 10} is older than {oldest / 10}, the oldest here"
         )
-    if os.environ.get("CUPY_TF32", "0") != "0":
-        raise ImportError("CUPY_TF32 asks for products of 10 bits, which no bound here allows for: unset it")
 
 
 def _version(number: int) -> str:
@@ -196,7 +196,8 @@ def matmul(x: Array, y: Array) -> Array:
 def add_at(total: Any, key: Any, parts: Any) -> None:
     # CuPy adds by atomic operations, in no fixed order; the host takes its time
     host = total.get()
-    key = tuple(part.get() if isinstance(part, cupy.ndarray) else part for part in key)
+    parts_of_key = key if isinstance(key, tuple) else (key,)
+    key = tuple(part.get() if isinstance(part, cupy.ndarray) else part for part in parts_of_key)
     np.add.at(host, key, parts.get())
     total.set(host)
 
@@ -377,8 +378,9 @@ def _loaded(kernel: Kernel, device: int) -> Any:
             return cupy.RawModule(path=str(path)).get_function("entry")
         except (OSError, cupy.cuda.driver.CUDADriverError):
             pass  # cut off or unreadable: made anew
+    binary, _ = compile_kernel(kernel, capability)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(compile_kernel(kernel, capability)[0])
+        file.write(binary)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
     return cupy.RawModule(path=str(path)).get_function("entry")

@@ -93,7 +93,8 @@ def forward(name: str, dtype: str, tile: tuple[int, int]) -> Kernel:
     base, _, order = name.rstrip(">").partition("<")
     rows, columns = tile
     body = f"{base}<{order + ', ' if order else ''}{dtype}, {rows}, {columns}>"
-    return Kernel("forward.cu", body, "Forward", dtype, THREADS, 2 if dtype == "float" else 1, base.startswith("lp_"))
+    many_registers = dtype == "double" or base == "lp_general" or order in ("1", "2", "4")
+    return Kernel("forward.cu", body, "Forward", dtype, THREADS, 1 if many_registers else 2, base.startswith("lp_"))
 
 
 def tiles(name: str, dtype: str) -> tuple[tuple[int, int], ...]:

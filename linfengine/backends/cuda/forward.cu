@@ -142,7 +142,7 @@ __device__ __forceinline__ void sweep(const M& metric, const Forward<T>& a, cons
 #pragma unroll
             for (int r = 0; r < kRows; ++r)
 #pragma unroll
-                for (int c = 0; c < kCols; ++c) metric.close(state[r][c], stage);
+                for (int c = 0; c < kCols; ++c) metric.close(state[r][c], stage, (stage + 1) * kDepth);
         }
     }
     __syncthreads();  // before the panels are filled for another sweep

@@ -3,7 +3,7 @@
 //   State              what an output accumulates, in registers
 //   step(states, x, w) take in one coordinate: of x[0] (and x[1] for an interval) against the outputs' w
 //                      Past the last k all read as 0, so a term of zeros must change nothing.
-//   close(state, b)    at the end of stage b of kDepth coordinates, where kCloses
+//   close(state, b, k) at the end of stage b, before coordinate k, where kCloses
 //   inputs             2 for a metric that reads an interval
 //   kUnroll            coordinates of a stage that are written out one after the other
 #pragma once
@@ -25,7 +25,7 @@ struct Linf {
 #pragma unroll
         for (int c = 0; c < n; ++c) s[c] = fmax(s[c], fabs(x[0] - w[c]));
     }
-    __device__ void close(State&, int) const {}
+    __device__ void close(State&, int, int) const {}
 };
 
 // The same, and the first stage that raised the maximum.
@@ -43,7 +43,7 @@ struct LinfArgmax {
 #pragma unroll
         for (int c = 0; c < n; ++c) s[c].most = fmax(s[c].most, fabs(x[0] - w[c]));
     }
-    __device__ __forceinline__ void close(State& s, int stage) const {
+    __device__ __forceinline__ void close(State& s, int stage, int) const {
         if (s.most > s.before) s.before = s.most, s.stage = stage;
     }
 };
@@ -66,18 +66,23 @@ struct LinfBounds {
             s[c].lower = fmax(fmax(s[c].lower, above), below);
         }
     }
-    __device__ void close(State&, int) const {}
+    __device__ void close(State&, int, int) const {}
 };
 
-// A sum whose parts are one stage long, which keeps its rounding small.
+// A sum of parts of about kPart terms, and what was lost when they were added: terms too small to be seen beside the
+// largest add up to something all the same, and gradients multiply the error of a distance by p - 1.
 template <class T>
 struct SumOfParts {
-    T part, total;
-    __device__ T sum() const { return total + part; }
+    T part, total, lost;
+    __device__ T sum() const { return total + (lost + part); }
 };
+constexpr int kPart = 64;
 template <class T>
-__device__ __forceinline__ void add_part(SumOfParts<T>& s) {
-    s.total += s.part;
+__device__ __forceinline__ void close_part(SumOfParts<T>& s, int next) {
+    if (next % kPart != 0) return;
+    const T sum = s.total + s.part, added = sum - s.total;
+    s.lost += (s.total - (sum - added)) + (s.part - added);
+    s.total = sum;
     s.part = T(0);
 }
 
@@ -93,18 +98,17 @@ struct Dot {
 #pragma unroll
         for (int c = 0; c < n; ++c) s[c].part += x[0] * w[c];
     }
-    __device__ __forceinline__ void close(State& s, int) const { add_part(s); }
+    __device__ __forceinline__ void close(State& s, int, int next) const { close_part(s, next); }
 };
 
-// sum_k |x - w|^P for an even P or 1, by multiplication.  The root divides the sum's relative error by P, so that only
-// small orders need parts.
+// sum_k |x - w|^P for an even P or 1, by multiplication
 template <class T, int P>
 struct LpPower {
     static_assert(P == 1 || P % 2 == 0, "an odd power needs |d|");
     using Scalar = T;
     using State = SumOfParts<T>;
     static constexpr int inputs = 1, kUnroll = kAll<T>;
-    static constexpr bool kCloses = P < 8;
+    static constexpr bool kCloses = true;
     template <int n>
     __device__ __forceinline__ void step(State (&s)[n], const T* x, const T (&w)[n]) const {
 #pragma unroll
@@ -118,7 +122,7 @@ struct LpPower {
             }
         }
     }
-    __device__ __forceinline__ void close(State& s, int) const { add_part(s); }
+    __device__ __forceinline__ void close(State& s, int, int next) const { close_part(s, next); }
 };
 
 // What the scaled metrics accumulate; `scale` = 1/m with m = max_k |x - w|.
@@ -134,7 +138,7 @@ struct LpScaledPower {
     using Scalar = T;
     using State = ScaledSum<T>;
     static constexpr int inputs = 1, kUnroll = kAll<T>;
-    static constexpr bool kCloses = P < 8;
+    static constexpr bool kCloses = true;
     template <int n>
     __device__ __forceinline__ void step(State (&s)[n], const T* x, const T (&w)[n]) const {
 #pragma unroll
@@ -148,7 +152,7 @@ struct LpScaledPower {
             }
         }
     }
-    __device__ __forceinline__ void close(State& s, int) const { add_part(s.sum); }
+    __device__ __forceinline__ void close(State& s, int, int next) const { close_part(s.sum, next); }
 };
 
 // The same for any real p, through logarithm and exponential.
@@ -164,7 +168,7 @@ struct LpGeneral {
 #pragma unroll
         for (int c = 0; c < n; ++c) s[c].sum.part += exp2(p * quick_log2(fabs(x[0] - w[c]) * s[c].scale));
     }
-    __device__ __forceinline__ void close(State& s, int) const { add_part(s.sum); }
+    __device__ __forceinline__ void close(State& s, int, int next) const { close_part(s.sum, next); }
 };
 
 // The same where p is so large that most terms are negligible: those below `scale` = m `relative` are passed over,
@@ -189,5 +193,5 @@ struct LpSparse {
             }
         }
     }
-    __device__ void close(State&, int) const {}
+    __device__ void close(State&, int, int) const {}
 };
