@@ -188,6 +188,15 @@ def test_the_lowest_index_wins_ties_between_stages(seed: int, tile: tuple[Any, T
     assert equal_bits(winner, reference.linf_dist_argmax(x, w)[1])
 
 
+@pytest.mark.parametrize(("dtype", "tile"), TILES)
+def test_a_last_place_decides_who_wins(dtype: Any, tile: Tile) -> None:
+    x, w = np.ones((40, 90), dtype), np.zeros((3, 90), dtype)
+    most = np.random.default_rng(0).integers(90, size=40)
+    x[np.arange(40), most] = np.nextafter(dtype(1), dtype(2))
+    with only(tile):
+        assert (ask(gpu.linf_dist_argmax, x, w)[1] == most[:, None]).all()
+
+
 def test_bounds_never_hold_a_negative_zero() -> None:
     zero = np.zeros((3, 5), np.float32)
     for lower, upper in ((-zero, zero), (zero, zero), (-zero, -zero)):
@@ -221,7 +230,7 @@ def test_linf_backward_adds_in_the_references_order(dtype: Any, shape: tuple[int
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("k", [2047, 2048, 2049, 4095, 4096, 4097, 9000])
+@pytest.mark.parametrize("k", [2049, 4095, 4096, 4097, 8191, 8192, 8193, 9000])
 def test_linf_backward_of_more_columns_than_a_window_holds(k: int, dtype: Any) -> None:
     rng = np.random.default_rng(k)
     g = rng.standard_normal((5, 6)).astype(dtype)
@@ -262,14 +271,28 @@ def several(answer: Any) -> tuple[Any, ...]:
     return answer if isinstance(answer, tuple) else (answer,)
 
 
-def test_linf_backward_of_more_entries_than_threads() -> None:
-    """Many samples and outputs, few columns, so that each gets a long sum."""
+@pytest.mark.parametrize("processors", [1, 4, 132])
+@pytest.mark.parametrize(("n", "o"), [(1500, 3), (3, 1500), (513, 40), (1, 1025)])
+def test_linf_backward_of_a_few_rows_of_many_entries(
+    n: int, o: int, processors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are shared out where there are multiprocessors to spare; sums of whole numbers do not show it."""
+    monkeypatch.setattr(gpu, "multiprocessors", lambda: processors)
     rng = np.random.default_rng(0)
-    g, winner = rng.standard_normal((300, 520)).astype(np.float32), rng.integers(-3, 3, (300, 520)).astype(np.int32)
-    for got, expected in zip(
-        ask(gpu.linf_dist_backward, g, winner, 3), reference.linf_dist_backward(g, winner, 3), strict=True
-    ):
+    winner = rng.integers(-3, 3, (n, o)).astype(np.int32)
+    winner[rng.random((n, o)) < 0.1] = NO_WINNER
+    whole, g = rng.integers(-9, 10, (n, o)).astype(np.float32), rng.standard_normal((n, o)).astype(np.float32)
+    with launches() as seen:
+        gradients = ask(gpu.linf_dist_backward, whole, winner, 3)
+    for got, expected in zip(gradients, reference.linf_dist_backward(whole, winner, 3), strict=True):
         assert equal_bits(got, expected)
+    for kernel, blocks, cut in seen:
+        if kernel.structure == "Scatter":
+            assert blocks // cut["rows"] * cut["share"] >= cut["count"]
+    assert any(kernel.structure == "AddParts" for kernel, _, _ in seen) == (8 * processors > min(n, o))
+    gradients = ask(gpu.linf_dist_backward, g, winner, 3)
+    for got, expected in zip(gradients, reference.linf_dist_backward(g.astype(float), winner, 3), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("needs", [(True, False), (False, True), (False, False)])
@@ -427,6 +450,7 @@ def test_lp_at_zero_distance_is_zero_with_zero_gradient(p: float, dtype: Any) ->
 def test_lp_never_makes_nan_from_finite_input(magnitudes: tuple[float, float], p: float) -> None:
     rng = np.random.default_rng(0)
     scales = rng.choice(np.array(magnitudes, np.float32), (6, 30))
+    scales[5] = magnitudes[0]  # of which a row of x and of w hold nothing else
     x = (scales * rng.uniform(-1, 1, (6, 30))).astype(np.float32)
     w = np.concatenate([x[:3], -x[3:]])
     y = ask(gpu.lp_dist, x, w, p)
@@ -732,6 +756,22 @@ def test_a_compiled_kernel_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept
 
 
+@pytest.mark.parametrize("content", [b"", b"no kernel"])
+def test_a_kept_kernel_that_is_damaged_is_made_anew(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, kernel, device = gpu._loaded.__wrapped__, cuda.step("adam", "Adam", "float"), xp.cuda.Device().id
+    monkeypatch.setattr(gpu, "_folder", lambda: tmp_path)
+    load(kernel, device)
+    (whole,) = tmp_path.iterdir()
+    (tmp_path / "other").mkdir()
+    damaged = tmp_path / "other" / whole.name
+    damaged.write_bytes(content)
+    monkeypatch.setattr(gpu, "_folder", lambda: damaged.parent)
+    load(kernel, device)
+    assert damaged.read_bytes() == whole.read_bytes()
+
+
 def test_a_kernel_that_does_not_compile_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.cu").write_text("undeclared here;")
     kernel = Kernel("broken.cu", "broken<float>", "Survey", "float", threads=256, blocks=1, folder=tmp_path)
@@ -878,8 +918,10 @@ def families() -> None:
         for p in (8, math.inf):
             changed(gpu.lp_decay, w, p, 0.1)
         changed(gpu.adam_step, x, x, x, np.abs(x), 0.1, 0.9, 0.99, 1e-10, 3)
-    wide = np.ones((2, 9000), np.float32)
-    ask(gpu.linf_dist_backward, wide[:, :2], reference.linf_dist_argmax(wide, -wide)[1], 9000)
+    edges = np.array([[0, 4096, 8192, 8999], [~0, ~4096, ~8192, NO_WINNER]], np.int32)  # of windows
+    for dtype in (np.float32, np.float64):
+        ask(gpu.linf_dist_backward, np.ones(edges.shape, dtype), edges, 9000)
+        ask(gpu.linf_dist_backward, np.ones((1, 1025), dtype), np.zeros((1, 1025), np.int32), 3)
 
 
 def beyond() -> None:
