@@ -35,8 +35,6 @@ from linfengine.checkpoint import write_file
 
 COMPUTE_CAPABILITIES = ("7.0", "8.0", "8.9", "9.0", "10.0", "12.0")
 EXPECTED = "deprecated and may be removed"  # what NVRTC has to say of 7.0
-
-
 KERNELS = (*cuda.ALL, *CEILINGS.values())
 
 
@@ -64,10 +62,6 @@ def compiled(kernel: Kernel, capability: str) -> Compiled:
         return max(map(int, re.findall(pattern, log)), default=0)
 
     return Compiled(largest(r"Used (\d+) registers"), largest(r"(\d+) bytes smem"), faults, binary)
-
-
-def _compile(job: tuple[Kernel, str]) -> Compiled:
-    return compiled(*job)
 
 
 # ---- Instructions ------------------------------------------------------------------------------------------------
@@ -131,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"NVRTC {version} does not know compute capability {each}: left out.")
     work = [(kernel, capability) for kernel in KERNELS for capability in capabilities]
     with ProcessPoolExecutor(settings.jobs) as pool:
-        results = pool.map(_compile, work, chunksize=4)
+        results = pool.map(compiled, *zip(*work, strict=True), chunksize=4)
         results_of = dict(zip(work, track(results, "compiling", len(work), console=console), strict=True))
     faults = [
         f"{kernel.body}, {capability}: {each}"

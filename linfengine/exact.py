@@ -155,7 +155,7 @@ def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNe
 
     Shifts, or what rounding leaves over of them, move into the next weights before these are rounded, for
     |(x + r) − (w + r)| is |x − w|: of a net of d dense layers no logit moves by more than (d + 1)/2 multiples.
-    The exact net is made on the CPU, wherever the trained one is.
+    The exact net is made where new Tensors are, on the CPU unless another backend is current.
 
     Raises UserError for a net that is not Normalize followed by ℓ∞-dist layers at p = ∞, one that is exact already, one
     with NaN or infinity, or one whose values might grow beyond what float32 holds exactly.

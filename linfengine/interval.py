@@ -24,13 +24,13 @@ class Interval(Operand):
         device = device and resolve_device(device)
         self.lower: Array = as_array(lower, device=device)
         self.upper: Array = as_array(upper, device=device)
-        xp = backend_of(self.lower, self.upper).xp
+        backend_of(self.lower, self.upper)  # refuses ends on two devices
         if self.lower.shape != self.upper.shape:
             raise ValueError(f"an Interval's ends have shapes {self.lower.shape} and {self.upper.shape}, not one.")
         if self.lower.dtype != self.upper.dtype:
             raise TypeError(f"an Interval's ends have dtypes {self.lower.dtype} and {self.upper.dtype}, not one.")
         in_order = self.lower <= self.upper  # never true of a NaN
-        if not xp.all(in_order):
+        if not in_order.all():
             index = tuple(int(i) for i in np.argwhere(~to_numpy(in_order))[0])
             raise ValueError(
                 f"an Interval needs lower <= upper, which fails at index {index}: "
@@ -51,7 +51,7 @@ class Interval(Operand):
 
     @property
     def device(self) -> str:
-        """ "cuda" for ends on a GPU, else "cpu"."""
+        """Where its ends are: "cuda" on a GPU, else "cpu"."""
         return device_of(self.lower)
 
     def to(self, device: str) -> Interval:

@@ -113,7 +113,7 @@ class Module:
 
     @property
     def device(self) -> str:
-        """ "cuda" for a net whose numbers are on a GPU, else "cpu"; what it is called with has to be there, too."""
+        """Where its numbers are: "cuda" on a GPU, else "cpu"; Tensors it is called with have to be there, too."""
         return next((device_of(array) for _, _, array in self._arrays()), "cpu")
 
     def to(self, device: str) -> Module:

@@ -71,12 +71,17 @@ class Optimizer:
             if parameter.grad is None:
                 continue
             _check_layout(name, parameter)
+            backend_of(parameter.data, parameter.grad, *self._moments(name))  # refuses two devices before any change
             lr = self.lr * self.rate_scale.get(name, 1.0)
             if self.weight_decay:
                 lp_decay(parameter.data, self.decay_order(name), lr * self.weight_decay)
             self._update(name, parameter.data, parameter.grad, lr)
 
     def _update(self, name: str, w: Array, g: Array, lr: float) -> None:
+        raise NotImplementedError
+
+    def _moments(self, name: str) -> tuple[Array, ...]:
+        """What is kept of the gradients of a parameter so far."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Array]:
@@ -118,8 +123,11 @@ class SGD(Optimizer):
         self.momentum = momentum
         self.velocity = _zeros_like(self.parameters)
 
+    def _moments(self, name: str) -> tuple[Array, ...]:
+        return (self.velocity[name],)
+
     def _update(self, name: str, w: Array, g: Array, lr: float) -> None:
-        velocity = self.velocity[name]
+        (velocity,) = self._moments(name)
         velocity *= velocity.dtype.type(self.momentum)
         velocity += g
         w -= velocity.dtype.type(lr) * velocity
@@ -154,9 +162,12 @@ class Adam(Optimizer):
         self.betas, self.eps = betas, eps
         self.m, self.v = _zeros_like(self.parameters), _zeros_like(self.parameters)
 
+    def _moments(self, name: str) -> tuple[Array, Array]:
+        return self.m[name], self.v[name]
+
     def _update(self, name: str, w: Array, g: Array, lr: float) -> None:
-        m, v = self.m[name], self.v[name]
-        backend_of(w, g, m, v).adam_step(w, g, m, v, lr, *self.betas, self.eps, self.steps)
+        m, v = self._moments(name)
+        backend_of(w).adam_step(w, g, m, v, lr, *self.betas, self.eps, self.steps)
 
     def state(self) -> dict[str, Array]:
         moments = {f"m.{name}": array for name, array in self.m.items()}

@@ -158,8 +158,8 @@ cdef class Tensor(Operand):
     `device` is "cpu" or "cuda"; left out, an array stays where it is, and what is no array on a GPU goes to the device
     of the current backend, which is the CPU unless `use_backend("gpu")` or LINFENGINE_BACKEND say otherwise.
 
-    Attributes: `data`, the array, NumPy's or, on a GPU, CuPy's; `grad`, None or an array of the same shape and dtype that backward() adds to;
-    `requires_grad`, whether it does so.
+    Attributes: `data`, the array, NumPy's or, on a GPU, CuPy's; `grad`, None or an array of the same shape and dtype
+    that backward() adds to; `requires_grad`, whether it does so.
     """
 
     cdef object _data, __weakref__
@@ -198,7 +198,7 @@ cdef class Tensor(Operand):
 
     @property
     def device(self):
-        """"cuda" for an array on a GPU, else "cpu"."""
+        """Where its array is: "cuda" on a GPU, else "cpu"."""
         return device_of(self._data)
 
     def to(self, device):
@@ -220,6 +220,8 @@ cdef class Tensor(Operand):
         return to_numpy(self._data)
 
     def __array__(self, dtype=None, copy=None):
+        if self.device == "cuda":
+            raise TypeError("a Tensor on a GPU does not become a NumPy array by itself: call its numpy().")
         return np.array(self._data, dtype=dtype, copy=copy)
 
     def detach(self):

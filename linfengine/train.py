@@ -107,9 +107,7 @@ class Run:
                     f"training diverged in step {step + 1} of epoch {epoch + 1}: {str(error).rstrip('.')} "
                     f"(try a smaller lr{safe})"
                 ) from error
-            margin = margins(
-                logits.numpy(), labels
-            )  # here a GPU has just been waited for, after the step it would be again
+            margin = margins(logits.numpy(), labels)  # a GPU has just been waited for; after the step it would be again
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()

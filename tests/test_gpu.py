@@ -11,15 +11,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cupy_on_cpu
 import numpy as np
 import numpy.typing as npt
+import problems
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from problems import equal_bits, problem
 from strategies import layers
 from test_cuda_on_cpu import LIBASAN
 from tolerances import FLUSHED, lp_gradient_tolerance, lp_value_tolerance
@@ -46,16 +49,6 @@ ORDERS = [*CHAINS, *GENERAL, *SPARSE]
 FEW_ORDERS = [1.0, 2.0, 8.0, 16.0, 20.3, 64.0, 96.0, 1000.0]
 
 
-def problem(
-    n: int, o: int, k: int, groups: int = 1, dtype: Any = np.float32, scale: float = 1.0
-) -> tuple[Array, Array, Array]:
-    """(x, w, g) drawn from a normal distribution, with some coordinates of x equal to those of a weight."""
-    rng = np.random.default_rng([n, o, k, groups])
-    x, w, g = (rng.standard_normal(shape) for shape in ((n, groups * k), (groups * o, k), (n, groups * o)))
-    x[::3, : k // 2] = w[0, : k // 2]
-    return (scale * x).astype(dtype), (scale * w).astype(dtype), g.astype(dtype)
-
-
 def ask(function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
     """What a function of the backend answers; arrays go to the GPU and come back."""
     there = [xp.asarray(each) if isinstance(each, np.ndarray) else each for each in arguments]
@@ -65,15 +58,14 @@ def ask(function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
     return to_numpy(answer)
 
 
+check_lp = partial(problems.check_lp, partial(ask, gpu.lp_dist), partial(ask, gpu.lp_dist_backward))
+
+
 def changed(function: Callable[..., None], *arguments: Any, **settings: Any) -> list[Array]:
     """The arrays among the arguments, after a function of the backend has written into them."""
     there = [xp.asarray(each.copy()) if isinstance(each, np.ndarray) else each for each in arguments]
     function(*there, **settings)
     return [to_numpy(each) for each in there if isinstance(each, xp.ndarray)]
-
-
-def equal_bits(a: Array, b: Array) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 @contextmanager
@@ -312,19 +304,6 @@ def test_a_gradient_that_is_not_wanted_is_not_made(needs: tuple[bool, bool]) -> 
 # Finite p: within the tolerance table.
 
 
-def check_lp(x: Array, w: Array, g: Array, p: float, groups: int = 1) -> None:
-    """Value and gradients against the reference in float64."""
-    x64, w64, g64 = x.astype(np.float64), w.astype(np.float64), g.astype(np.float64)
-    expected = reference.lp_dist(x64, w64, p, groups)
-    y = ask(gpu.lp_dist, x, w, p, groups)
-    assert y.dtype == x.dtype
-    np.testing.assert_allclose(y, expected, rtol=lp_value_tolerance(p, x.dtype), atol=0)
-    gradients = ask(gpu.lp_dist_backward, g, x, w, y, p, groups)
-    for got, want in zip(gradients, reference.lp_dist_backward(g64, x64, w64, expected, p, groups), strict=True):
-        assert got.dtype == x.dtype
-        np.testing.assert_allclose(got, want, rtol=0, atol=lp_gradient_tolerance(p, x.dtype) * np.abs(want).max())
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("p", ORDERS)
 def test_lp_keeps_to_the_tolerance(p: float, dtype: Any) -> None:
@@ -485,6 +464,22 @@ def test_terms_too_small_to_matter_do_not_add_up_unseen(p: float, largest: float
     x[:, 0] = 1
     x[1] *= largest
     check_lp(x, np.zeros((1, k), np.float32), np.ones((2, 1), np.float32), p)
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 8])
+def test_denormal_coordinates_are_no_zeros(p: float) -> None:
+    x, w = np.array([[2.0**-127, -(2.0**-127)]], np.float32), np.zeros((1, 2), np.float32)
+    y = ask(gpu.lp_dist, x, w, p)
+    np.testing.assert_allclose(y, 2.0**-127 * 2 ** (1 / p), rtol=2.0**-20)
+    gradient = ask(gpu.lp_dist_backward, np.ones_like(y), x, w, y, p)[0]
+    np.testing.assert_allclose(gradient, np.array([[1, -1]]) * 2 ** (1 / p - 1), rtol=2.0**-17)
+
+
+def test_a_pointer_is_that_of_an_array() -> None:
+    a = xp.zeros(3, np.float32)
+    for wrong in (np.float32(1), 1, np.zeros(3, np.float32)):
+        with pytest.raises(TypeError, match="out must be an array on the GPU, not"):
+            gpu.launch(cuda.step("scale", "Scale", "float"), 1, a=a, out=wrong, count=3, shift=1)
 
 
 def test_p_is_1_over_a_wide_range() -> None:
@@ -703,6 +698,7 @@ def everything(dtype: Any) -> dict[str, bytes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu, "multiprocessors", lambda: 1000)
         keep("lp_dist_backward in parts", ask(gpu.lp_dist_backward, g, x, w, y, 8, 2))
+    keep("lp_dist of small numbers", ask(gpu.lp_dist, x * dtype(1e-30), w * dtype(1e-30), 8, 2))
     for p in (1, 8, 20.3, math.inf):
         keep(f"lp_decay {p}", changed(gpu.lp_decay, w, p, 0.1))
     keep("adam_step", changed(gpu.adam_step, x, x, x, np.abs(x), 0.1, 0.9, 0.99, 1e-10, 3))

@@ -11,13 +11,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import problems
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from problems import equal_bits, problem
 from scipy.spatial.distance import cdist
 from strategies import layers
 from tolerances import FLUSHED, lp_gradient_tolerance, lp_value_tolerance
@@ -30,6 +33,8 @@ Array = npt.NDArray[Any]
 SHAPES = [(1, 1, 1), (2, 3, 5), (7, 10, 27), (13, 70, 300), (97, 17, 129), (101, 131, 64), (8, 64, 257), (5, 6, 2100)]
 ORDERS = [1, 1.5, 2, 3, 4, 8, 12, 16, 20.3, 24, 32, 48, 64, 96, 100, 128, 192, 256, 300, 1000, 1e4]
 
+check_lp = partial(problems.check_lp, cpu.lp_dist, cpu.lp_dist_backward)
+
 
 @pytest.fixture(params=cpu.instruction_sets(), autouse=True)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
@@ -37,24 +42,6 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     cpu.use_instruction_set(request.param)
     yield request.param
     cpu.use_instruction_set(before)
-
-
-def problem(
-    n: int, o: int, k: int, groups: int = 1, dtype: Any = np.float32, scale: float = 1.0
-) -> tuple[Array, Array, Array]:
-    """(x, w, g) drawn from a normal distribution, with some coordinates of x equal to those of a weight."""
-    rng = np.random.default_rng([n, o, k, groups])
-    x, w, g = (
-        rng.standard_normal((n, groups * k)),
-        rng.standard_normal((groups * o, k)),
-        rng.standard_normal((n, groups * o)),
-    )
-    x[::3, : k // 2] = w[0, : k // 2]
-    return (scale * x).astype(dtype), (scale * w).astype(dtype), g.astype(dtype)
-
-
-def equal_bits(a: Array, b: Array) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -233,17 +220,6 @@ def test_lp_keeps_to_the_tolerance(shape: tuple[int, int, int], p: float, dtype:
 @pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
 def test_lp_keeps_to_the_tolerance_at_every_scale(scale: float, p: float) -> None:
     check_lp(*problem(7, 20, 50, scale=scale), p)
-
-
-def check_lp(x: Array, w: Array, g: Array, p: float, groups: int = 1) -> None:
-    """Value and gradients against the reference in float64."""
-    x64, w64, g64 = x.astype(np.float64), w.astype(np.float64), g.astype(np.float64)
-    expected = reference.lp_dist(x64, w64, p, groups)
-    y = cpu.lp_dist(x, w, p, groups)
-    np.testing.assert_allclose(y, expected, rtol=lp_value_tolerance(p, x.dtype), atol=0)
-    gradients = cpu.lp_dist_backward(g, x, w, y, p, groups)
-    for got, want in zip(gradients, reference.lp_dist_backward(g64, x64, w64, expected, p, groups), strict=True):
-        np.testing.assert_allclose(got, want, rtol=0, atol=lp_gradient_tolerance(p, x.dtype) * np.abs(want).max())
 
 
 @given(layers(), st.just(1.0) | st.floats(1.5, 1e4), st.integers(-100, 100), st.booleans())

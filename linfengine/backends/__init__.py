@@ -193,7 +193,7 @@ def backend_of(*arrays: Any) -> Backend:
 
 
 def device_of(array: Any) -> str:
-    """ "cuda" for an array on a GPU, else "cpu"."""
+    """Where an array is: "cuda" for one on a GPU, else "cpu"."""
     return "cuda" if type(array) is not np.ndarray and hasattr(type(array), "__cuda_array_interface__") else "cpu"
 
 
@@ -203,7 +203,7 @@ def default_device() -> str:
 
 
 def resolve_device(name: str) -> str:
-    """ "cpu" or "cuda" as named; "auto" is "cuda" where a GPU can be used.
+    """The device of that name, "cpu" or "cuda"; "auto" is "cuda" where a GPU can be used.
 
     Raises ValueError for another name, ImportError, with the reason, for "cuda" where no GPU can be used.
     """

@@ -4,8 +4,9 @@ At p = infinity the forward and the bounds have the bits of every other backend.
 calls on equal devices give equal bits: no sum depends on the order in which threads happen to run.
 
 Work is queued on the current stream, and the host does not wait for it. Only NaN and infinity have to be known of
-before a distance is believed: a small kernel looks for them first, and the host waits for that one while the distance
-is being computed. Importing this raises ImportError, with the reason, where there is no CuPy or no device.
+before a distance is believed: a small kernel looks for them first, and the host waits for that one, and so for what was
+queued before it, while the distance is being computed. Importing this raises ImportError, with the reason, where there
+is no CuPy or no device.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pooch  # type: ignore[import-untyped]
 
 from . import Array, Gradients, Needs, cuda
 from .cuda import LANES, POWERS, RUN, SPARSE, THREADS, Kernel
@@ -92,7 +92,9 @@ def description() -> str:
 
 def describe_fault(error: BaseException) -> str | None:
     """See `linfengine.backends.describe_fault`."""
-    if isinstance(error, cupy.cuda.memory.OutOfMemoryError) or "out of memory" in str(error).lower():
+    cuda_errors = runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError
+    exhausted = isinstance(error, cuda_errors) and "out of memory" in str(error).lower()
+    if isinstance(error, cupy.cuda.memory.OutOfMemoryError) or exhausted:
         free, total = (size / 2**30 for size in cupy.cuda.Device().mem_info)
         return (
             f"the GPU is out of memory, with {free:.2f} of {total:.2f} GiB free ({str(error).rstrip('.')}): "
@@ -100,7 +102,7 @@ def describe_fault(error: BaseException) -> str | None:
         )
     if isinstance(error, CompileError | cupy.cuda.compiler.CompileException):
         return f"a kernel does not compile for this GPU:\n{error}"
-    if isinstance(error, runtime.CUDARuntimeError | cupy.cuda.driver.CUDADriverError):
+    if isinstance(error, cuda_errors):
         return (
             f"the GPU failed ({error}), and this process cannot use it any more; files that were finished are whole, "
             "and an interrupted training run goes on with --resume"
@@ -172,8 +174,7 @@ def lp_dist(x: Array, w: Array, p: float, groups: int = 1) -> Array:
     y = _lp_forward(x, w, p, groups)
     look.refuse_non_finite()
     if shift := look.shift:
-        y = _lp_forward(xp.ldexp(x, shift), xp.ldexp(w, shift), p, groups)
-        return xp.ldexp(y, -shift)
+        return _scaled(_lp_forward(_scaled(x, shift), _scaled(w, shift), p, groups), -shift)
     return y
 
 
@@ -184,7 +185,7 @@ def lp_dist_backward(
     gradients = _lp_backward(g, x, w, y, p, groups, needs)
     if not look.in_range and (shift := _Look(x, w).shift):
         # the gradient does not change when x and w are scaled together
-        x, w, y = xp.ldexp(x, shift), xp.ldexp(w, shift), xp.ldexp(y, shift)
+        x, w, y = _scaled(x, shift), _scaled(w, shift), _scaled(y, shift)
         return _lp_backward(g, x, w, y, p, groups, needs)
     return gradients
 
@@ -195,10 +196,8 @@ def matmul(x: Array, y: Array) -> Array:
 
 def add_at(total: Any, key: Any, parts: Any) -> None:
     # CuPy adds by atomic operations, in no fixed order; the host takes its time
-    host = total.get()
-    parts_of_key = key if isinstance(key, tuple) else (key,)
-    key = tuple(part.get() if isinstance(part, cupy.ndarray) else part for part in parts_of_key)
-    np.add.at(host, key, parts.get())
+    host, key = total.get(), key if isinstance(key, tuple) else (key,)
+    np.add.at(host, tuple(part.get() if isinstance(part, cupy.ndarray) else part for part in key), parts.get())
     total.set(host)
 
 
@@ -266,6 +265,13 @@ class _Look:
         if -60 <= exponent <= 100 or smallest > 2 * self.info.maxexp:  # all are 0
             return 0
         return -exponent if exponent < 0 else 100 - exponent
+
+
+def _scaled(a: Array, shift: int) -> Array:
+    """a 2^shift."""
+    out = xp.empty_like(a)
+    launch(cuda.step("scale", "Scale", _type(a)), _ceil(a.size, THREADS), a=a, out=out, count=a.size, shift=shift)
+    return out
 
 
 def _lp_forward(x: Array, w: Array, p: float, groups: int) -> Array:
@@ -352,7 +358,7 @@ def _forward(name: str, x: Array, w: Array, groups: int, **arguments: Any) -> Ar
 def launch(kernel: Kernel, blocks: int, **arguments: Any) -> None:
     """Queue a kernel; arrays among the arguments become pointers, None and what is left out become null.
 
-    Raises TypeError for arrays on another GPU than the current one.
+    Raises TypeError for arrays on another GPU than the current one, and for what is no array where a pointer belongs.
     """
     device = cupy.cuda.Device().id
     packed = np.zeros((), cuda.layout(kernel.structure, kernel.dtype))
@@ -362,8 +368,10 @@ def launch(kernel: Kernel, blocks: int, **arguments: Any) -> None:
                 raise TypeError(
                     f"an array is on GPU {value.device.id} and the current one is GPU {device}: use one GPU."
                 )
-            value = value.data.ptr
-        if value is not None:
+            packed[field] = value.data.ptr
+        elif value is not None:
+            if packed.dtype[field] == np.uint64:
+                raise TypeError(f"{kernel.body}: {field} must be an array on the GPU, not {type(value).__name__}.")
             packed[field] = value
     _loaded(kernel, device)((blocks,), (kernel.threads,), (packed,))
 
@@ -389,6 +397,8 @@ def _loaded(kernel: Kernel, device: int) -> Any:
 @cache
 def _folder() -> Path:
     """Of compiled kernels: LINFENGINE_KERNELS, else in the user's cache, or in a new folder where that is read-only."""
+    import pooch  # type: ignore[import-untyped]  # late, for it loads an HTTP stack
+
     folder = Path(os.environ.get("LINFENGINE_KERNELS") or Path(pooch.os_cache("linfengine")) / "kernels")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -64,7 +64,8 @@ def apply(op: Op, *inputs: Like) -> Result:
     op.be, operands = _operands(inputs)
     if any(isinstance(x, Interval) for x in operands):
         op.needs = (False,) * len(operands)
-        return Interval(*op.bounds(op.be, *operands), device="cuda" if op.be.name == "gpu" else "cpu")
+        lower, upper = op.bounds(op.be, *operands)
+        return Interval(lower, upper, device=device_of(lower))
     enabled = is_grad_enabled()
     op.needs = tuple([enabled and isinstance(x, Tensor) and x.requires_grad for x in inputs])
     return node(op.forward(op.be, *operands), op, inputs)

@@ -23,18 +23,16 @@ TILES = {"float": ((8, 4), (4, 4), (1, 1)), "double": ((2, 2),)}
 THREADS = 256
 LANES = 128  # columns, one a thread, in a block of the finite-p backward,
 RUN = 16  # which has so many samples in registers
-WARP = (
-    32  # threads in a block of the p = infinity backward: each looks at all entries, so that few are better than many
-)
+WARP = 32  # threads in a block of the p = infinity backward: each looks at all entries, so that few are best
 
-P = "pointer"
-FIELDS = {  # the structures of kernels.cuh; T stands for the numbers' own type
+FIELDS = {  # the structures of kernels.cuh; P stands for a pointer, T for the numbers' own type
     "Forward": "x:P x_upper:P w:P y:P y_upper:P winner:P n:i4 o:i4 k:i4 groups:i4 p:T relative:T",
     "Backward": "x:P w:P y:P g:P grad_x:P grad_w:P n:i4 o:i4 k:i4 groups:i4 splits:i4 chunks:i4 shares:i4 rows:i4 "
     "exponent:T relative:T",
     "AddParts": "parts:P out:P count:i8 splits:i4",
     "Scatter": "g:P winner:P out:P step:i8 stride:i8 count:i4 rows:i4 share:i4 k:i4 sign:T",
     "Survey": "a:P count:i8 exponents:P",
+    "Scale": "a:P out:P count:i8 shift:i4",
     "Adam": "param:P grad:P m:P v:P count:i8 rate:T beta1:T beta2:T root_correction:T eps:T",
     "LpDecay": "w:P k:i4 p:T amount:T relative:T",
 }
@@ -75,16 +73,20 @@ class Kernel:
         )
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where its sources lie."""
+        return (FOLDER,) if self.folder == FOLDER else (FOLDER, self.folder)
+
+    @property
     def options(self) -> tuple[str, ...]:
         """For NVRTC."""
-        folders = dict.fromkeys((FOLDER, self.folder))
-        return "-std=c++17", *(f"-I{folder}" for folder in folders), f"--ftz={str(self.flush).lower()}"
+        return "-std=c++17", *(f"-I{folder}" for folder in self.folders), f"--ftz={str(self.flush).lower()}"
 
     def digest(self, *further: object) -> str:
         """Names what this kernel is compiled to: of all the sources, the options, and what else it may depend on."""
         options = [option for option in self.options if not option.startswith("-I")]
         parts = [repr((self.source, options, further)).encode()]
-        parts += [path.read_bytes() for folder in (FOLDER, self.folder) for path in sorted(folder.glob("*.cu*"))]
+        parts += [path.read_bytes() for folder in self.folders for path in sorted(folder.glob("*.cu*"))]
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
@@ -121,6 +123,7 @@ FORWARDS = (
     "linf_dist", "linf_dist_argmax", "linf_dist_bounds", "dot", "lp_general", "lp_sparse",
     *(f"lp_power<{p}>" for p in POWERS),
 )  # fmt: skip
+STEPS = {"survey": "Survey", "scale": "Scale", "adam": "Adam", "lp_decay": "LpDecay"}
 SLOPES = ("LpGeneralSlope", "LpSparseSlope", *(f"LpPowerSlope<{p}>" for p in POWERS))
 
 
@@ -130,7 +133,7 @@ def _all() -> Iterator[Kernel]:
         yield from (lp_backward(slope, dtype) for slope in SLOPES)
         yield step("add_parts", "AddParts", dtype, "backward.cu")
         yield scatter(dtype)
-        yield from (step(*each, dtype) for each in (("survey", "Survey"), ("adam", "Adam"), ("lp_decay", "LpDecay")))
+        yield from (step(name, structure, dtype) for name, structure in STEPS.items())
 
 
 ALL = tuple(_all())

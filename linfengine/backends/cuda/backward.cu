@@ -6,9 +6,8 @@
 //   LOOP 4  kLanes columns x splits of the outputs x shares of the samples x groups   one block each
 //   LOOP 3  chunks of kChunk outputs     grad_w of the chunk in shared memory, a column a thread
 //   LOOP 2  runs of kRun samples         x and grad_x of the run in registers
-//   LOOP 1  outputs of the chunk         1/y and g of the run in shared memory, the same for all threads; w is read as
-//   it
-//                                        lies, side by side
+//   LOOP 1  outputs of the chunk         1/y and g of the run in shared memory, the same for all threads; w is read
+//                                        as it lies, side by side
 //
 // A split of the outputs gives one part of grad_x, a share of the samples one of grad_w; add_parts joins them.
 //

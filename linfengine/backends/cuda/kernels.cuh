@@ -12,9 +12,10 @@
 //              LpPower<P>, LpGeneral, LpSparse     y[i,j] = (sum_k |x[i,k] - w[j,k]|^p)^(1/p)
 //   backward   lp           grad_x[i,k] = sum_j t,  grad_w[j,k] = -sum_i t,  t = g[i,j] sign(d) (|d| / y[i,j])^(p-1)
 //              linf         g[i,j] and its negative go to where the winner says
-//   steps      survey, adam, lp_decay
+//   steps      survey, scale, adam, lp_decay
 //
-// No two blocks write the same number and every sum has an order that the shapes fix, so equal calls give equal bits.
+// No two blocks write the same number, but for maxima of integers, and every sum has an order that the shapes fix, so
+// equal calls give equal bits.
 // The p = infinity forward rounds once, as on every other backend, and gives the same bits as they do.
 //
 // The sources are plain CUDA C++ with no library, no warp-level function and no inline assembly: the tests compile them
@@ -79,6 +80,15 @@ struct Survey {
     const T* a;
     long long count;
     int* exponents;
+};
+
+// out[i] = a[i] 2^shift; denormals are kept, which CuPy's ldexp flushes
+template <class T>
+struct Scale {
+    const T* a;
+    T* out;
+    long long count;
+    int shift;
 };
 
 template <class T>

@@ -101,10 +101,16 @@ struct Dot {
     __device__ __forceinline__ void close(State& s, int, int next) const { close_part(s, next); }
 };
 
-// sum_k |x - w|^P for an even P or 1, by multiplication
+// |d|^P for an even P or 1
+template <int P, class T>
+__device__ __forceinline__ T size_power(T d) {
+    static_assert(P == 1 || P % 2 == 0, "an odd power needs |d|");
+    return P == 1 ? fabs(d) : power<P>(d);
+}
+
+// sum_k |x - w|^P, by multiplication
 template <class T, int P>
 struct LpPower {
-    static_assert(P == 1 || P % 2 == 0, "an odd power needs |d|");
     using Scalar = T;
     using State = SumOfParts<T>;
     static constexpr int inputs = 1, kUnroll = kAll<T>;
@@ -112,15 +118,7 @@ struct LpPower {
     template <int n>
     __device__ __forceinline__ void step(State (&s)[n], const T* x, const T (&w)[n]) const {
 #pragma unroll
-        for (int c = 0; c < n; ++c) {
-            const T d = x[0] - w[c];
-            if constexpr (P == 1) {
-                s[c].part += fabs(d);
-            } else {
-                const T half = power<P / 2>(d);
-                s[c].part += half * half;
-            }
-        }
+        for (int c = 0; c < n; ++c) s[c].part += size_power<P>(x[0] - w[c]);
     }
     __device__ __forceinline__ void close(State& s, int, int next) const { close_part(s, next); }
 };
@@ -142,15 +140,7 @@ struct LpScaledPower {
     template <int n>
     __device__ __forceinline__ void step(State (&s)[n], const T* x, const T (&w)[n]) const {
 #pragma unroll
-        for (int c = 0; c < n; ++c) {
-            const T r = (x[0] - w[c]) * s[c].scale;
-            if constexpr (P == 1) {
-                s[c].sum.part += fabs(r);
-            } else {
-                const T half = power<P / 2>(r);
-                s[c].sum.part += half * half;
-            }
-        }
+        for (int c = 0; c < n; ++c) s[c].sum.part += size_power<P>((x[0] - w[c]) * s[c].scale);
     }
     __device__ __forceinline__ void close(State& s, int, int next) const { close_part(s.sum, next); }
 };

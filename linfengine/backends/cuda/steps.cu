@@ -32,6 +32,12 @@ __device__ __forceinline__ void survey(const Survey<T>& a) {
 }
 
 template <class T>
+__device__ __forceinline__ void scale(const Scale<T>& a) {
+    const long long i = (long long)blockIdx.x * kThreads + threadIdx.x;
+    if (i < a.count) a.out[i] = ldexp(a.a[i], a.shift);
+}
+
+template <class T>
 __device__ __forceinline__ void adam(const Adam<T>& a) {
     const long long i = (long long)blockIdx.x * kThreads + threadIdx.x;
     if (i >= a.count) return;
