@@ -18,9 +18,11 @@ from .errors import UserError
 from .exact import ExactNet, quantize
 from .interval import Interval
 from .layers import (
+    CenterCrop,
     Dense,
     Flatten,
     LinfDistConv2d,
+    LinfDistConvNet,
     LinfDistDense,
     LinfDistNet,
     MeanShift,
@@ -31,7 +33,7 @@ from .layers import (
     Sequential,
     Tanh,
 )
-from .losses import cross_entropy, hinge, mixture
+from .losses import cross_entropy, hinge, mixture, robust_cross_entropy
 from .ops import (
     abs,
     add,
@@ -102,6 +104,7 @@ __all__ = [
     "Interval",
     "Module",
     "Normalize",
+    "CenterCrop",
     "Flatten",
     "LinfDistDense",
     "LinfDistConv2d",
@@ -112,11 +115,13 @@ __all__ = [
     "Tanh",
     "Sequential",
     "LinfDistNet",
+    "LinfDistConvNet",
     "ExactNet",
     "quantize",
     "cross_entropy",
     "hinge",
     "mixture",
+    "robust_cross_entropy",
     "SGD",
     "Adam",
     "load_dataset",

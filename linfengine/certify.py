@@ -3,7 +3,8 @@
 Three methods, all about the p = ∞ net, all at an ε in pixel units, all strict (a tie fails):
 
     margin     z_y − max_{j≠y} z_j > 2 L ε + 4 E      L: Lipschitz constant, E: bound on the rounding of a logit
-    interval   that, or lower(z_y) > upper(z_j) for all j ≠ y over the box [max(x − ε, 0), min(x + ε, 1)]
+    interval   that, or lower(z_y) > upper(z_j) for all j ≠ y over the box [max(x − ε, 0), min(x + ε, 1)];
+               where the last layer is linear, lower(z_y − z_j) > 0, the difference bounded as such
     exact      the same two on an exact net (`linfengine.exact`): L is 1 a gray level, E is 0, all numbers are integers
 
 Bounds over the box are computed with the forward's own float32 operations; rounding is monotone, so they enclose what
@@ -141,11 +142,8 @@ def certify(
         with no_grad():
             for start in range(0, len(undecided), batch_size):
                 chosen = undecided[start : start + batch_size]
-                bounds = model(box(model, x[chosen], eps).to(model.device)).to("cpu")
-                y, rows = labels[chosen], np.arange(len(chosen))
-                worst = bounds.upper.copy()
-                worst[rows, y] = bounds.lower[rows, y]  # the label's lowest logit against the others' highest
-                by_box[chosen] = margins(worst, y) > 0
+                ball = box(model, x[chosen], eps).to(model.device)
+                by_box[chosen] = model.lowest_margins(ball, labels[chosen]) > 0
     if isinstance(model, ExactNet):
         bits: int | None = model.fraction_bits
         steps = _steps(model, margin, eps, by_box)

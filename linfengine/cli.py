@@ -1,4 +1,4 @@
-"""The command line: demo, train, certify, quantize, verify, audit, info.
+"""The command line: demo, train, plot, ablate, certify, quantize, verify, audit, info.
 
 Exit status: 0 done; 2 a mistake of the person at the keyboard, or a certificate that does not verify, told in one
 sentence; 3 something certified was broken; 130 interrupted.
@@ -31,17 +31,20 @@ from rich.text import Text
 
 from . import __version__
 from . import verify as checker
+from .ablate import PARTS, ablate, parts_of
 from .audit import SECTIONS, Evaluation, SoundnessError, audit, evaluate
 from .backends import NO_GPU, available_backends, describe_fault, get_backend, resolve_device
+from .budget import fit_budget, resumed
 from .certificate import write_certificate
 from .certify import METHODS, Certificate, certify, check_model, check_samples, parse_eps, parse_gray_levels, predict
 from .checkpoint import check_writable, load_model, save_model, write_file
 from .data import DATASETS, Dataset, load_dataset, split_holdout
 from .errors import UserError
 from .exact import DEFAULT_FRACTION_BITS, EXACT_LAYERS, MOST_FRACTION_BITS, ExactNet, quantize
-from .layers import LinfDistNet, Module
+from .layers import DistanceNet, Module
 from .recipes import Recipe, load_recipe, recipe_names
-from .train import CHECKPOINT, METRICS, MODEL, Observer, train
+from .runs import METRICS, event_writer, read_metrics, write_events
+from .train import CHECKPOINT, MODEL, Observer, recipe_in, train
 
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
 RESULTS = "results.json"  # what the demo writes, and by which it knows a folder of its own
@@ -168,6 +171,8 @@ def main() -> None:
     \b
     linfengine demo                        a certified net in under a minute
     linfengine train mnist-small           a real one in a quarter of an hour
+    linfengine plot runs/mnist-small       its curves
+    linfengine ablate mnist-small --drop p_ramp,mean_shift --budget 30
     linfengine certify runs/mnist-small/model.safetensors --eps 0.3
     linfengine quantize runs/mnist-small/model.safetensors --out exact.safetensors
     linfengine certify exact.safetensors --eps 0.3 --certificate proof.jsonl
@@ -210,7 +215,8 @@ def demo(out: Path) -> None:
         for name in (EXACT, CERTIFICATE, DATA):
             if (out / name).exists():
                 raise UserError(f"{out / name} exists, and not from a demo: name another folder with --out")
-    model = train_watched(recipe, dataset, out, restart=True)
+    with ProgressBar(recipe.epochs) as bar:
+        model = train(recipe, dataset, out, restart=True, observer=bar)
     images, labels = dataset.test_images, dataset.test_labels
     evaluations = [evaluate(model, images, labels, eps, attack_steps=20) for eps in DEMO_EPS]
     by_margin = certify(model, images, labels, 0, method="margin")
@@ -247,25 +253,53 @@ def demo(out: Path) -> None:
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: runs/RECIPE]")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in the folder.")
+@click.option(
+    "--budget",
+    type=float,
+    metavar="MINUTES",
+    help="Fit width, epochs and schedule to this machine and so many minutes of training.",
+)
+@click.option(
+    "--keep", type=click.IntRange(min=0), default=0, show_default=True, help="Also keep so many earlier checkpoints."
+)
+@click.option(
+    "--tensorboard", is_flag=True, help="Also write TensorBoard event files, after every epoch, to OUT/events."
+)
 @device_option
 @data_dir_option
 @speaks_plainly
 def train_command(
-    recipe: str, settings: tuple[str, ...], out: Path | None, resume: bool, device: str, data_dir: Path | None
+    recipe: str,
+    settings: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    budget: float | None,
+    keep: int,
+    tensorboard: bool,
+    device: str,
+    data_dir: Path | None,
 ) -> None:
     """Train a net by a recipe: one of those listed by `linfengine info`, or a TOML file.
 
-    The folder gets model.safetensors (the result), checkpoint.safetensors (replaced after every epoch, for --resume)
-    and metrics.jsonl (a line an epoch).  An interrupted run that is resumed on the same device ends with the very same
-    bits; on another device it goes on as well.
+    The folder gets model.safetensors (the result), best.safetensors (the net after the epoch that certified most
+    held-out samples, where there are any), checkpoint.safetensors (replaced after every epoch, for --resume) and
+    metrics.jsonl (a line an epoch, see `linfengine plot`).  An interrupted run that is resumed on the same device ends
+    with the very same bits; on another device it goes on as well.
 
     The keys of a recipe are described in docs/training.md: --set width=512 --set seed=1 --set held_out=5000.
     """
     chosen = load_recipe(recipe, settings)
     out = out or Path("runs") / Path(recipe).name.removesuffix(".toml")
     start = time.perf_counter()
+    dataset, device = load_dataset(chosen.dataset, data_dir), usable_device(device)
+    if tensorboard:
+        event_writer()  # to be missing it now rather than after an epoch
+    if budget is not None:
+        begun = recipe_in(out) if resume else None
+        chosen = resumed(chosen, begun) if begun else fitted(chosen, dataset, budget, device)
     try:
-        train_watched(chosen, load_dataset(chosen.dataset, data_dir), out, resume=resume, device=usable_device(device))
+        with ProgressBar(chosen.epochs, out if tensorboard else None) as bar:
+            train(chosen, dataset, out, resume=resume, keep=keep, device=device, observer=bar)
     except KeyboardInterrupt:
         if (out / CHECKPOINT).exists():
             stop(
@@ -277,6 +311,99 @@ def train_command(
     click.echo(f"Trained in {time.perf_counter() - start:.0f} s: {out / MODEL}")
     eps = as_written(chosen.eps_test) or "RADIUS"
     click.echo(f"Next: linfengine certify {out / MODEL} --eps {eps}")
+
+
+def fitted(recipe: Recipe, dataset: Dataset, minutes: float, device: str) -> Recipe:
+    with console.status("timing a few steps"):
+        result = fit_budget(recipe, dataset, minutes, device)
+    size = f"{result.channels} channels" if result.net == "conv" else f"{result.width} wide"
+    click.echo(f"For {minutes:g} minutes on this machine: {size}, {result.epochs} epochs.")
+    return result
+
+
+@main.command("plot")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option("--out", type=click.Path(path_type=Path), help="A .png, .svg or .pdf.  [default: RUN/curves.png]")
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard event files to RUN/events as well.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there as JSON.")
+@speaks_plainly
+def plot_command(runs: tuple[Path, ...], out: Path | None, tensorboard: bool, json_file: Path | None) -> None:
+    """Draw the learning curves of training runs, several of them overlaid: their folders, finished or not.
+
+    Loss, accuracy, certified accuracy, p, learning rate, and the margins of the training samples.
+    """
+    from .plots import plot_runs
+
+    check_results(runs, json_file)
+    names = [run.name or str(run) for run in map(Path.resolve, runs)]
+    keys = names if len(set(names)) == len(names) else [str(run) for run in runs]
+    figures = {key: read_metrics(run) for key, run in zip(keys, runs, strict=True)}
+    folder = runs[0] if runs[0].is_dir() else runs[0].parent
+    out = out or folder / "curves.png"
+    plot_runs(out, figures)
+    click.echo(f"Drawn: {out}")
+    for run in runs if tensorboard else ():
+        click.echo(f"Next: tensorboard --logdir {write_events(run)}")
+    if json_file:
+        written = {
+            key: [each | {"p": "inf"} if math.isinf(each["p"]) else each for each in figures[key]] for key in keys
+        }
+        write_file(json_file, json.dumps(written, indent=2).encode())
+
+
+PARTS_IN_WORDS = "\b\nThe parts, and what takes their place:\n" + "\n".join(
+    f"{name:<15} {part.instead}" for name, part in PARTS.items()
+)
+
+
+@main.command("ablate", epilog=PARTS_IN_WORDS)
+@click.argument("recipe", metavar="RECIPE")
+@click.option("--drop", required=True, metavar="PART,...", help="Parts to leave out, one at a time; all for every one.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Put a setting over the recipe's; may be repeated."
+)
+@click.option(
+    "--budget", type=float, metavar="MINUTES", help="For all the runs together.  [default: the recipe's epochs]"
+)
+@click.option("--seeds", type=int, default=1, show_default=True, help="Runs of each variant, to average over.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs.  [default: runs/RECIPE-ablation]")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the table there as JSON.")
+@device_option
+@data_dir_option
+@speaks_plainly
+def ablate_command(
+    recipe: str,
+    drop: str,
+    settings: tuple[str, ...],
+    budget: float | None,
+    seeds: int,
+    out: Path | None,
+    json_file: Path | None,
+    device: str,
+    data_dir: Path | None,
+) -> None:
+    """What each part of the training strategy is worth: train the recipe whole, and once without each part.
+
+    Judged on held-out training samples, certified at the recipe's eps_test; the test set is not touched.  The same
+    command goes on with an interrupted ablation.
+    """
+    chosen = load_recipe(recipe, settings)
+    check_results([], json_file)
+    names = parts_of(chosen) if drop.strip() == "all" else [name.strip() for name in drop.split(",") if name.strip()]
+    out = out or Path("runs") / f"{Path(recipe).name.removesuffix('.toml')}-ablation"
+    dataset, device = load_dataset(chosen.dataset, data_dir), usable_device(device)
+    with ProgressBar() as bar:
+        rows = ablate(chosen, dataset, names, out, minutes=budget, seeds=seeds, device=device, begin=bar.begin)
+    table = Table(title=f"{recipe}, held-out samples at ε = {as_written(chosen.eps_test)}, %", title_justify="left")
+    for heading in ("without", "instead", "clean", "certified", "lost", "s"):
+        table.add_column(heading, justify="left" if heading in ("without", "instead") else "right")
+    for row in rows:
+        figures = (f"{100 * row[key]:.2f}" for key in ("clean", "certified", "gain"))
+        table.add_row(row["part"] or "–", row["instead"], *figures, f"{row['seconds']:.0f}")
+    console.print(table)
+    click.echo(f"The runs are in {out}/.")
+    if json_file:
+        write_file(json_file, json.dumps({"recipe": recipe, "rows": rows}, indent=2).encode())
 
 
 @main.command("certify")
@@ -330,7 +457,7 @@ def certify_command(
         raise UserError("--steps, --restarts and --targeted are for an attack: add --attack pgd")
     eps = one_radius(eps, gray_levels)
     attack_steps = (steps or 20) if attack else 0
-    net, dataset, _ = load_with_data(model, name, data_dir)
+    net, dataset, metadata = load_with_data(model, name, data_dir)
     images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
     check_results([model], certificate, json_file)
     if certificate:
@@ -345,7 +472,11 @@ def certify_command(
             method=method, attack_steps=attack_steps, restarts=restarts or 1, targeted=targeted,
         )  # fmt: skip
     title = f"{dataset.name}, {'first ' if limit else ''}{len(labels):,} test images, {method} certificate"
-    console.print(result_table([result], f"{title}, % (95% Clopper-Pearson bounds)"))
+    recipe = recipe_of(model, metadata)
+    published = recipe.get("published") if as_written(recipe.get("eps_test", 0)) == eps else None
+    console.print(result_table([result], f"{title}, % (95% Clopper-Pearson bounds)", published))
+    if published:
+        click.echo(f"Published: {recipe.get('source')}.")
     tell_certificate(result.certificate)
     if certificate:
         write_certificate(certificate, result.certificate, model, images, labels, dataset=dataset.name, split="test")
@@ -620,7 +751,7 @@ def check_verifiable(net: Module) -> None:
 def check_fit(net: Module, dataset: Dataset) -> None:
     """Raises UserError where the model takes images of another shape, or has another number of classes."""
     shape, classes = dataset.test_images.shape[1:], len(dataset.classes)
-    if isinstance(net, LinfDistNet):
+    if isinstance(net, DistanceNet):
         if (net.shape, net.classes) != (shape, classes):
             raise UserError(
                 f"the model takes images of shape {net.shape} in {net.classes} classes; "
@@ -661,6 +792,8 @@ def recipe_of(model: Path, metadata: dict[str, str]) -> dict[str, Any]:
         recipe = json.loads(metadata.get("recipe", "{}"))
         if recipe.get("eps_test"):
             as_written(recipe["eps_test"])
+        if not isinstance(recipe.get("published", {}), dict):
+            raise ValueError("published is no table")
         if type(recipe.get("held_out", 0)) not in (int, float) or recipe.get("held_out", 0) < 0:
             raise ValueError("held_out is no number of samples")
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
@@ -712,8 +845,11 @@ def accuracies(evaluation: Evaluation) -> tuple[float, float, float]:
     return float(evaluation.clean.mean()), attacked, float(evaluation.certified.mean())
 
 
-def result_table(evaluations: Sequence[Evaluation], title: str) -> Table:
-    """A row a radius: clean, attacked and certified accuracy in percent, each with its Clopper–Pearson bounds."""
+def result_table(evaluations: Sequence[Evaluation], title: str, published: dict[str, float] | None = None) -> Table:
+    """A row a radius: clean, attacked and certified accuracy in percent, each with its Clopper–Pearson bounds.
+
+    Below, the published figures, where there are any.
+    """
     table = Table(title=title, title_justify="left")
     for heading in ("ε", "clean", "attacked", "certified"):
         table.add_column(heading, justify="right")
@@ -727,23 +863,20 @@ def result_table(evaluations: Sequence[Evaluation], title: str) -> Table:
         ]
         eps = evaluation.certificate.eps
         table.add_row(f"{eps} = {float(eps):.4g}" if eps.denominator > 1 else str(eps), *cells)
+    if published:
+        figures = (f"{published[key]:.2f}" if key in published else "–" for key in ("clean", "pgd", "certified"))
+        table.add_row("published", *figures)
     return table
-
-
-def train_watched(
-    recipe: Recipe, dataset: Dataset, out: Path, *, resume: bool = False, restart: bool = False, device: str = "cpu"
-) -> LinfDistNet:
-    with ProgressBar(recipe.epochs) as bar:
-        return train(recipe, dataset, out, resume=resume, restart=restart, device=device, observer=bar)
 
 
 class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
     """A bar for the epochs and one for the steps of the epoch, the figures on a line below.
 
-    Where the output is no terminal, a line now and then takes their place.
+    Where the output is no terminal, a line now and then takes their place.  With `events`, the folder of the run, its
+    TensorBoard files are written after every epoch.
     """
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int | None = None, events: Path | None = None) -> None:
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -756,6 +889,14 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
         self.figures = Text()
         self.live = Live(Group(self.progress, self.figures), console=console) if console.is_terminal else None
         self.told = -math.inf  # when the last line was printed
+        self.events = events
+
+    def begin(self, name: str, recipe: Recipe) -> ProgressBar:
+        """The next of several runs."""
+        self.progress.reset(self.epochs, description=f"{name}: epochs", total=recipe.epochs)
+        if not self.live:
+            click.echo(f"{name}:")
+        return self
 
     def __enter__(self) -> ProgressBar:
         if self.live:
@@ -776,6 +917,8 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
         if not self.live and (done or time.monotonic() - self.told > SECONDS_BETWEEN_LINES):
             click.echo(f"epoch {figures['epoch']}: {describe(figures)}")
             self.told = time.monotonic()
+        if self.events:
+            write_events(self.events)
 
 
 def describe(figures: dict[str, Any]) -> str:

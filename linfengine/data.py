@@ -11,6 +11,7 @@ import math
 import os
 import pickle
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ Labels = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Scalar = TypeVar("Scalar", bound=np.generic)
 Augment = Callable[[Array, Generator], Array]
+Contents = tuple[tuple[str, ...], Images, Labels, Images, Labels]  # class names, train set, test set
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,10 @@ def _read_bytes(path: Path) -> bytes:
             return bytes(file.read())
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{path}: expected a whole, readable file, found a fault ({error})") from error
+
+
+def _read_text(path: Path) -> str:
+    return _read_bytes(path).decode(errors="replace")
 
 
 def read_idx(path: Path, ndim: int) -> Images:
@@ -146,10 +152,75 @@ def _read_digits() -> tuple[Images, Labels, Images, Labels]:
     return images[train], labels[train], images[test], labels[test]
 
 
-class Layout(NamedTuple):
-    """One published form: the reader, and the groups of files it takes, one a call; the last group is the test set."""
+def read_jpegs(paths: list[Path], shape: tuple[int, int, int]) -> Images:
+    """Images (n, 3, height, width) of JPEG files, decoded by threads, each to its place; grey and CMYK become RGB.
 
-    read: Callable[..., tuple[Images, Labels]]
+    A JPEG carries no checksum: damage which the decoder does not notice goes unnoticed. Pixels may differ by a level or
+    so between Pillows built with different JPEG libraries.
+    """
+    from PIL import Image  # late, for few data sets need it
+
+    images = np.empty((len(paths), *shape), np.uint8)
+    size = shape[2], shape[1]
+
+    def decode(chunk: slice) -> None:
+        for path, pixels in zip(paths[chunk], images[chunk], strict=True):
+            try:
+                with Image.open(path, formats=["JPEG"]) as image:
+                    found = image.size
+                    if found == size:  # else it may be too large to decode
+                        pixels[:] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+            except Exception as error:  # a damaged image can raise nearly anything
+                raise UserError(f"{path}: expected a whole JPEG, found a fault ({error})") from error
+            _expect(found == size, path, "{} x {} pixels".format(*size), "{} x {}".format(*found))
+
+    with ThreadPoolExecutor() as pool:  # decoding runs outside the interpreter lock
+        list(pool.map(decode, (slice(start, start + 500) for start in range(0, len(paths), 500))))
+    return images
+
+
+def read_tiny_imagenet(source: "Source", wnids: Path, words: Path, annotations: Path) -> Contents:
+    """The folder `tiny-imagenet-200`, given its lists; `val` is the test set, for labels of `test` are not published.
+
+    Classes are numbered by sorted WordNet id, as by torchvision's ImageFolder, whatever the order of wnids.txt, and
+    called by their first name in words.txt. Train images are in the order of class and file name, test images, which
+    mix the classes, of file name.
+    """
+    ids = sorted(set(_read_text(wnids).split()))
+    _expect(len(ids) == source.classes, wnids, f"{source.classes} different WordNet ids", len(ids))
+    names = {wnid: name for wnid, _, name in (line.partition("\t") for line in _read_text(words).splitlines())}
+    nameless = [wnid for wnid in ids if not names.get(wnid)]
+    _expect(not nameless, words, "a name for each WordNet id of wnids.txt", f"none for {nameless[:3]}")
+
+    train: list[Path] = []
+    each = source.sizes[0] // source.classes
+    for wnid in ids:
+        folder = wnids.parent / "train" / wnid / "images"
+        paths = sorted(folder.glob("*.JPEG"))
+        _expect(len(paths) == each, folder, f"{each} JPEG files", len(paths))
+        train += paths
+
+    test: dict[Path, int] = {}
+    for line in sorted(_read_text(annotations).splitlines()):
+        file, *fields = line.split("\t")
+        _expect(len(fields) == 5, annotations, "lines of six fields between tabs", f"{line[:80]!r}")
+        _expect(fields[0] in ids, annotations, "WordNet ids of wnids.txt", f"also {fields[0]!r}")
+        test[annotations.parent / "images" / file] = ids.index(fields[0])
+    _expect(len(test) == source.sizes[1], annotations, f"{source.sizes[1]:,} different files", f"{len(test):,}")
+
+    images = read_jpegs([*train, *test], source.shape)
+    labels = np.concatenate([np.repeat(np.arange(source.classes), each), [*test.values()]])
+    n = len(train)
+    return tuple(names[wnid].split(",")[0] for wnid in ids), images[:n], labels[:n], images[n:], labels[n:]
+
+
+class Layout(NamedTuple):
+    """One published form: the reader, and the groups of files it takes, one a call; the last group is the test set.
+
+    The reader of a single group is given the `Source` first, and reads and checks the whole data set.
+    """
+
+    read: Callable[..., Any]
     groups: tuple[tuple[str, ...], ...]
 
 
@@ -157,16 +228,18 @@ class Layout(NamedTuple):
 class Source:
     """What is known of a data set before it is read.
 
-    ``shape`` is one image's, ``sizes`` the numbers of train and test images; ``folders`` are searched under each root;
-    ``url`` and a key of ``sha256`` make the address of a published file. Without layouts, it comes with the package.
+    ``classes`` is their number, ``names`` are theirs unless a file tells them; ``shape`` is one image's, ``sizes`` the
+    numbers of train and test images; ``folders`` are searched under each root; ``url`` and a key of ``sha256`` make the
+    address of a published file. Without layouts, it comes with the package.
     """
 
-    classes: tuple[str, ...]
+    classes: int
     shape: tuple[int, int, int]
     sizes: tuple[int, int]
     mean: tuple[float, ...]
     std: float
     url: str
+    names: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     layouts: tuple[Layout, ...] = ()
     sha256: dict[str, str] = field(default_factory=dict)
@@ -179,24 +252,27 @@ _IDX = Layout(read_idx_pair, tuple((f"{s}-images-idx3-ubyte", f"{s}-labels-idx1-
 _BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 _CIFAR_BINARY = Layout(read_cifar_binary, tuple((f"{batch}.bin",) for batch in _BATCHES))
 _CIFAR_PICKLE = Layout(read_cifar_pickle, tuple((batch,) for batch in _BATCHES))
+_TINY_IMAGENET = Layout(read_tiny_imagenet, (("wnids.txt", "words.txt", "val/val_annotations.txt"),))
 
 # Mean and scalar standard deviation are those of the published l-inf-dist recipes; for digits, of the train pixels.
 DATASETS = {
     "digits": Source(
-        classes=_DIGITS,
+        classes=10,
         shape=(1, 8, 8),
         sizes=(1437, 360),
         mean=(0.3053,),
         std=0.3757,
         url="https://archive.ics.uci.edu/dataset/80",
+        names=_DIGITS,
     ),
     "mnist": Source(
-        classes=_DIGITS,
+        classes=10,
         shape=(1, 28, 28),
         sizes=(60_000, 10_000),
         mean=(0.1307,),
         std=0.3081,
         url="https://ossci-datasets.s3.amazonaws.com/mnist/",
+        names=_DIGITS,
         folders=("mnist", "MNIST/raw"),
         layouts=(_IDX,),
         sha256={
@@ -207,12 +283,13 @@ DATASETS = {
         },
     ),
     "fashion-mnist": Source(
-        classes=_CLOTHES,
+        classes=10,
         shape=(1, 28, 28),
         sizes=(60_000, 10_000),
         mean=(0.2860,),
         std=0.3520,
         url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        names=_CLOTHES,
         folders=("fashion-mnist", "FashionMNIST/raw"),
         layouts=(_IDX,),
         sha256={
@@ -223,17 +300,29 @@ DATASETS = {
         },
     ),
     "cifar-10": Source(
-        classes=_THINGS,
+        classes=10,
         shape=(3, 32, 32),
         sizes=(50_000, 10_000),
         mean=(0.4914, 0.4822, 0.4465),
         std=0.2009,
         url="https://www.cs.toronto.edu/~kriz/",
+        names=_THINGS,
         folders=tuple(
             top + sub for top in ("cifar-10/", "") for sub in ("", "cifar-10-batches-bin", "cifar-10-batches-py")
         ),
         layouts=(_CIFAR_BINARY, _CIFAR_PICKLE),
         sha256={"cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"},
+    ),
+    "tiny-imagenet": Source(
+        classes=200,
+        shape=(3, 64, 64),
+        sizes=(100_000, 10_000),
+        mean=(0.4802, 0.4481, 0.3975),
+        std=0.2276,
+        url="http://cs231n.stanford.edu/",
+        folders=("tiny-imagenet", "tiny-imagenet/tiny-imagenet-200", "tiny-imagenet-200", ""),
+        layouts=(_TINY_IMAGENET,),
+        sha256={"tiny-imagenet-200.zip": "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821"},
     ),
 }
 
@@ -247,8 +336,8 @@ def load_dataset(name: str, data_dir: str | Path | None = None, download: bool =
     The others are searched in ``data_dir``, the folder named by the environment variable LINFENGINE_DATA, and the
     user's cache; one that is nowhere is downloaded to the cache if ``download`` is true, and its SHA-256 checked. Under
     each root the folder called ``name`` comes first, then those of the official archives and of torchvision. Files may
-    lie in the root itself for CIFAR-10, whose file names tell what they are; MNIST and Fashion-MNIST share theirs, so
-    for these the root must then be called ``name``. Each file may be plain, .gz or .xz.
+    lie in the root itself for CIFAR-10 and Tiny ImageNet, whose file names tell what they are; MNIST and Fashion-MNIST
+    share theirs, so for these the root must then be called ``name``. Each file but a JPEG may be plain, .gz or .xz.
 
     Raises UserError, one sentence, if the name is unknown, nothing is found, the download fails, or a file is missing,
     damaged, of the wrong size, or has a label which is no class.
@@ -257,13 +346,13 @@ def load_dataset(name: str, data_dir: str | Path | None = None, download: bool =
         raise UserError(f"data set {name!r} is unknown: expected one of {', '.join(DATASETS)}")
     source = DATASETS[name]
     if not source.layouts:
-        return Dataset(name, source.classes, *_read_digits(), source.mean, source.std)
+        return Dataset(name, source.names, *_read_digits(), source.mean, source.std)
     try:
-        arrays = _read(source, *_locate(name, source, data_dir, download))
+        contents = _read(source, *_locate(name, source, data_dir, download))
     except UserError as error:
         advice = f"get the files from {source.url} and name their folder by data_dir (--data-dir) or LINFENGINE_DATA"
         raise UserError(f"{error}; {advice}") from error
-    return Dataset(name, source.classes, *arrays, source.mean, source.std)
+    return Dataset(name, *contents, source.mean, source.std)
 
 
 def _locate(name: str, source: Source, data_dir: str | Path | None, download: bool) -> tuple[Layout, dict[str, Path]]:
@@ -282,10 +371,11 @@ def _locate(name: str, source: Source, data_dir: str | Path | None, download: bo
             return found
     for file, sha256 in source.sha256.items() if download else ():
         address = source.url + file
-        unpack = pooch.Untar(extract_dir=".") if file.endswith(".tar.gz") else None
+        unpack = {".tar.gz": pooch.Untar, ".zip": pooch.Unzip}.get("".join(Path(file).suffixes))
+        processor = unpack and unpack(extract_dir=".")
         try:
-            pooch.retrieve(address, f"sha256:{sha256}", file, cache / name, processor=unpack)
-        except (OSError, ValueError, tarfile.TarError) as error:
+            pooch.retrieve(address, f"sha256:{sha256}", file, cache / name, processor=processor)
+        except (OSError, ValueError, tarfile.TarError, zipfile.BadZipFile) as error:
             reason = "wrong SHA-256" if type(error) is ValueError else type(error).__name__
             raise UserError(f"{name} is in no folder, and {address} could not be downloaded ({reason})") from error
     if found := _find(name, source, cache):
@@ -309,9 +399,11 @@ def _find(name: str, source: Source, root: Path) -> tuple[Layout, dict[str, Path
     return None
 
 
-def _read(source: Source, layout: Layout, paths: dict[str, Path]) -> tuple[Images, Labels, Images, Labels]:
-    """Train images and labels, test images and labels, checked against ``source``."""
+def _read(source: Source, layout: Layout, paths: dict[str, Path]) -> Contents:
+    """Class names, train images and labels, test images and labels, checked against ``source``."""
     groups = [[paths[file] for file in group] for group in layout.groups]
+    if len(groups) == 1:  # one reader of it all
+        return cast(Contents, layout.read(source, *groups[0]))
     with ThreadPoolExecutor() as pool:  # unpacking runs outside the interpreter lock
         parts = list(pool.map(lambda group: layout.read(*group), groups))
     train_parts = len(parts) - 1
@@ -320,11 +412,11 @@ def _read(source: Source, layout: Layout, paths: dict[str, Path]) -> tuple[Image
         shape = (count, *source.shape)
         _expect(images.shape == shape, group[0], f"images of shape {shape}", images.shape)
         _expect(labels.shape == (count,), group[-1], f"{count:,} labels", f"an array of shape {labels.shape}")
-        wrong = np.setdiff1d(labels, np.arange(len(source.classes))).tolist()
-        _expect(not wrong, group[-1], f"labels 0..{len(source.classes) - 1}", f"also {wrong[:3]}")
+        wrong = np.setdiff1d(labels, np.arange(source.classes)).tolist()
+        _expect(not wrong, group[-1], f"labels 0..{source.classes - 1}", f"also {wrong[:3]}")
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     n = source.sizes[0]
-    return images[:n], labels[:n], images[n:], labels[n:]
+    return source.names, images[:n], labels[:n], images[n:], labels[n:]
 
 
 def to_pixels(images: Images) -> Floats:
@@ -356,17 +448,28 @@ def split_holdout(labels: ArrayLike, size: int | float, *, seed: int = 0) -> tup
 
 
 def random_crop(
-    images: NDArray[Scalar], padding: int, rng: Generator, mode: Literal["constant", "edge"] = "constant"
+    images: NDArray[Scalar],
+    padding: int,
+    rng: Generator,
+    mode: Literal["constant", "edge"] = "constant",
+    size: int | None = None,
 ) -> NDArray[Scalar]:
-    """Each image (c, h, w) becomes an h x w window of itself padded by ``padding`` pixels, zeros or edge values.
+    """Each image (c, h, w) becomes a window of itself padded by ``padding`` pixels, zeros or edge values.
 
-    All ``(2 * padding + 1)**2`` windows are equally likely. ``images`` is (n, c, h, w), of any dtype, and is kept.
+    The window is ``size`` x ``size``, by default h x w; all windows, then ``(2 * padding + 1)**2``, are equally likely.
+    ``images`` is (n, c, h, w), of any dtype, and is kept. Raises ValueError for a size with no window.
     """
     xp = backend_of(images).xp
     n, _, height, width = images.shape
     padded = xp.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)), mode=mode)
-    row, column = xp.asarray(rng.integers(2 * padding + 1, size=(2, n)))
-    return cast(NDArray[Scalar], windows_of(padded, (height, width))[xp.arange(n), :, row, column])
+    window = (height, width) if size is None else (size, size)
+    places = [side + 2 * padding - length + 1 for side, length in zip((height, width), window, strict=True)]
+    if size is not None and (size < 1 or min(places) < 1):
+        raise ValueError(
+            f"size must be from 1 to {min(places) + size - 1}, the padded image's smaller side, got {size}"
+        )
+    row, column = xp.asarray(np.stack([rng.integers(count, size=n) for count in places]))
+    return cast(NDArray[Scalar], windows_of(padded, window)[xp.arange(n), :, row, column])
 
 
 def random_flip(images: NDArray[Scalar], rng: Generator) -> NDArray[Scalar]:

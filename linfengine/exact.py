@@ -21,6 +21,7 @@ from .backends import Array, backend_of, to_numpy
 from .errors import UserError
 from .layers import (
     LAYERS,
+    CenterCrop,
     Flatten,
     Input,
     LinfDistConv2d,
@@ -39,7 +40,7 @@ WHITE = 255  # the largest gray level
 SIGNIFICAND = 24  # bits: float32 holds every integer up to 2^24
 MOST_FRACTION_BITS = 15  # 510 gray levels, the ends of the largest box, must fit in
 DEFAULT_FRACTION_BITS = 8
-EXACT_LAYERS = (Normalize, Flatten, LinfDistDense, LinfDistConv2d, MeanShift, ReLU, Negate)
+EXACT_LAYERS = (Normalize, CenterCrop, Flatten, LinfDistDense, LinfDistConv2d, MeanShift, ReLU, Negate)
 
 
 class ExactNet(Sequential):
@@ -208,6 +209,8 @@ def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNe
                     bias = layer.bias.numpy().astype(np.float64) * scale
                     state[f"{place}.bias"] = rounded(bias)
                     excess = state[f"{place}.bias"] - bias
+            case CenterCrop():
+                layers.append(CenterCrop(layer.size))
             case Flatten():
                 layers.append(Flatten())
                 flat = True
@@ -232,7 +235,7 @@ def _absorbs_a_shift(layers: tuple[Module, ...]) -> bool:
 
     Not past a padding or a ReLU: their zero has to stay where it is.
     """
-    following = next((layer for layer in layers if not isinstance(layer, Flatten)), None)
+    following = next((layer for layer in layers if not isinstance(layer, Flatten | CenterCrop)), None)
     return isinstance(following, LinfDistDense) or (isinstance(following, LinfDistConv2d) and following.padding == 0)
 
 

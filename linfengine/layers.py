@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from . import ops
-from .backends import Array, device_of, resolve_device, to_device
-from .interval import Interval
+from .backends import Array, device_of, resolve_device, to_device, to_numpy
+from .interval import Interval, ends
 from .ops.base import Result
 from .tensor import Operand, Tensor, as_array
 
@@ -59,6 +59,16 @@ class Module:
     def config(self) -> dict[str, Any]:
         """The constructor's arguments that build this layer again, under its class name: see `build`."""
         raise NotImplementedError
+
+    def lowest_margins(self, x: Interval, labels: Array) -> Array:
+        """A float64 lower bound (n,) on z_label − max_{j≠label} z_j over the points of the Interval x, as computed.
+
+        The label's lowest logit less the others' highest: of two float32 numbers, the sign is that of the difference.
+        """
+        bounds = self(x)
+        upper, rows = to_numpy(bounds.upper).astype(np.float64), np.arange(len(labels))
+        upper[rows, labels] = -np.inf
+        return np.asarray(to_numpy(bounds.lower)[rows, labels] - upper.max(axis=1))
 
     def children(self) -> dict[str, Module]:
         found: dict[str, Module] = {}
@@ -228,6 +238,27 @@ class Flatten(_Choice):
         return ops.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
 
 
+class CenterCrop(_Choice):
+    """The middle size × size window of images (n, c, h, w), from row (h − size)//2 and column (w − size)//2 on."""
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"CenterCrop: size must be at least 1, got {size}")
+        self.size = size
+
+    def rounding(self, magnitude: float) -> tuple[float, float]:
+        return 0.0, magnitude
+
+    def __call__(self, x: Input) -> Result:
+        if len(x.shape) != 4 or min(x.shape[2:]) < self.size:
+            raise ValueError(f"CenterCrop: expected images of at least {self.size} x {self.size}, got {x.shape}")
+        top, left = ((size - self.size) // 2 for size in x.shape[2:])
+        return ops.getitem(x, (..., slice(top, top + self.size), slice(left, left + self.size)))
+
+    def config(self) -> dict[str, Any]:
+        return {"layer": "CenterCrop", "size": self.size}
+
+
 class Negate(_Choice):
     """z = −y: the nearest class has the largest logit."""
 
@@ -247,6 +278,12 @@ class Tanh(Module):
 
     def __call__(self, x: Input) -> Result:
         return ops.tanh(x)
+
+    def ball(self, centre: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+        """Centre and radius of the values at centre ∓ radius: as a Tensor, so that gradients flow; nothing is rounded
+        outward, as in training nothing has to be."""
+        low, high = ops.tanh(centre - radius), ops.tanh(centre + radius)
+        return (high + low) / 2, (high - low) / 2
 
     def lipschitz(self) -> float:
         return 1.0
@@ -453,8 +490,52 @@ class Dense(Module):
         self.weight = Tensor(weight, requires_grad=True)
         self.bias = Tensor(np.zeros(out_features, np.float32), requires_grad=True)
 
+    @property
+    def matrix(self) -> Tensor:
+        """W/√fan_in (out_features, in_features), rounded as the program rounds it."""
+        return self.weight / math.sqrt(self.weight.shape[1])
+
     def __call__(self, x: Input) -> Result:
-        return ops.matmul(x, self.weight.T / math.sqrt(self.weight.shape[1])) + self.bias
+        return ops.matmul(x, self.matrix.T) + self.bias
+
+    def worst_differences(self, centre: Tensor, radius: Tensor, labels: Array) -> Tensor:
+        """The largest y_j − y_label (n, out_features) where the inputs are centre ∓ radius, 0 at the label.
+
+            c·(W_j − W_label) + b_j − b_label + r·|W_j − W_label|,   W standing for W/√fan_in
+
+        The differences are bounded themselves: two outputs apart might not be largest and smallest at one input.  All
+        pairs of rows meet all samples in one product (n, out_features²).  For training: with gradients, and not rounded
+        outward.  Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 4.
+        """
+        matrix, (outputs, features) = self.matrix, self.weight.shape
+        pairs = ops.abs(ops.reshape(matrix, (1, outputs, features)) - ops.reshape(matrix, (outputs, 1, features)))
+        reach = ops.matmul(radius, ops.reshape(pairs, (outputs * outputs, features)).T)
+        rows = np.arange(len(labels))
+        y = self(centre)
+        own = ops.reshape(y[rows, labels], (-1, 1))
+        return y - own + ops.reshape(reach, (len(labels), outputs, outputs))[rows, labels]
+
+    def lowest_margins(self, x: Interval, labels: Array) -> Array:
+        """A lower bound (n,) on y_label − max_{j≠label} y_j, as the program computes the y, over the points of x.
+
+        The differences are bounded as in `worst_differences`, in float64, and what rounding can do to the program's two
+        outputs is subtracted: (n + 4)-term sums in any order, see `ops.base.sum_slack`.
+        """
+        lower, upper = (to_numpy(end).astype(np.float64) for end in ends(x))
+        matrix, bias = self.matrix.numpy().astype(np.float64), self.bias.numpy().astype(np.float64)
+        size = np.maximum(abs(lower), abs(upper))
+        terms = matrix.shape[1] + 4
+        gamma = terms * UNIT_ROUNDOFF / (1 - terms * UNIT_ROUNDOFF) * (1 + 2.0**-10)  # and for float64's own rounding
+        error = gamma * (size @ abs(matrix).T + abs(bias)) + terms * (1 + size.max(axis=1, keepdims=True)) * UNDERFLOW
+        worst = np.full(len(lower), -np.inf)
+        for label in np.unique(labels):
+            rows = np.flatnonzero(labels == label)
+            others = np.arange(len(matrix)) != label
+            difference = matrix[label] - matrix[others]
+            least = (lower[rows] + upper[rows]) @ difference.T - (upper[rows] - lower[rows]) @ abs(difference).T
+            slack = error[rows][:, others] + error[rows, label][:, None]
+            worst[rows] = (least / 2 + (bias[label] - bias[others]) - slack).min(axis=1)
+        return worst
 
     def _row_sum(self) -> float:
         return float(abs(self.weight.data.astype(np.float64)).sum(axis=1).max()) / math.sqrt(self.weight.shape[1])
@@ -489,6 +570,13 @@ class Sequential(Module):
             x = layer(x)
         return x
 
+    def lowest_margins(self, x: Interval, labels: Array) -> Array:
+        """As its last layer has it: linear layers bound the differences of logits, not the logits apart."""
+        *body, last = self.layers
+        if type(last).lowest_margins is Module.lowest_margins:
+            return super().lowest_margins(x, labels)
+        return last.lowest_margins(Sequential(*body)(x), labels)
+
     def lipschitz(self) -> float:
         return math.prod(layer.lipschitz() for layer in self.layers)
 
@@ -506,12 +594,66 @@ class Sequential(Module):
         return {"layer": "Sequential", "layers": [layer.config() for layer in self.layers]}
 
 
-class LinfDistNet(Sequential):
-    """The ℓ∞-dist net: pixels (n, c, h, w) in [0, 1] to logits (n, classes), 1/std-Lipschitz in ℓ∞.
+class DistanceNet(Sequential):
+    """Pixels (n, c, h, w) in [0, 1] to logits (n, classes): Normalize, perhaps a crop, hidden distance layers, an end.
 
-    Normalize, then depth − 1 hidden LinfDistDense layers of `width` neurons, each followed by a MeanShift, then a
-    LinfDistDense to the classes with a bias; logits z = −y.  `shape` is (channels, height, width), `mean` and `std`
-    those of Normalize.  Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 5.
+    The end is a distance layer to the classes with a bias, z = −y; with `head` neurons it is Dense, Tanh, Dense.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        classes: int,
+        hidden: list[Module],
+        features: int,
+        *,
+        mean: tuple[float, ...],
+        std: float,
+        crop: int,
+        head: int,
+        seed: list[int],
+    ) -> None:
+        self.shape, self.classes, self.head = tuple(shape), classes, head
+        layers: list[Module] = [Normalize(mean, std), *([CenterCrop(crop)] if crop else []), *hidden]
+        if head:
+            layers += [Dense(features, head, seed=[*seed, 0]), Tanh(), Dense(head, classes, seed=[*seed, 1])]
+        else:
+            layers += [LinfDistDense(features, classes, bias=True, identity=False, seed=seed), Negate()]
+        super().__init__(*layers)
+        self._config = {"shape": list(shape), "classes": classes, "mean": list(map(float, mean)), "std": float(std)}
+        self._config |= {"crop": crop, "head": head}
+
+    def config(self) -> dict[str, Any]:
+        return {"layer": type(self).__name__} | self._config
+
+    def worst_case(self, x: Input, labels: Array, eps: float) -> tuple[Tensor, Tensor | None]:
+        """Logits z (n, classes), and how large z_j − z_label may get within `eps` (net units), 0 at the label.
+
+        The features, 1-Lipschitz at p = ∞, lie within ε of where they are, and that ball's centre and radius go through
+        the head.  None without a head, where it is z_j − z_label + 2ε, as the losses know.  For training: with
+        gradients, and no certificate.
+        """
+        if not self.head:
+            return self(x), None
+        *body, first, tanh, last = self.layers
+        assert isinstance(first, Dense)
+        assert isinstance(tanh, Tanh)
+        assert isinstance(last, Dense)
+        centre = Sequential(*body)(x)
+        radius = ops.reshape(ops.sum(ops.abs(first.matrix), axis=1) * float(eps), (1, -1))  # of ε in every coordinate
+        hidden = first(centre)
+        return last(tanh(hidden)), last.worst_differences(*tanh.ball(hidden, radius), labels)
+
+
+class LinfDistNet(DistanceNet):
+    """The ℓ∞-dist net, 1/std-Lipschitz in ℓ∞: Normalize, then `depth` distance layers, all hidden ones `width` wide.
+
+    Hidden layers have no bias and are each followed by a MeanShift; the last of the `depth` layers, to the classes, has
+    a bias and none; logits z = −y.  With `head` > 0 this is the ℓ∞-dist Net+MLP: all `depth` layers are hidden, and
+    Dense(head), Tanh, Dense(classes) follow.  `shape` is (channels, height, width), `mean` and `std` those of
+    Normalize; with `crop` > 0 only the middle crop × crop window is looked at.
+
+    Source: Zhang et al., ICML 2021 (arXiv 2102.05363), sections 4 and 5.
     """
 
     def __init__(
@@ -523,42 +665,79 @@ class LinfDistNet(Sequential):
         depth: int,
         mean: tuple[float, ...],
         std: float,
+        crop: int = 0,
+        head: int = 0,
         identity: bool = True,
         mean_shift: bool = True,
         seed: int = 0,
     ) -> None:
         if depth < 1:
             raise ValueError(f"LinfDistNet: depth must be at least 1, got {depth}")
-        self.shape, self.classes, self.width, self.depth = tuple(shape), classes, width, depth
-        self.mean_shift = mean_shift
-        layers: list[Module] = [Normalize(mean, std), Flatten()]
-        features = math.prod(shape)
-        for i in range(depth - 1):
-            layers.append(LinfDistDense(features, width, identity=identity, seed=[seed, i]))
+        self.width, self.depth, self.mean_shift = width, depth, mean_shift
+        hidden: list[Module] = [Flatten()]
+        features = math.prod(_cropped(shape, crop))
+        for i in range(depth if head else depth - 1):
+            hidden.append(LinfDistDense(features, width, identity=identity, seed=[seed, i]))
             if mean_shift:
-                layers.append(MeanShift(width))
+                hidden.append(MeanShift(width))
             features = width
-        layers += [LinfDistDense(features, classes, bias=True, identity=False, seed=[seed, depth - 1]), Negate()]
-        super().__init__(*layers)
+        end = [seed, depth if head else depth - 1]
+        super().__init__(shape, classes, hidden, features, mean=mean, std=std, crop=crop, head=head, seed=end)
+        self._config |= {"width": width, "depth": depth, "mean_shift": mean_shift}
 
-    def config(self) -> dict[str, Any]:
-        normalize = self.layers[0].config()
-        return {
-            "layer": "LinfDistNet",
-            "shape": list(self.shape),
-            "classes": self.classes,
-            "width": self.width,
-            "depth": self.depth,
-            "mean": normalize["mean"],
-            "std": normalize["std"],
-            "mean_shift": self.mean_shift,
-        }
+
+class LinfDistConvNet(DistanceNet):
+    """The convolutional ℓ∞-dist net, 1/std-Lipschitz in ℓ∞ without a head.
+
+    Five LinfDistConv2d layers of 3 × 3, padding 1: two with `channels` channels, three with twice as many, the first of
+    these with stride 2; a LinfDistDense to `width` features; a MeanShift after each; then the end of a LinfDistNet.
+
+    Source: the published code of Zhang et al., ICML 2021 (arXiv 2102.05363): 96 channels, width 1024, head 512.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        classes: int,
+        *,
+        channels: int,
+        width: int,
+        mean: tuple[float, ...],
+        std: float,
+        crop: int = 0,
+        head: int = 0,
+        identity: bool = True,
+        mean_shift: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.channels, self.width, self.mean_shift = channels, width, mean_shift
+        c, height, length = _cropped(shape, crop)
+        hidden: list[Module] = []
+        for i, (outputs, stride) in enumerate([(channels, 1)] * 2 + [(2 * channels, 2)] + [(2 * channels, 1)] * 2):
+            hidden.append(LinfDistConv2d(c, outputs, 3, stride=stride, padding=1, identity=identity, seed=[seed, i]))
+            if mean_shift:
+                hidden.append(MeanShift(outputs))
+            c, height, length = outputs, (height - 1) // stride + 1, (length - 1) // stride + 1
+        hidden += [Flatten(), LinfDistDense(c * height * length, width, identity=identity, seed=[seed, 5])]
+        if mean_shift:
+            hidden.append(MeanShift(width))
+        super().__init__(shape, classes, hidden, width, mean=mean, std=std, crop=crop, head=head, seed=[seed, 6])
+        self._config |= {"channels": channels, "width": width, "mean_shift": mean_shift}
+
+
+def _cropped(shape: tuple[int, int, int], crop: int) -> tuple[int, int, int]:
+    if not 0 <= crop <= min(shape[1:]):
+        raise ValueError(
+            f"crop must be a size from 0 (none) to that of the images, {shape[1]} x {shape[2]}, got {crop}"
+        )
+    return (shape[0], crop, crop) if crop else shape
 
 
 LAYERS: dict[str, type[Module]] = {
     layer.__name__: layer
     for layer in (
-        Normalize, Flatten, Negate, ReLU, Tanh, LinfDistDense, LinfDistConv2d, MeanShift, Dense, Sequential, LinfDistNet
+        Normalize, Flatten, CenterCrop, Negate, ReLU, Tanh, LinfDistDense, LinfDistConv2d, MeanShift, Dense, Sequential,
+        LinfDistNet, LinfDistConvNet,
     )
 }  # fmt: skip
 

@@ -1,9 +1,11 @@
 """Losses on logits z (n, classes) and labels y (n,), averaged over the batch.
 
-The distance losses look at the worst case inside the training radius ε (net units: ε_pixel/std).  For a net that is
+The robust losses look at the worst case inside the training radius ε (net units: ε_pixel/std).  For a net that is
 1-Lipschitz after its Normalize, an attacker can raise z_j − z_y by at most 2ε:
 
     worst_j = z_j − z_y + 2ε  for j ≠ y,   0  for j = y
+
+A net with a linear head bounds these differences itself (`LinfDistNet.worst_case`): they are passed as `worst` then.
 """
 
 from __future__ import annotations
@@ -27,7 +29,21 @@ def cross_entropy(logits: Tensor, labels: Array) -> Tensor:
     return -ops.mean(picked)
 
 
-def hinge(logits: Tensor, labels: Array, eps: float, mix: float = 0.75) -> Tensor:
+def robust_cross_entropy(
+    logits: Tensor, labels: Array, eps: float, kappa: float = 1.0, *, worst: Tensor | None = None
+) -> Tensor:
+    """κ·CE(worst, y) + (1 − κ)·CE(z, y): the cross-entropy of the worst case, mixed with the ordinary one.
+
+    Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 5, for nets with an MLP on top.  Raises ValueError when
+    the labels do not fit the logits, ε is negative or not finite, or κ lies outside [0, 1].
+    """
+    if not 0 <= kappa <= 1:
+        raise ValueError(f"kappa must lie in [0, 1], got {kappa}")
+    robust = cross_entropy(_worst_case(logits, labels, eps, worst), labels)
+    return robust * kappa + cross_entropy(logits, labels) * (1 - kappa)
+
+
+def hinge(logits: Tensor, labels: Array, eps: float, mix: float = 0.75, *, worst: Tensor | None = None) -> Tensor:
     """mean over the batch of  mix·max_j (worst_j)₊ + (1 − mix)·mean_j (worst_j)₊.
 
     Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 5.  Raises ValueError when the labels do not fit the
@@ -35,15 +51,18 @@ def hinge(logits: Tensor, labels: Array, eps: float, mix: float = 0.75) -> Tenso
     """
     if not 0 <= mix <= 1:
         raise ValueError(f"mix must lie in [0, 1], got {mix}")
-    worst = ops.relu(_worst_case(logits, labels, eps))
+    worst = ops.relu(_worst_case(logits, labels, eps, worst))
     return ops.mean(ops.max(worst, axis=1)) * mix + ops.mean(worst) * (1 - mix)
 
 
-def mixture(logits: Tensor, labels: Array, eps: float, weight: float, scale: Tensor | float = 1.0) -> Tensor:
+def mixture(
+    logits: Tensor, labels: Array, eps: float, weight: float, scale: Tensor | float = 1.0, *, clip: bool = True
+) -> Tensor:
     """mean over the batch of  clip(max_j worst_j / 2ε, 0, 1) + λ·CE(s·z, y),  λ = `weight`, s = `scale`.
 
     The first term counts the samples that are not robust (1 for a wrong answer, 0 for a margin of 2ε or more), the
-    second gives those far from it a gradient; λ shrinks while p grows.  s is learned.
+    second gives those far from it a gradient; λ shrinks while p grows.  s is learned.  Without `clip` a wrong answer
+    costs the more the farther it is from right.
 
     Source: Zhang et al., ICLR 2022 (arXiv 2110.06850), section 4.  Raises ValueError when the labels do not fit the
     logits, or ε is not positive and finite.
@@ -51,10 +70,13 @@ def mixture(logits: Tensor, labels: Array, eps: float, weight: float, scale: Ten
     if not eps > 0:
         raise ValueError(f"eps must be positive, got {eps}")
     worst = ops.max(_worst_case(logits, labels, eps), axis=1) / (2 * float(eps))
-    return ops.mean(ops.clip(worst, 0, 1)) + cross_entropy(logits * scale, labels) * weight
+    robust = ops.mean(ops.clip(worst, 0, 1) if clip else ops.relu(worst))
+    return robust + cross_entropy(logits * scale, labels) * weight if weight else robust
 
 
-def _worst_case(logits: Tensor, labels: Array, eps: float) -> Tensor:
+def _worst_case(logits: Tensor, labels: Array, eps: float, worst: Tensor | None = None) -> Tensor:
+    if worst is not None:
+        return worst
     if not (eps >= 0 and math.isfinite(eps)):
         raise ValueError(f"eps must be finite and not negative, got {eps}")
     labels = _check_labels(logits, labels)

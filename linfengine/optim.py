@@ -77,6 +77,13 @@ class Optimizer:
                 lp_decay(parameter.data, self.decay_order(name), lr * self.weight_decay)
             self._update(name, parameter.data, parameter.grad, lr)
 
+    def reset(self) -> None:
+        """Forget the gradients so far, as before the first step."""
+        self.steps = 0
+        for name in self.parameters:
+            for moment in self._moments(name):
+                moment[...] = 0
+
     def _update(self, name: str, w: Array, g: Array, lr: float) -> None:
         raise NotImplementedError
 

@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from .audit import CLAIMS, Section
 from .backends import Array
 from .certify import Certificate
 from .checkpoint import write_file
+from .errors import UserError
+from .runs import MARGIN_EDGES
 
 BLUE, GREY, ORANGE = "#2a6fbb", "#8a8a8a", "#d9822b"
+DARK = "#555555"  # of small print
+# Okabe and Ito's colours, which red-green blind eyes tell apart, without the yellow that is too faint for a line
+RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+RUN_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.4,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "svg.hashsalt": "linfengine",  # equal runs, equal files
+}
+DASHED: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.0, "markerfacecolor": "none"}
+DATELESS: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def plot_certified(
@@ -95,3 +124,202 @@ def plot_audit(path: str | Path, title: str, sections: Sequence[Section]) -> Non
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=120)
     write_file(path, buffer.getvalue())
+
+
+def plot_runs(path: str | Path, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Training runs, epoch by epoch, over one another: the figure of `run_figure`, as PNG, SVG or PDF by the suffix.
+
+    `runs` are the epochs of each run, as `runs.read_metrics` returns them, by the name it has in the legend.
+
+    Raises UserError for another suffix, for no runs, for a run without epochs, and as `write_file`.
+    """
+    kind = Path(path).suffix.removeprefix(".").lower()
+    if kind not in DATELESS:
+        raise UserError(f"{path}: expected a picture's name that ends in .png, .svg or .pdf")
+    with matplotlib.rc_context(RUN_STYLE):  # ticks are made while drawing
+        buffer = io.BytesIO()
+        run_figure(runs).savefig(buffer, format=kind, dpi=140, metadata=DATELESS[kind])
+    write_file(path, buffer.getvalue())
+
+
+def run_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Loss, accuracy, certified accuracy; p, learning rate, training margins: a colour a run, and one legend.
+
+    Dashed is what training samples say, solid what held-out ones do.  `plot_runs` draws it in RUN_STYLE.
+    Raises UserError for no runs, and for a run without epochs.
+    """
+    if not runs:
+        raise UserError("runs: expected at least one run to draw, got none")
+    for name, epochs in runs.items():
+        if not epochs:
+            raise UserError(f"runs: expected at least one epoch of {name}, got none")
+    colours = dict(zip(runs, run_colours(len(runs)), strict=True))
+    rows = math.ceil(len(runs) / _columns(runs))
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+    figure = Figure(figsize=(12, 6.4 + 0.2 * (rows - 1)), layout=layout)
+    (loss, accuracy, certified), (order, rate, margins) = figure.subplots(2, 3)
+
+    top = infinity_level([figures["p"] for epochs in runs.values() for figures in epochs])
+    widths = np.linspace(2.6, 1.4, len(runs) + 1)[1:]  # runs often share a schedule: one shows beneath the next
+    for (name, epochs), width in zip(runs.items(), widths, strict=True):
+        colour = colours[name]
+        _curve(loss, name, epochs, "loss", colour)
+        _curve(accuracy, name, epochs, "accuracy", colour, dashed=True, unit=100)
+        _curve(accuracy, name, epochs, "held_out_accuracy", colour, unit=100)
+        _curve(certified, name, epochs, "beyond_2eps", colour, dashed=True, unit=100)
+        _curve(certified, name, epochs, "held_out_certified", colour, unit=100)
+        _curve(order, name, [{**each, "p": min(each["p"], top)} for each in epochs], "p", colour, linewidth=width)
+        _curve(rate, name, epochs, "lr", colour, linewidth=width)
+    loss.set_title("training loss")
+    losses = np.concatenate([line.get_ydata() for line in loss.lines])
+    if 0 < 20 * losses.min() < losses.max():
+        loss.set_yscale("log")
+        loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        loss.yaxis.set_minor_locator(NullLocator())
+        loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    accuracy.set_title("accuracy, %")
+    _key(accuracy, "training", "held-out")
+    certified.set_title("certified, %")
+    _key(certified, "training margins > 2ε", "held-out")
+    order.set_title("order p")
+    _order_axis(order, top)
+    rate.set_title("learning rate")
+    rate.set_ylim(0, None)
+    rate.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _margins(margins, runs, colours)
+    for axes in (loss, accuracy, certified, order, rate, margins):
+        if axes is not margins or margins.get_xlabel() == "epoch":
+            axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
+            axes.set_xlabel("epoch")
+    _run_legend(figure, colours)
+    return figure
+
+
+def run_colours(n: int) -> list[Any]:
+    """n colours that the colour-blind tell apart as well as n colours allow."""
+    if n <= len(RUN_COLOURS):
+        return list(RUN_COLOURS[:n])
+    return list(matplotlib.colormaps["viridis"](np.linspace(0, 0.92, n)))
+
+
+def infinity_level(orders: Sequence[float]) -> float:
+    """Where p = ∞ is drawn on the logarithmic axis of p: above all finite orders, by a sixth of their range or more."""
+    finite = [p for p in orders if math.isfinite(p)] or [1.0]
+    return max(finite) * max(2.0, (max(finite) / min(finite)) ** (1 / 6))
+
+
+def _curve(
+    axes: Axes,
+    name: str,
+    epochs: Sequence[Mapping[str, Any]],
+    key: str,
+    colour: Any,
+    *,
+    dashed: bool = False,
+    unit: float = 1.0,
+    **style: Any,
+) -> None:
+    """A figure against the epoch, where the run has it; a dot for a single epoch."""
+    points = [(each["epoch"], unit * each[key]) for each in epochs if key in each]
+    if points:
+        marker = "." if len(points) == 1 else ""
+        style |= DASHED if dashed else {}
+        axes.plot(*zip(*points, strict=True), color=colour, label=name, marker=marker, **style)
+
+
+def _key(axes: Axes, dashed: str, solid: str) -> None:
+    """What dashed and solid lines mean, where there are such, in the line of the title, where no curve is."""
+    kinds = [
+        (True, Line2D([], [], color=GREY, label=dashed, **DASHED)),
+        (False, Line2D([], [], color=GREY, label=solid)),
+    ]
+    present = {line.is_dashed() for line in axes.lines}
+    lines = [line for kind, line in kinds if kind in present]
+    axes.legend(
+        handles=lines, loc="lower right", bbox_to_anchor=(1.02, 0.99), ncols=2, frameon=False, fontsize=8,
+        handlelength=1.8, columnspacing=1.0, borderaxespad=0.2, labelcolor=DARK,
+    )  # fmt: skip
+
+
+def _order_axis(axes: Axes, top: float) -> None:
+    """Powers of two, and a level for ∞ where a run has come to it."""
+    values = np.concatenate([line.get_ydata() for line in axes.lines])
+    low, high = values.min(), values[values < top].max(initial=1.0)  # all at ∞: no power is between
+    powers = np.arange(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)
+    ticks = [2.0**power for power in powers[:: max(1, math.ceil(len(powers) / 6))]] or [low]
+    axes.set_yscale("log", base=2)
+    if values.max() == top:
+        axes.axhline(top, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
+        ticks = [*ticks, top] if low < top else [top]
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: "∞" if value == top else f"{value:g}"))
+
+
+def _margins(axes: Axes, runs: Mapping[str, Sequence[Mapping[str, Any]]], colours: Mapping[str, Any]) -> None:
+    """Histograms of the training margins: of every epoch of a single run, of the last of several; else the mean."""
+    counted = {name: [each for each in epochs if "margin_counts" in each] for name, epochs in runs.items()}
+    if not any(counted.values()):
+        for name, epochs in runs.items():
+            _curve(axes, name, epochs, "margin", colours[name])
+        axes.set(title="mean training margin", xlabel="epoch")
+    elif len(runs) == 1:
+        _margin_map(axes, *counted.values())
+    else:
+        last = {name: epochs[-1] for name, epochs in counted.items() if epochs}
+        for name, each in last.items():
+            axes.stairs(_shares(each), MARGIN_EDGES, color=colours[name], linewidth=1.2, label=name)
+        for mark in (0, 1):
+            axes.axvline(mark, color=GREY, linewidth=0.8, linestyle=":", zorder=0)
+        numbers = {each["epoch"] for each in last.values()}
+        when = f"epoch {numbers.pop()}" if len(numbers) == 1 else "last epoch"
+        axes.set(title=f"training margins / 2ε, {when}", xlabel="margin / 2ε", ylabel="samples, %", ylim=(0, None))
+        axes.set_xticks(*_margin_ticks())
+
+
+def _margin_map(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
+    """The histogram of every epoch as a column; an epoch without one stays white."""
+    columns = np.unique([each["epoch"] + side for each in epochs for side in (-0.5, 0.5)])
+    shares = np.full((len(MARGIN_EDGES) - 1, len(columns) - 1), np.nan)
+    for each in epochs:
+        shares[:, np.searchsorted(columns, each["epoch"] - 0.5)] = _shares(each)
+    brightest = np.nanmax(shares[1:-1]) or 100.0  # the bins at the ends hold all that lies beyond
+    mesh = axes.pcolormesh(columns, MARGIN_EDGES, shares, cmap="Blues", vmin=0, vmax=brightest, rasterized=True)
+    for mark in (0, 1):
+        axes.axhline(mark, color=ORANGE, linewidth=0.8)
+    axes.grid(False)
+    axes.set_title("training margins / 2ε", y=1.0)
+    axes.set_xlabel("epoch")
+    axes.set_yticks(*_margin_ticks())
+    scale = axes.inset_axes((0.51, 1.035, 0.2, 0.03))  # in the line of the title, which must not move for it
+    scale.set_in_layout(False)
+    axes.figure.colorbar(mesh, cax=scale, orientation="horizontal", ticks=[]).outline.set_visible(False)
+    most = f"{'≥' if np.nanmax(shares) > brightest else ''}{brightest:.2g}% of samples"
+    for x, side, text in ((-0.04, "right", "0"), (1.04, "left", most)):
+        scale.text(x, 0.5, text, transform=scale.transAxes, ha=side, va="center_baseline", fontsize=8, color=DARK)
+
+
+def _shares(figures: Mapping[str, Any]) -> Array:
+    """The histogram of one epoch in % of its samples."""
+    counts = np.array(figures["margin_counts"])
+    return 100 * counts / counts.sum()
+
+
+def _margin_ticks() -> tuple[list[int], list[str]]:
+    low, high = int(MARGIN_EDGES[0]), int(MARGIN_EDGES[-1])
+    ticks = list(range(low, high + 1))
+    names = [f"≤{low}", *map(str, ticks[1:-1]), f"≥{high}"]
+    return ticks, [name.replace("-", "−") for name in names]
+
+
+def _columns(names: Mapping[str, Any]) -> int:
+    """How many entries of the legend fit beside one another."""
+    return min(len(names), max(1, 150 // (max(map(len, names)) + 8)))
+
+
+def _run_legend(figure: Figure, colours: Mapping[str, Any]) -> None:
+    """The names of the runs above all; a name may hold what else is a formula, or hides an entry."""
+    lines = [Line2D([], [], color=colour, linewidth=2, label=str(i)) for i, colour in enumerate(colours.values())]
+    legend = figure.legend(handles=lines, loc="outside upper left", ncols=_columns(colours), frameon=False)
+    for text, name in zip(legend.get_texts(), colours, strict=True):
+        text.set(text=name, parse_math=False)

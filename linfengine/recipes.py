@@ -9,7 +9,7 @@ import difflib
 import math
 import sys
 from collections.abc import Iterable
-from dataclasses import MISSING, Field, asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,12 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+LARGE = sys.float_info.max
+NETS = ("dense", "conv")
 LOSSES = ("mixture", "hinge", "cross-entropy")
+LR_SCHEDULES = ("cosine", "constant")
 CROP_MODES = ("constant", "edge")
+PUBLISHED = ("clean", "pgd", "certified")
 
 
 @dataclass(frozen=True)
@@ -37,64 +41,106 @@ class Recipe:
     ramp_end: float  # and ∞ from this one on
     eps_train: float
     lr: float
+    net: str = "dense"
     width: int = 1024
-    depth: int = 4
+    depth: int = 4  # dense: distance layers in all; with a head, all of them hidden
+    channels: int = 96  # conv: of the first stage
+    head: int = 0  # neurons of the MLP on top, 0 for none
     identity: bool = True
     mean_shift: bool = True
     loss: str = "mixture"
     mix: float = 0.75  # hinge: the share of the worst class
-    lambda_first: float = 0.05  # mixture: the weight of the cross-entropy, before and after the ramp
+    kappa: float = 1.0  # cross-entropy: the share of the worst case
+    lambda_first: float = 0.05  # mixture: the weight of the cross-entropy (0 for none), before and after the ramp
     lambda_last: float = 2e-4
     scale_lr: float = 0.006  # mixture: the learning rate of the logits' scale
+    clip: bool = True  # mixture: no sample costs more than 1
+    eps_ramp_start: float = 0.0  # hinge, cross-entropy: ε_train grows from 0 between these epochs
+    eps_ramp_end: float = 0.0
     p_first: float = 8.0
     p_last: float = 1000.0
+    reset_at_switch: bool = False  # Adam forgets its moments when p becomes ∞
     cheap_orders: bool = False  # hold p at orders with fast kernels (schedules.CHEAP_ORDERS)
     batch_size: int = 512
+    lr_schedule: str = "cosine"
     lr_hold: float = 0.0  # epochs of constant learning rate before the half cosine
     weight_decay: float = 0.0
+    lp_decay: bool = True  # distance weights decay by their layer's p; otherwise like all others
     beta1: float = 0.9
     beta2: float = 0.99
     adam_eps: float = 1e-10
     crop_padding: int = 0
     crop_mode: str = "constant"
+    crop_size: int = 0  # the window that the net looks at, in the middle in evaluation; 0 for the whole image
     flip: bool = False
     held_out: int = 0  # training samples set apart to choose settings by
     eps_test: float = 0.0  # the radius at which they are certified after every epoch
     seed: int = 0
     source: str = ""  # the paper and table the recipe is taken from
+    published: dict[str, float] = field(default_factory=dict)  # clean, pgd, certified there, % of the test set
 
     def __post_init__(self) -> None:
-        for condition, key, expected in (
-            (self.dataset in DATASETS, "dataset", f"one of {', '.join(DATASETS)}"),
-            (self.epochs >= 1, "epochs", "at least 1"),
-            (0 <= self.ramp_start, "ramp_start", "an epoch from 0 on"),
-            (self.ramp_start <= self.ramp_end, "ramp_end", f"an epoch not before ramp_start = {self.ramp_start:g}"),
-            (self.ramp_end <= self.epochs - 1, "ramp_end", f"before the last of {self.epochs} epochs, where p is ∞"),
-            (0 < self.eps_train <= 1, "eps_train", "a radius in pixel units, above 0 and at most 1"),
-            (1e-12 <= self.lr < math.inf, "lr", "a positive number, from 1e-12 on"),
-            (1 <= self.width <= 2**20, "width", f"from 1 to {2**20}"),
-            (1 <= self.depth <= 1000, "depth", "from 1 to 1000"),
-            (self.loss in LOSSES, "loss", f"one of {', '.join(LOSSES)}"),
-            (0 <= self.mix <= 1, "mix", "from 0 to 1"),
-            (0 < self.lambda_first < math.inf, "lambda_first", "a positive number"),
-            (0 < self.lambda_last < math.inf, "lambda_last", "a positive number"),
-            (0 <= self.scale_lr < math.inf, "scale_lr", "a number from 0 on"),
-            (1 <= self.p_first <= 1e5, "p_first", "from 1 to 1e5"),
-            (self.p_first <= self.p_last <= 1e5, "p_last", f"from p_first = {self.p_first:g} to 1e5"),
-            (self.batch_size >= 1, "batch_size", "at least 1"),
-            (0 <= self.lr_hold < self.epochs, "lr_hold", f"an epoch from 0 on, before the last of {self.epochs}"),
-            (0 <= self.weight_decay < math.inf, "weight_decay", "a number from 0 on"),
-            (0 <= self.beta1 < 1, "beta1", "from 0 to below 1"),
-            (0 <= self.beta2 < 1, "beta2", "from 0 to below 1"),
-            (0 < self.adam_eps < math.inf, "adam_eps", "a positive number"),
-            (0 <= self.crop_padding <= 64, "crop_padding", "a number of pixels from 0 to 64"),
-            (self.crop_mode in CROP_MODES, "crop_mode", f"one of {', '.join(CROP_MODES)}"),
-            (self.held_out >= 0, "held_out", "a number of samples from 0 on"),
-            (0 <= self.eps_test <= 1, "eps_test", "a radius in pixel units from 0 to 1"),
-            (self.seed >= 0, "seed", "a number from 0 on"),
-        ):
-            if not condition:
-                raise UserError(f"recipe: {key} must be {expected}, got {getattr(self, key)!r}")
+        for key, choices in (
+            ("dataset", tuple(DATASETS)), ("net", NETS), ("loss", LOSSES), ("lr_schedule", LR_SCHEDULES),
+            ("crop_mode", CROP_MODES),
+        ):  # fmt: skip
+            if (value := getattr(self, key)) not in choices:
+                raise UserError(
+                    f"recipe: {key} must be one of {', '.join(choices)}, got {value!r}{_nearest(value, choices)}"
+                )
+        last, size = self.epochs - 1, min(DATASETS[self.dataset].shape[1:])
+        for key, low, high, expected in (
+            ("epochs", 1, 10**9, "at least 1"),
+            ("ramp_start", 0, math.inf, "an epoch from 0 on"),
+            ("ramp_end", self.ramp_start, math.inf, f"an epoch not before ramp_start = {self.ramp_start:g}"),
+            ("ramp_end", 0, last, f"before the last of {self.epochs} epochs, where p is ∞"),
+            ("eps_train", 1e-6, 1, "a radius in pixel units from 1e-6 to 1"),
+            ("lr", 1e-12, LARGE, "a positive number, from 1e-12 on"),
+            ("width", 1, 2**20, f"from 1 to {2**20}"),
+            ("depth", 1, 1000, "from 1 to 1000"),
+            ("channels", 1, 2**16, f"from 1 to {2**16}"),
+            ("head", 0, 2**16, f"a number of neurons from 0 (no head) to {2**16}"),
+            ("mix", 0, 1, "from 0 to 1"),
+            ("kappa", 0, 1, "from 0 to 1"),
+            ("lambda_first", 0, LARGE, "a number from 0 on"),
+            ("lambda_last", 1e-12, LARGE, "a positive number, from 1e-12 on"),
+            ("scale_lr", 0, LARGE, "a number from 0 on"),
+            ("eps_ramp_start", 0, math.inf, "an epoch from 0 on"),
+            ("eps_ramp_end", self.eps_ramp_start, last, f"from eps_ramp_start = {self.eps_ramp_start:g} to {last}"),
+            ("p_first", 1, 1e5, "from 1 to 1e5"),
+            ("p_last", self.p_first, 1e5, f"from p_first = {self.p_first:g} to 1e5"),
+            ("batch_size", 1, 10**9, "at least 1"),
+            ("lr_hold", 0, last, f"an epoch from 0 on, before the last of {self.epochs}"),
+            ("weight_decay", 0, LARGE, "a number from 0 on"),
+            ("beta1", 0, 0.999999, "from 0 to 0.999999"),
+            ("beta2", 0, 0.999999, "from 0 to 0.999999"),
+            ("adam_eps", 1e-30, LARGE, "a positive number, from 1e-30 on"),
+            ("crop_padding", 0, 64, "a number of pixels from 0 to 64"),
+            ("crop_size", 0, size, f"a number of pixels from 0 (no crop) to {size}"),
+            ("held_out", 0, 10**9, "a number of samples from 0 on"),
+            ("eps_test", 0, 1, "a radius in pixel units from 0 to 1"),
+            ("seed", 0, 2**63, "a number from 0 on"),
+        ):  # fmt: skip
+            value = getattr(self, key)
+            if not low <= value <= high or value == math.inf:
+                nearest = f" (the nearest is {min(max(value, low), high):g})" if math.isfinite(value) else ""
+                raise UserError(f"recipe: {key} must be {expected}, got {value!r}{nearest}")
+        if self.loss == "mixture" and self.eps_ramp_end > 0:
+            raise UserError(
+                f"recipe: eps_ramp_end must be 0 with the mixture loss, which divides by ε, got {self.eps_ramp_end!r}: "
+                "take the loss hinge or cross-entropy"
+            )
+        if self.loss == "mixture" and self.head:
+            raise UserError(
+                "recipe: loss must be hinge or cross-entropy for a net with a head, got 'mixture', which measures "
+                "logits in units of ε"
+            )
+        for key, value in self.published.items():
+            if key not in PUBLISHED or type(value) not in (int, float) or not 0 <= value <= 100:
+                raise UserError(
+                    f"recipe: published must give {', '.join(PUBLISHED)} in percent, got {key} = {value!r}"
+                    f"{_nearest(key, PUBLISHED)}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -138,24 +184,35 @@ def load_recipe(name: str, settings: Iterable[str] = ()) -> Recipe:
 
 def make_recipe(values: dict[str, Any]) -> Recipe:
     """A Recipe from keys and values.  Raises UserError as `load_recipe`."""
-    known = {field.name: field for field in fields(Recipe)}
+    known = {each.name: each for each in fields(Recipe)}
     for key in values:
         if key not in known:
             raise UserError(f"recipe: unknown key {key!r}{_nearest(key, known)}")
-    missing = [name for name, field in known.items() if field.default is MISSING and name not in values]
+    missing = [
+        name
+        for name, each in known.items()
+        if each.default is MISSING and each.default_factory is MISSING and name not in values
+    ]
     if missing:
         raise UserError(f"recipe: missing {', '.join(missing)}")
     return Recipe(**{key: _convert(known[key], value) for key, value in values.items()})
 
 
-def _convert(field: Field[Any], value: Any) -> Any:
-    if field.name in ("eps_train", "eps_test") and isinstance(value, str):
+def _convert(key: Field[Any], value: Any) -> Any:
+    if key.name in ("eps_train", "eps_test") and isinstance(value, str):
         return float(parse_eps(value))  # "8/255"
-    if field.type == "float" and isinstance(value, int) and not isinstance(value, bool):
+    kind = str(key.type).partition("[")[0]
+    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**53 else math.inf
-    if type(value).__name__ != field.type:
-        words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-        raise UserError(f"recipe: {field.name} must be {words[str(field.type)]}, got {value!r}")
+    if type(value).__name__ != kind:
+        words = {
+            "int": "a whole number",
+            "float": "a number",
+            "bool": "true or false",
+            "str": "text",
+            "dict": "a table",
+        }
+        raise UserError(f"recipe: {key.name} must be {words[kind]}, got {value!r}")
     return value
 
 

@@ -1,7 +1,8 @@
 """The training loop.
 
     for every mini-batch:   p, lr, λ from the schedules  →  loss of the batch  →  backward  →  Adam
-    after every epoch:      metrics.jsonl gets a line, checkpoint.safetensors is replaced
+    after every epoch:      metrics.jsonl gets a line, checkpoint.safetensors is replaced, and best.safetensors, too,
+                            if the held-out samples have never been certified better
 
 Each epoch draws its shuffling and augmentation from (seed, epoch) alone, so a run that resumes from a checkpoint ends
 with the same bits as one that was never interrupted.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,13 @@ from .certify import certify, margins
 from .checkpoint import check_writable, load_tensors, save_model, save_tensors, write_file
 from .data import Dataset, batches, random_crop, random_flip, split_holdout, to_pixels
 from .errors import UserError
-from .layers import LinfDistNet
+from .layers import DistanceNet, LinfDistConvNet, LinfDistNet
 from .optim import Adam
 from .recipes import Recipe
+from .runs import MARGIN_EDGES, METRICS
 from .tensor import Tensor
 
-MODEL, CHECKPOINT, METRICS = "model.safetensors", "checkpoint.safetensors", "metrics.jsonl"
+MODEL, BEST, CHECKPOINT = "model.safetensors", "best.safetensors", "checkpoint.safetensors"
 
 
 class Observer:
@@ -39,6 +42,18 @@ class Observer:
 
     def epoch(self, figures: dict[str, Any]) -> None:
         """After every epoch: the line that metrics.jsonl gets."""
+
+
+def make_net(recipe: Recipe, dataset: Dataset) -> DistanceNet:
+    """The net that a recipe describes, for a data set, as training begins with it."""
+    shape, classes = dataset.train_images.shape[1:], len(dataset.classes)
+    settings: dict[str, Any] = {
+        "mean": dataset.mean, "std": dataset.std, "width": recipe.width, "head": recipe.head, "crop": recipe.crop_size,
+        "identity": recipe.identity, "mean_shift": recipe.mean_shift, "seed": recipe.seed,
+    }  # fmt: skip
+    if recipe.net == "conv":
+        return LinfDistConvNet(shape, classes, channels=recipe.channels, **settings)
+    return LinfDistNet(shape, classes, depth=recipe.depth, **settings)
 
 
 class Run:
@@ -56,17 +71,7 @@ class Run:
             raise UserError(f"recipe: batch_size {recipe.batch_size} is above the {len(train)} training samples")
         self.images, self.labels = to_device(dataset.train_images[train], device), dataset.train_labels[train]
         self.held_out = to_pixels(dataset.train_images[held_out]), dataset.train_labels[held_out]
-        self.model = LinfDistNet(
-            self.images.shape[1:],
-            len(dataset.classes),
-            width=recipe.width,
-            depth=recipe.depth,
-            mean=dataset.mean,
-            std=dataset.std,
-            identity=recipe.identity,
-            mean_shift=recipe.mean_shift,
-            seed=recipe.seed,
-        )
+        self.model = make_net(recipe, dataset)
         self.model.to(device)
         self.scale = Tensor(np.ones(1, np.float32), requires_grad=True, device=device)
         parameters = self.model.parameters()
@@ -78,7 +83,7 @@ class Run:
             betas=(recipe.beta1, recipe.beta2),
             eps=recipe.adam_eps,
             weight_decay=recipe.weight_decay,
-            decay_order=lambda name: 2.0 if name == "loss.scale" else self.model.decay_order(name),
+            decay_order=lambda name: self.model.decay_order(name) if recipe.lp_decay and name != "loss.scale" else 2.0,
             rate_scale={"loss.scale": recipe.scale_lr / recipe.lr},
         )
         self.epochs_done = 0
@@ -86,37 +91,28 @@ class Run:
     def train_epoch(self, observer: Observer) -> dict[str, Any]:
         """One pass over the training set; returns the epoch's figures."""
         recipe, epoch, start = self.recipe, self.epochs_done, time.perf_counter()
-        rng = np.random.default_rng([recipe.seed, epoch])
         steps = math.ceil(len(self.labels) / recipe.batch_size)
-        eps = recipe.eps_train * self.model.lipschitz()  # in net units
-        seen, total, correct, beyond, margin_sum = 0, 0.0, 0, 0, 0.0
+        seen, total, correct, robust, margin_sum = 0, 0.0, 0, 0, 0.0
+        counts = np.zeros(len(MARGIN_EDGES) - 1, np.int64)
         self.model.train()
-        for step, (pixels, labels) in enumerate(
-            batches(self.images, self.labels, recipe.batch_size, rng, self.augment)
-        ):
-            self._set_schedules(epoch + step / steps)
+        for step, (pixels, labels) in enumerate(self.batches()):
+            now = epoch + step / steps
             try:
-                logits = self.model(Tensor(pixels))
-                loss = self._loss(logits, labels, eps, epoch + step / steps)
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise ValueError(f"the loss is {value}")
-            except ValueError as error:  # distances refuse what is not finite
-                safe = f"; the checkpoint of epoch {epoch} is whole" if epoch else ""
+                loss, margin, room = self.step(pixels, labels, now)
+            except ValueError as error:
                 raise UserError(
                     f"training diverged in step {step + 1} of epoch {epoch + 1}: {str(error).rstrip('.')} "
-                    f"(try a smaller lr{safe})"
+                    f"(try a smaller lr than {recipe.lr:g}, or a smaller p_last than {recipe.p_last:g}; "
+                    + (f"the checkpoint of epoch {epoch} is whole)" if epoch else "no epoch was done)")
                 ) from error
-            margin = margins(logits.numpy(), labels)  # a GPU has just been waited for; after the step it would be again
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
             seen += len(labels)
-            total += value * len(labels)
+            total += loss * len(labels)
             correct += int((margin > 0).sum())
-            beyond += int((margin > 2 * eps).sum())
+            robust += int((room > 0).sum())
             margin_sum += float(margin.sum())
-            figures = {
+            inside = np.clip(margin / self.margin_unit, MARGIN_EDGES[0], MARGIN_EDGES[-1])
+            counts += np.histogram(inside, MARGIN_EDGES)[0]
+            figures: dict[str, Any] = {
                 "p": self.model.p,
                 "lr": self.optimizer.lr,
                 "loss": total / seen,
@@ -125,31 +121,80 @@ class Run:
             }
             observer.step(epoch + 1, step + 1, steps, figures)
         self.epochs_done += 1
-        figures |= {"epoch": self.epochs_done, "beyond_2eps": beyond / seen}
+        figures |= {"epoch": self.epochs_done, "eps": self.eps(now), "beyond_2eps": robust / seen}
         if recipe.loss == "mixture":
-            figures["scale"] = self.scale.item()
-        return figures | self._held_out_figures() | {"seconds": time.perf_counter() - start}
+            figures |= {"scale": self.scale.item(), "lambda": self.cross_entropy_weight(now)}
+        figures |= {"margin_counts": counts.tolist()} | self._held_out_figures()
+        return figures | {"seconds": time.perf_counter() - start}
 
-    def augment(self, images: Array, rng: np.random.Generator) -> Array:
-        if self.recipe.crop_padding:
-            images = random_crop(images, self.recipe.crop_padding, rng, mode=self.recipe.crop_mode)  # type: ignore[arg-type]
-        return random_flip(images, rng) if self.recipe.flip else images
+    def batches(self) -> Iterator[tuple[Array, Array]]:
+        """The mini-batches of this epoch, by chance that depends on the seed and the epoch alone."""
+        rng = np.random.default_rng([self.recipe.seed, self.epochs_done])
+        return batches(self.images, self.labels, self.recipe.batch_size, rng, self.augment)
 
-    def _set_schedules(self, epoch: float) -> None:
-        recipe = self.recipe
-        p = schedules.p_ramp(epoch, recipe.ramp_start, recipe.ramp_end, recipe.p_first, recipe.p_last)
-        self.model.p = schedules.cheap_order(p) if recipe.cheap_orders else p
-        self.optimizer.lr = schedules.learning_rate(epoch, recipe.lr, recipe.epochs, recipe.lr_hold)
+    def step(self, pixels: Array, labels: Array, now: float) -> tuple[float, Array, Array]:
+        """One mini-batch at the moment `now`, in epochs: the loss, margins z_y − max z_j (n,), and room (n,) to 2ε_t.
 
-    def _loss(self, logits: Tensor, labels: Array, eps: float, epoch: float) -> Tensor:
+        Room is −max_{j≠y} worst_j: what the margin has above 2ε_t, or by the bounds of a head.  Raises ValueError where
+        the loss is not finite.
+        """
+        recipe, eps, p = self.recipe, self.eps(now), self.order(now)
+        if recipe.reset_at_switch and math.isinf(p) and not math.isinf(self.model.p):
+            self.optimizer.reset()
+        self.model.p = p
+        if recipe.lr_schedule == "cosine":
+            self.optimizer.lr = schedules.learning_rate(now, recipe.lr, recipe.epochs, recipe.lr_hold)
+        logits, worst = self.model.worst_case(Tensor(pixels), labels, eps)
+        loss = self.loss(logits, labels, eps, now, worst)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise ValueError(f"the loss is {value}")
+        margin = margins(logits.numpy(), labels)  # a GPU has just been waited for; after the step it would be again
+        room = margin - 2 * eps if worst is None else margins(worst.numpy(), labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return value, margin, room
+
+    def loss(self, logits: Tensor, labels: Array, eps: float, now: float, worst: Tensor | None = None) -> Tensor:
+        """The recipe's, at the moment `now`; `worst` where the net bounds its logits' differences itself."""
         recipe = self.recipe
         if recipe.loss == "hinge":
-            return losses.hinge(logits, labels, eps, recipe.mix)
+            return losses.hinge(logits, labels, eps, recipe.mix, worst=worst)
         if recipe.loss == "cross-entropy":
-            return losses.cross_entropy(logits, labels)
-        progress = schedules.ramp(epoch, recipe.ramp_start, recipe.ramp_end)
-        weight = schedules.geometric(progress, recipe.lambda_first, recipe.lambda_last)
-        return losses.mixture(logits, labels, eps, weight, self.scale)
+            return losses.robust_cross_entropy(logits, labels, eps, recipe.kappa, worst=worst)
+        weight = self.cross_entropy_weight(now)
+        return losses.mixture(logits, labels, eps, weight, self.scale, clip=recipe.clip)
+
+    def augment(self, images: Array, rng: np.random.Generator) -> Array:
+        recipe = self.recipe
+        if recipe.crop_padding or recipe.crop_size:
+            size = recipe.crop_size or None
+            images = random_crop(images, recipe.crop_padding, rng, mode=recipe.crop_mode, size=size)  # type: ignore[arg-type]
+        return random_flip(images, rng) if recipe.flip else images
+
+    def order(self, now: float) -> float:
+        """p."""
+        recipe = self.recipe
+        p = schedules.p_ramp(now, recipe.ramp_start, recipe.ramp_end, recipe.p_first, recipe.p_last)
+        return schedules.cheap_order(p) if recipe.cheap_orders else p
+
+    def eps(self, now: float) -> float:
+        """ε_t, in net units."""
+        recipe = self.recipe
+        grown = schedules.ramp(now, recipe.eps_ramp_start, recipe.eps_ramp_end)
+        return schedules.linear(grown, 0.0, recipe.eps_train) * self.model.layers[0].lipschitz()
+
+    def cross_entropy_weight(self, now: float) -> float:
+        """λ of the mixture loss."""
+        recipe = self.recipe
+        progress = schedules.ramp(now, recipe.ramp_start, recipe.ramp_end)
+        return schedules.geometric(progress, recipe.lambda_first, recipe.lambda_last) if recipe.lambda_first else 0.0
+
+    @property
+    def margin_unit(self) -> float:
+        """Of the histogram of margins: 2ε_train; logits of a head are in no such units."""
+        return 1.0 if self.recipe.head else 2 * self.eps(self.recipe.epochs)
 
     def _held_out_figures(self) -> dict[str, float]:
         """Clean and certified accuracy of the p = ∞ net on the held-out samples, whatever p training has reached."""
@@ -157,12 +202,19 @@ class Run:
         if not len(labels):
             return {}
         p, self.model.p = self.model.p, math.inf
-        proof = certify(self.model, pixels, labels, self.recipe.eps_test, method="margin")
+        method = "interval" if self.recipe.head else "margin"  # a head's Lipschitz constant proves next to nothing
+        proof = certify(self.model, pixels, labels, self.recipe.eps_test, method=method)
         self.model.p = p
         return {
             "held_out_accuracy": float(proof.correct.mean()),
             "held_out_certified": float((proof.certified & proof.correct).mean()),
         }
+
+    def save_net(self, path: Path) -> None:
+        """The net at p = ∞, as it is certified; the run goes on with it unchanged."""
+        p, self.model.p = self.model.p, math.inf
+        save_model(self.model.eval(), path, dataset=self.recipe.dataset, recipe=json.dumps(self.recipe.to_dict()))
+        self.model.p = p
 
     def save(self, path: Path) -> None:
         """The whole state between two epochs."""
@@ -206,10 +258,15 @@ def train(
     *,
     resume: bool = False,
     restart: bool = False,
+    keep: int = 0,
     device: str = "cpu",
     observer: Observer | None = None,
-) -> LinfDistNet:
+) -> DistanceNet:
     """Train a net by a recipe; DIR = `out` gets model.safetensors, checkpoint.safetensors and metrics.jsonl.
+
+    Where the recipe holds samples out, best.safetensors is the net after the epoch that certified most of them.  The
+    last `keep` checkpoints before the newest stay as checkpoint-EPOCH.safetensors: copied over checkpoint.safetensors,
+    one is resumed as well.
 
     On `device` "cuda" (or "auto", where there is one) the images, the net and the optimizer live on the GPU, and the
     net is returned there.  The files are the same: a run may be resumed on another device, with other last bits.
@@ -225,7 +282,7 @@ def train(
     present = [name for name in (CHECKPOINT, MODEL, METRICS) if (out / name).exists()]
     if resume and CHECKPOINT not in present:
         raise UserError(f"{out}: there is no run to resume, since it holds no {CHECKPOINT}")
-    if present and not resume and not (restart and _recipe_in(out, present) == recipe.to_dict()):
+    if present and not resume and not (restart and recipe_in(out) == recipe.to_dict()):
         raise UserError(
             f"{out} already holds a training run ({', '.join(present)}): go on with it (--resume, or resume=True) "
             "or choose another folder"
@@ -234,6 +291,7 @@ def train(
     if resume:
         run.load(out / CHECKPOINT)
     lines = _metrics_up_to(out / METRICS, run.epochs_done) if resume else []
+    best = max((json.loads(line).get("held_out_certified", 0.0) for line in lines), default=-1.0)
     check_writable(out / METRICS)  # before an epoch of work rather than after it
     while run.epochs_done < recipe.epochs:
         with np.errstate(all="ignore"):  # what overflows shows in the loss, and that stops the run
@@ -241,16 +299,30 @@ def train(
         p = figures["p"] if math.isfinite(figures["p"]) else "inf"  # JSON has no infinity
         lines.append(json.dumps(figures | {"p": p}, allow_nan=False))
         write_file(out / METRICS, "".join(f"{line}\n" for line in lines).encode())
+        if figures.get("held_out_certified", -1.0) > best:
+            best = figures["held_out_certified"]
+            run.save_net(out / BEST)
+        _rotate(out, run.epochs_done - 1, keep)
         run.save(out / CHECKPOINT)
         observer.epoch(figures)
-    save_model(run.model.eval(), out / MODEL, dataset=recipe.dataset, recipe=json.dumps(recipe.to_dict()))
+    run.save_net(out / MODEL)
     return run.model
 
 
-def _recipe_in(out: Path, present: list[str]) -> Any:
-    """The recipe of the run in a folder, as its checkpoint or its model tells it; None where neither does."""
-    files = [name for name in (CHECKPOINT, MODEL) if name in present]
-    return json.loads(load_tensors(out / files[0])[1].get("recipe", "null")) if files else None
+def _rotate(out: Path, epoch: int, keep: int) -> None:
+    """Keep the checkpoint of this epoch under its number, and `keep` of these in all."""
+    if not keep:
+        return
+    if epoch and (out / CHECKPOINT).exists():
+        write_file(out / f"checkpoint-{epoch:05}.safetensors", (out / CHECKPOINT).read_bytes())
+    for old in sorted(out.glob("checkpoint-*.safetensors"))[:-keep]:
+        old.unlink()
+
+
+def recipe_in(out: Path) -> Any:
+    """The recipe of the run in a folder, a dict, as its checkpoint or its model tells it; None where neither does."""
+    files = [out / name for name in (CHECKPOINT, MODEL) if (out / name).exists()]
+    return json.loads(load_tensors(files[0])[1].get("recipe", "null")) if files else None
 
 
 def _metrics_up_to(path: Path, epoch: int) -> list[str]:

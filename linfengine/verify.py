@@ -46,7 +46,7 @@ Numbers = list[int]
 Layer = dict[str, Any]
 
 FORMAT, MODEL_FORMAT = "linfengine-certificate-1", "linfengine-1"
-KINDS = {"Normalize", "MeanShift", "Flatten", "ReLU", "Negate", "LinfDistDense", "LinfDistConv2d"}
+KINDS = {"Normalize", "CenterCrop", "MeanShift", "Flatten", "ReLU", "Negate", "LinfDistDense", "LinfDistConv2d"}
 KEYS = {"index", "pixels", "label", "prediction", "logits", "margin", "radius", "certified"}
 WHITE = 255
 UNIT = Fraction(1, 2**24)  # a float32 result is off by at most this fraction of itself,
@@ -148,6 +148,9 @@ class Net:
             elif kind == "MeanShift":
                 means = spread(layer["running_mean"], len(ends[0]))
                 ends = [[self.round(v - m) for v, m in zip(end, means, strict=True)] for end in ends]
+            elif kind == "CenterCrop":
+                chosen, shape = middle(layer["size"], shape)
+                ends = [[end[i] for i in chosen] for end in ends]
             elif kind == "ReLU":
                 ends = [[max(v, 0) for v in end] for end in ends]
             elif kind == "Negate":
@@ -226,18 +229,38 @@ class Net:
         return Fraction(abs(numbers), 2**self.grain)
 
 
+def middle(size: int, shape: tuple[int, ...]) -> tuple[list[int], tuple[int, ...]]:
+    """The places of the middle size x size window of flat images (channels, height, width), and its shape."""
+    channels, height, width = shape
+    if not 1 <= size <= min(height, width):
+        raise Disagreement(f"a window of {size} x {size} does not fit images of {height} x {width}")
+    top, left = (height - size) // 2, (width - size) // 2
+    rows, columns = range(top, top + size), range(left, left + size)
+    places = [(c * height + i) * width + j for c in range(channels) for i in rows for j in columns]
+    return places, (channels, size, size)
+
+
 def expanded(config: dict[str, Any]) -> list[Layer]:
     """The layers of a net's description."""
     if config["layer"] in ("Sequential", "ExactNet"):
         return config["layers"]
-    if config["layer"] != "LinfDistNet":
-        raise Disagreement(f"this checker has no rule for a {config['layer']}")
-    layers = [{"layer": "Normalize", "mean": config["mean"], "std": config["std"]}, {"layer": "Flatten"}]
-    for i in range(config["depth"]):
-        layers.append({"layer": "LinfDistDense", "groups": 1, "bias": i == config["depth"] - 1})
-        if config["mean_shift"] and i < config["depth"] - 1:
-            layers.append({"layer": "MeanShift"})
-    return [*layers, {"layer": "Negate"}]
+    if config["layer"] not in ("LinfDistNet", "LinfDistConvNet") or config.get("head"):
+        raise Disagreement(f"this checker has no rule for a {config['layer']}{' with a head' * ('head' in config)}")
+    layers: list[Layer] = [{"layer": "Normalize", "mean": config["mean"], "std": config["std"]}]
+    if config.get("crop"):
+        layers.append({"layer": "CenterCrop", "size": config["crop"]})
+    shift = [{"layer": "MeanShift"}] * config["mean_shift"]
+    dense = {"layer": "LinfDistDense", "groups": 1, "bias": False}
+    if config["layer"] == "LinfDistNet":
+        layers.append({"layer": "Flatten"})
+        for _ in range(config["depth"] - 1):
+            layers += [dense, *shift]
+    else:
+        conv = {"layer": "LinfDistConv2d", "kernel_size": 3, "padding": 1, "groups": 1, "bias": False}
+        for stride in (1, 1, 2, 1, 1):
+            layers += [conv | {"stride": stride}, *shift]
+        layers += [{"layer": "Flatten"}, dense, *shift]
+    return [*map(dict, layers), dense | {"bias": True}, {"layer": "Negate"}]
 
 
 def parts_of(layer: Layer) -> list[str]:

@@ -34,7 +34,8 @@ from linfengine.layers import (
     Tanh,
 )
 from linfengine.recipes import load_recipe, recipe_names
-from linfengine.train import CHECKPOINT, METRICS, MODEL, Run
+from linfengine.runs import METRICS
+from linfengine.train import CHECKPOINT, MODEL, Run
 
 ROOT = Path(__file__).parents[1]
 TINY = ["loss=hinge", "width=16", "depth=2", "epochs=3", "ramp_start=1", "ramp_end=2", "lr=0.03", "batch_size=64"]

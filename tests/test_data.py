@@ -2,11 +2,13 @@
 
 import gzip
 import hashlib
+import io
 import lzma
 import os
 import pickle
 import struct
 import tarfile
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
+from PIL import Image
 
 from linfengine import data
 from linfengine.data import DATASETS, Dataset, load_dataset, random_crop, random_flip, split_holdout, to_pixels
@@ -83,6 +86,60 @@ def write_cifar(folder: Path, encode: Callable[[Any, Any], bytes], ending: str) 
         (folder / name).write_bytes(PACK[ending](encode(images, labels)))
 
 
+# Tiny ImageNet with 2 classes, 4 train images each, and 6 test images, each of one colour told by its file name; the
+# lists are in another order than the classes and files are to be in.
+
+WNIDS = ("n01443537", "n07720875")
+WORDS = "n07720875\tbell pepper\nn01443537\tgoldfish, Carassius auratus\nn00001740\tentity\n"
+COLOURS = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (250, 250, 10), (10, 250, 250), (250, 10, 250)]
+TEST_LABELS = [0, 1, 1, 0, 1, 0]  # of val_0, val_1, val_10, val_2, val_3, val_4
+
+
+def write_jpeg(path: Path, colour: Any, mode: str = "RGB", side: tuple[int, int] = (64, 64)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", side, colour).convert(mode).save(path, "JPEG")
+
+
+def jpeg_bytes(image: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def annotation(file: str, label: int) -> str:
+    return f"{file}\t{WNIDS[label]}\t0\t0\t62\t62\n"
+
+
+def write_tiny_imagenet(folder: Path) -> None:
+    for wnid in WNIDS:
+        for colour, number in zip(COLOURS, ["0", "1", "10", "2"], strict=False):
+            write_jpeg(folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG", colour)
+        (folder / "train" / wnid / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.JPEG\t0\t10\t63\t58\n")
+    files = [f"val_{number}.JPEG" for number in ("0", "1", "10", "2", "3", "4")]
+    for file, colour in zip(files, COLOURS, strict=True):
+        write_jpeg(folder / "val" / "images" / file, colour)
+    lines = [annotation(file, label) for file, label in zip(files, TEST_LABELS, strict=True)]
+    (folder / "val" / "val_annotations.txt").write_text("".join(reversed(lines)))
+    (folder / "wnids.txt").write_text("\n".join(reversed(WNIDS)))
+    (folder / "words.txt").write_text(WORDS)
+
+
+def assert_colours(images: Any, colours: Any) -> None:
+    """Up to 4 levels, for JPEG rounds colours; any two of `COLOURS` are 240 apart."""
+    flat = np.broadcast_to(np.array(colours)[:, :, None, None], (len(colours), 3, 64, 64))
+    assert images.dtype == np.uint8
+    np.testing.assert_allclose(images.astype(int), flat, rtol=0, atol=4)
+
+
+def assert_tiny_imagenet(dataset: Dataset) -> None:
+    assert dataset.classes == ("goldfish", "bell pepper")
+    assert_colours(dataset.train_images, COLOURS[:4] * 2)
+    assert_colours(dataset.test_images, COLOURS)
+    assert dataset.train_labels.tolist() == [0] * 4 + [1] * 4
+    assert dataset.test_labels.tolist() == TEST_LABELS
+    assert (dataset.train_labels.dtype, dataset.test_labels.dtype) == (np.int64, np.int64)
+
+
 def assert_tiny(dataset: Dataset, channels: int, side: int) -> None:
     found = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
     for array, expected in zip(found, tiny(channels, side), strict=True):
@@ -99,6 +156,8 @@ def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
     for name in ("mnist", "fashion-mnist", "cifar-10"):
         monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], sizes=(20, 4)))
+    small = replace(DATASETS["tiny-imagenet"], sizes=(8, 6), classes=2)
+    monkeypatch.setitem(DATASETS, "tiny-imagenet", small)
     monkeypatch.delenv("LINFENGINE_DATA", raising=False)
     monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache")
     monkeypatch.setattr(pooch, "retrieve", no_network)
@@ -183,9 +242,9 @@ def test_table_has_the_sha256_of_the_published_files(name: str) -> None:
 @pytest.mark.parametrize("name", DATASETS)
 def test_table_is_consistent(name: str) -> None:
     source = DATASETS[name]
-    assert len(source.classes) == len(set(source.classes)) == 10
+    assert len(source.names) == len(set(source.names)) == (0 if name == "tiny-imagenet" else source.classes)
     assert len(source.mean) == source.shape[0]
-    assert all(source.sizes[0] % (len(layout.groups) - 1) == 0 for layout in source.layouts)
+    assert all(source.sizes[0] % max(len(layout.groups) - 1, 1) == 0 for layout in source.layouts)
 
 
 # Round trips and the search
@@ -236,6 +295,50 @@ def test_root_named_after_the_data_set_may_hold_idx_files_itself(empty_cache: Pa
     assert_tiny(load_dataset("mnist", tmp_path / "mnist"), 1, 28)
     with pytest.raises(UserError, match="fashion-mnist is in no folder"):
         load_dataset("fashion-mnist", tmp_path / "mnist")
+
+
+@pytest.mark.parametrize("folder", [".", "tiny-imagenet", "tiny-imagenet-200", "tiny-imagenet/tiny-imagenet-200"])
+def test_tiny_imagenet_round_trip(empty_cache: Path, tmp_path: Path, folder: str) -> None:
+    """Labels follow the sorted WordNet ids, images the sorted file names, whatever the order of the lists."""
+    write_tiny_imagenet(tmp_path / "root" / folder)
+    dataset = load_dataset("tiny-imagenet", tmp_path / "root")
+    assert_tiny_imagenet(dataset)
+    assert dataset.train_images.base is dataset.test_images.base, "one array holds them all"
+
+
+def test_tiny_imagenet_lists_may_be_packed(empty_cache: Path, tmp_path: Path) -> None:
+    write_tiny_imagenet(tmp_path / "tiny-imagenet")
+    words = tmp_path / "tiny-imagenet" / "words.txt"
+    (words.parent / "words.txt.gz").write_bytes(gzip.compress(words.read_bytes()))
+    words.unlink()
+    assert_tiny_imagenet(load_dataset("tiny-imagenet", tmp_path))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_grey_and_cmyk_jpegs_become_rgb(empty_cache: Path, tmp_path: Path, mode: str) -> None:
+    write_tiny_imagenet(tmp_path / "tiny-imagenet")
+    path = tmp_path / "tiny-imagenet" / "train" / WNIDS[1] / "images" / f"{WNIDS[1]}_1.JPEG"
+    colour = (90, 90, 90) if mode == "L" else (200, 60, 120)
+    write_jpeg(path, colour, mode)
+    with Image.open(path) as image:
+        assert image.mode == mode
+    assert_colours(load_dataset("tiny-imagenet", tmp_path).train_images[4:], [COLOURS[0], colour, *COLOURS[2:4]])
+
+
+def test_jpegs_keep_rows_columns_and_order(tmp_path: Path) -> None:
+    """More files than a thread takes at once, each dark but for one bright corner, which its number tells."""
+    paths = []
+    for i, corner in enumerate([(0, 0), (0, 24), (8, 0), (8, 24)]):
+        pixels = np.zeros((16, 32, 3), np.uint8)
+        pixels[corner[0] :, corner[1] :][:8, :8] = 255
+        Image.fromarray(pixels).save(tmp_path / f"{i}.JPEG", "JPEG")
+        paths.append(tmp_path / f"{i}.JPEG")
+    images = data.read_jpegs(paths * 300, (3, 16, 32))
+    assert (images.shape, images.dtype) == ((1200, 3, 16, 32), np.uint8)
+    for i, (row, column) in enumerate([(3, 3), (3, 28), (11, 3), (11, 28)]):
+        bright = images[:, :, row, column] > 200
+        np.testing.assert_array_equal(bright.all(axis=1), np.arange(1200) % 4 == i)
+        np.testing.assert_array_equal(bright.any(axis=1), np.arange(1200) % 4 == i)
 
 
 def test_search_order(empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,9 +424,79 @@ def test_missing_file_is_named(empty_cache: Path, tmp_path: Path, name: str) -> 
     assert f"{str(path).removesuffix('.xz')}: expected this file" in fault(name, tmp_path)
 
 
+VAL_LIST, VAL_FILE = "val/val_annotations.txt", "val/images/val_3.JPEG"
+FOLDER, OTHER_FOLDER = (f"train/{wnid}/images" for wnid in WNIDS)
+NO_LIST = "expected this file, plain, .gz or .xz, beside the others, found none"
+NO_NAME = "expected a name for each WordNet id of wnids.txt, found none for "
+NO_JPEG = "expected a whole JPEG, found a fault "
+
+
+def rewritten(old: str, new: str) -> Callable[[Path], Any]:
+    def harm(path: Path) -> None:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return harm
+
+
+def sized(width: int, height: int) -> Callable[[Path], Any]:
+    return lambda path: write_jpeg(path, 0, side=(width, height))
+
+
+@pytest.mark.parametrize(
+    ("file", "harm", "expected"),
+    [
+        ("wnids.txt", Path.unlink, NO_LIST),
+        ("words.txt", Path.unlink, NO_LIST),
+        (VAL_LIST, Path.unlink, NO_LIST),
+        ("wnids.txt", rewritten(WNIDS[0], ""), "expected 2 different WordNet ids, found 1"),
+        ("wnids.txt", rewritten(WNIDS[0], WNIDS[1]), "expected 2 different WordNet ids, found 1"),
+        ("wnids.txt", rewritten(WNIDS[0], f"{WNIDS[0]} n00001740"), "expected 2 different WordNet ids, found 3"),
+        ("words.txt", rewritten("n0144", "n0145"), NO_NAME + "['n01443537']"),
+        ("words.txt", rewritten("\tbell pepper", ""), NO_NAME + "['n07720875']"),
+        ("words.txt", lambda path: path.write_bytes(b"\xff\xfe\0\n"), NO_NAME + "['n01443537', 'n07720875']"),
+        (FOLDER, lambda path: next(path.iterdir()).unlink(), "expected 4 JPEG files, found 3"),
+        (OTHER_FOLDER, lambda path: write_jpeg(path / "5.JPEG", 0), "expected 4 JPEG files, found 5"),
+        (OTHER_FOLDER, lambda path: path.rename(path.parent / "no"), "expected 4 JPEG files, found 0"),
+        (VAL_LIST, rewritten(annotation("val_3.JPEG", 1), ""), "expected 6 different files, found 5"),
+        (VAL_LIST, rewritten("val_3", "val_4"), "expected 6 different files, found 5"),
+        (VAL_LIST, rewritten(WNIDS[1], "n9"), "expected WordNet ids of wnids.txt, found also 'n9'"),
+        (
+            VAL_LIST,
+            rewritten(f"3.JPEG\t{WNIDS[1]}", "3"),
+            "expected lines of six fields between tabs, found 'val_3\\t0",
+        ),
+        (VAL_FILE, Path.unlink, NO_JPEG + "([Errno 2] No such file"),
+        (VAL_FILE, sized(64, 63), "expected 64 x 64 pixels, found 64 x 63"),
+        (f"{FOLDER}/{WNIDS[0]}_10.JPEG", sized(32, 64), "expected 64 x 64 pixels, found 32 x 64"),
+        (VAL_FILE, lambda path: path.write_bytes(path.read_bytes()[:-20]), NO_JPEG + "(image file is truncated"),
+        (VAL_FILE, lambda path: path.write_bytes(b""), NO_JPEG + "(cannot identify image file"),
+        (VAL_FILE, lambda path: Image.new("RGB", (64, 64)).save(path, "PNG"), NO_JPEG + "(cannot identify image file"),
+    ],
+)
+def test_tiny_imagenet_faults(
+    empty_cache: Path, tmp_path: Path, file: str, harm: Callable[[Path], Any], expected: str
+) -> None:
+    write_tiny_imagenet(tmp_path / "tiny-imagenet-200")
+    path = tmp_path / "tiny-imagenet-200" / file
+    harm(path)
+    assert f"{path}: {expected}" in fault("tiny-imagenet", tmp_path)
+
+
+def test_the_first_of_many_faulty_jpegs_is_named(tmp_path: Path) -> None:
+    """The first by place, whichever thread is the first to meet one."""
+    write_jpeg(tmp_path / "good", 0)
+    paths = [tmp_path / "good"] * 400 + [tmp_path / f"missing_{i}" for i in range(2000)]
+    with pytest.raises(UserError, match="missing_0: expected a whole JPEG"):
+        data.read_jpegs(paths, (3, 64, 64))
+
+
 def test_missing_folder_and_unknown_name(empty_cache: Path, tmp_path: Path) -> None:
     assert "expected a folder of data sets, found none" in fault("mnist", tmp_path / "nowhere")
-    with pytest.raises(UserError, match="'svhn' is unknown: expected one of digits, mnist, fashion-mnist, cifar-10"):
+    with pytest.raises(
+        UserError, match="'svhn' is unknown: expected one of digits, mnist, fashion-mnist, cifar-10, tiny"
+    ):
         load_dataset("svhn")
 
 
@@ -402,7 +575,7 @@ def test_pickle_faults(
     assert not (tmp_path / "crime").exists()
 
 
-@pytest.mark.parametrize("reader", ["idx", "binary", "pickle"])
+@pytest.mark.parametrize("reader", ["idx", "binary", "pickle", "jpeg"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damage_gives_an_array_or_a_user_error(tmp_path: Path, reader: str, draw: st.DataObject) -> None:
@@ -412,6 +585,7 @@ def test_damage_gives_an_array_or_a_user_error(tmp_path: Path, reader: str, draw
         "idx": (lambda path: data.read_idx(path, 1), bytearray(idx_bytes(labels))),
         "binary": (data.read_cifar_binary, bytearray(binary_bytes(images, labels))),
         "pickle": (data.read_cifar_pickle, bytearray(pickle_bytes(images, labels))),
+        "jpeg": (lambda path: data.read_jpegs([path], (3, 8, 8)), bytearray(jpeg_bytes(images[0, :, :8, :8]))),
     }[reader]
     for _ in range(draw.draw(st.integers(0, 3))):
         blob[draw.draw(st.integers(0, min(len(blob), 400) - 1))] = draw.draw(st.integers(0, 255))
@@ -460,12 +634,28 @@ def test_downloaded_archive_is_unpacked(empty_cache: Path, tmp_path: Path, monke
     assert_tiny(load_dataset("cifar-10"), 3, 32)
 
 
+def test_downloaded_zip_is_unpacked(empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def retrieve(url: str, known_hash: str, fname: str, path: Path, processor: Any = None) -> None:
+        assert url == "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+        path.mkdir(parents=True)
+        with zipfile.ZipFile(path / fname, "w") as archive:
+            for file in sorted((tmp_path / "web").rglob("*")):
+                archive.write(file, file.relative_to(tmp_path / "web"))
+        processor(str(path / fname), "download", None)
+
+    write_tiny_imagenet(tmp_path / "web" / "tiny-imagenet-200")
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    assert_tiny_imagenet(load_dataset("tiny-imagenet"))
+    assert_tiny_imagenet(load_dataset("tiny-imagenet", download=False))
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
         (ConnectionError("Max retries\nexceeded"), "ConnectionError"),
         (ValueError("SHA256 hash of\ndownloaded file"), "wrong SHA-256"),
         (tarfile.ReadError("bad"), "ReadError"),
+        (zipfile.BadZipFile("bad"), "BadZipFile"),
     ],
 )
 def test_failed_download(empty_cache: Path, tmp_path: Path, monkeypatch: Any, error: Exception, reason: str) -> None:
@@ -528,22 +718,42 @@ dtypes = st.sampled_from(["uint8", "float32"])
 seeds = st.integers(0, 2**32)
 
 
-@given(st.integers(0, 5), st.integers(1, 3), sides, sides, st.integers(0, 4), seeds, dtypes, st.booleans())
+@given(st.integers(0, 5), st.integers(1, 3), sides, sides, st.integers(0, 4), seeds, dtypes, st.booleans(), st.data())
 def test_crops_are_windows_of_the_padded_image(
-    n: int, channels: int, height: int, width: int, padding: int, seed: int, dtype: str, edge: bool
+    n: int, channels: int, height: int, width: int, padding: int, seed: int, dtype: str, edge: bool, draw: st.DataObject
 ) -> None:
     images = image_batch(n, channels, height, width, dtype)
     kept = images.copy()
     mode: Any = "edge" if edge else "constant"
-    crops = random_crop(images, padding, np.random.default_rng(seed), mode)
-    assert (crops.shape, crops.dtype) == (images.shape, images.dtype)
+    size = draw.draw(st.none() | st.integers(1, min(height, width) + 2 * padding))
+    window = (height, width) if size is None else (size, size)
+    crops = random_crop(images, padding, np.random.default_rng(seed), mode, size=size)
+    assert (crops.shape, crops.dtype) == ((n, channels, *window), images.dtype)
     np.testing.assert_array_equal(images, kept)
     for image, crop in zip(images, crops, strict=True):
         padded = np.stack([np.pad(channel, padding, mode=mode) for channel in image])
-        windows = sliding_window_view(padded, (height, width), axis=(1, 2))
+        windows = sliding_window_view(padded, window, axis=(1, 2))
         assert (windows == crop[:, None, None]).all(axis=(0, 3, 4)).any()
-    again = random_crop(images, padding, np.random.default_rng(seed), mode)
+    again = random_crop(images, padding, np.random.default_rng(seed), mode, size=size)
     np.testing.assert_array_equal(crops, again)
+
+
+@given(st.integers(0, 9), sides, sides, st.integers(0, 4), seeds)
+def test_crops_without_a_size_are_drawn_as_ever(n: int, height: int, width: int, padding: int, seed: int) -> None:
+    """Rows, then columns, all in one draw: a run that is repeated sees the same crops, and the same chance after it."""
+    images = image_batch(n, 1, height, width, "float32")
+    rng, other = np.random.default_rng(seed), np.random.default_rng(seed)
+    rows, columns = other.integers(2 * padding + 1, size=(2, n))
+    padded = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    windows = [padded[i, :, r : r + height, c : c + width] for i, (r, c) in enumerate(zip(rows, columns, strict=True))]
+    np.testing.assert_array_equal(random_crop(images, padding, rng), np.reshape(windows, images.shape))
+    assert rng.bit_generator.state == other.bit_generator.state
+
+
+@pytest.mark.parametrize("size", [-1, 0, 7])
+def test_crops_need_a_window(size: int) -> None:
+    with pytest.raises(ValueError, match=f"size must be from 1 to 6, the padded image's smaller side, got {size}"):
+        random_crop(image_batch(2, 1, 4, 5, "uint8"), 1, np.random.default_rng(0), size=size)
 
 
 @given(st.integers(0, 5), st.integers(1, 3), sides, sides, seeds, dtypes)
@@ -561,11 +771,15 @@ def test_flips_are_images_or_their_mirrors(
 
 
 def test_all_windows_and_both_sides_occur_equally_often() -> None:
-    """Over 9,000 samples each of 9 windows is within five standard deviations (150) of 1,000, each side of 4,500."""
+    """Over 9,000 samples counts are within five standard deviations: 150 for 9 windows, 157 for 8, 240 for 2 sides."""
     images = np.zeros((9000, 1, 3, 3), np.uint8)
     images[:, 0, 1, 1] = 1
     crops = random_crop(images, 1, np.random.default_rng(0))
     assert np.abs(crops.sum(axis=0) - 1000.0).max() < 150
+    places = image_batch(1, 1, 3, 5, "uint8").repeat(9000, axis=0)  # 2 x 4 windows of 2 x 2, known by their first entry
+    first = np.bincount(random_crop(places, 0, np.random.default_rng(0), size=2)[:, 0, 0, 0], minlength=10)
+    assert np.flatnonzero(first).tolist() == [1, 2, 3, 4, 6, 7, 8, 9]
+    assert np.abs(first[first > 0] - 1125.0).max() < 157
     images[:, 0, 1] = [1, 0, 0]
     flips = random_flip(images, np.random.default_rng(0))
     assert abs(flips[:, 0, 1, 2].sum() - 4500.0) < 240

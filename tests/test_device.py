@@ -41,12 +41,13 @@ from linfengine.checkpoint import load_model, load_tensors, model_content, save_
 from linfengine.data import Dataset, batches, load_dataset, random_crop, random_flip, to_pixels
 from linfengine.exact import quantize
 from linfengine.interval import Interval
-from linfengine.layers import LinfDistNet, Module, Normalize, Sequential
+from linfengine.layers import DistanceNet, LinfDistNet, Module, Normalize, Sequential
 from linfengine.ops import linf_dist, lp_dist
 from linfengine.optim import SGD, Adam, Optimizer
 from linfengine.recipes import Recipe, load_recipe
+from linfengine.runs import METRICS
 from linfengine.tensor import Tensor, no_grad
-from linfengine.train import CHECKPOINT, METRICS, MODEL, Observer, train
+from linfengine.train import CHECKPOINT, MODEL, Observer, train
 
 ROOT = Path(__file__).parents[1]
 cupy = gpu.xp
@@ -394,7 +395,7 @@ def few(digits: Dataset) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> LinfDistNet:
+def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> DistanceNet:
     return train(tiny("width=32", "epochs=6", "ramp_end=5"), digits, tmp_path_factory.mktemp("trained"))
 
 

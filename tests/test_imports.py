@@ -26,8 +26,11 @@ FLOORS = [  # from the ground up; what stands on one line does not know of each 
     {"certify", "checkpoint"},
     {"attack", "certificate", "recipes"},
     {"audit"},
+    {"runs"},
     {"plots"},
     {"train"},
+    {"budget"},
+    {"ablate"},
     {"cli"},
     {"__init__", "__main__"},
 ]

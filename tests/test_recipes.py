@@ -38,10 +38,27 @@ def eps(train: float, test: float) -> dict[str, Any]:
 
 Z21_MNIST, Z22A_MNIST = MNIST | HINGE | Z21, MNIST | MIXTURE | Z22A | weights(0.05, 2e-4)
 Z22A_COLOR = CIFAR | MIXTURE | Z22A_CIFAR | {"crop_padding": 3}
+HEAD = {"loss": "cross-entropy", "lr": 0.02, "weight_decay": 5e-3, "crop_mode": "constant", "width": 5120}
+Z21_MNIST_HEAD = MNIST | HEAD | Z21 | {"depth": 4, "kappa": 0.5, "eps_ramp_start": 0, "eps_ramp_end": 50}
+Z21_CIFAR_HEAD = (
+    {"flip": True, "dataset": "cifar-10"}
+    | HEAD
+    | Z21_CIFAR
+    | {"head": 512, "kappa": 1, "eps_ramp_end": 100, "crop_padding": 4}
+)
 PUBLISHED: dict[str, dict[str, Any]] = {
     "z21-mnist": Z21_MNIST | eps(0.45, 0.3) | {"dataset": "mnist", "mix": 0.75},
     "z21-fashion": Z21_MNIST | eps(0.225, 0.1) | {"dataset": "fashion-mnist", "mix": 1},
     "z21-cifar": CIFAR | HINGE | Z21_CIFAR | eps(0.1568, 8 / 255) | {"mix": 0.75, "crop_padding": 4},
+    "z21-mnist-mlp": Z21_MNIST_HEAD | eps(0.35, 0.3) | {"dataset": "mnist", "head": 256},
+    "z21-fashion-mlp": Z21_MNIST_HEAD | eps(0.11, 0.1) | {"dataset": "fashion-mnist", "head": 512},
+    "z21-cifar-mlp": Z21_CIFAR_HEAD | eps(0.03451, 8 / 255) | {"net": "dense", "depth": 5},
+    "z21-cifar-conv-mlp": Z21_CIFAR_HEAD | eps(0.03451, 8 / 255) | {"net": "conv", "channels": 96, "width": 1024},
+    "z21-tiny-mlp": HEAD
+    | schedule(100, 450, 500, hold=100)
+    | eps(0.005, 1 / 255)
+    | {"dataset": "tiny-imagenet", "depth": 5, "head": 512, "kappa": 1, "lr": 0.04, "eps_ramp_end": 200}
+    | {"crop_size": 56, "crop_padding": 0, "flip": True},
     "z22a-mnist-0.1": Z22A_MNIST | eps(0.3, 0.1) | {"dataset": "mnist"},
     "z22a-mnist-0.3": Z22A_MNIST | eps(0.45, 0.3) | {"dataset": "mnist"},
     "z22a-cifar-2": Z22A_COLOR | weights(0.05, 2e-3) | eps(0.03922, 2 / 255),
@@ -51,7 +68,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 OURS = {"digits": "digits", "mnist-small": "mnist"}  # recipes of our own, and their data sets
 COMMON = {  # what all the published runs share
     "p_first": 8, "p_last": 1000, "cheap_orders": False, "batch_size": 512, "beta1": 0.9, "beta2": 0.99,
-    "adam_eps": 1e-10, "mean_shift": True, "held_out": 0,
+    "adam_eps": 1e-10, "mean_shift": True, "held_out": 0, "lr_schedule": "cosine", "lp_decay": True, "clip": True,
+    "reset_at_switch": False, "identity": True,
 }  # fmt: skip
 
 MINIMAL = {"dataset": "mnist", "epochs": 10, "ramp_start": 2, "ramp_end": 8, "eps_train": 0.3, "lr": 0.02}
@@ -258,9 +276,17 @@ IMPOSSIBLE: dict[str, list[Any]] = {
     "lr": [0, -0.1, 1e-320, math.nan, math.inf],
     "width": [0, -1, 2**20 + 1],
     "depth": [0, -1, 1001],
+    "net": ["cnn", ""],
+    "channels": [0, -1, 2**16 + 1],
+    "head": [-1, 2**16 + 1],
+    "kappa": [-0.1, 1.1, math.nan],
+    "eps_ramp_start": [-0.5, math.inf, math.nan],
+    "eps_ramp_end": [-1, 10, math.inf, math.nan],
+    "lr_schedule": ["linear", ""],
+    "crop_size": [-1, 29],
     "loss": ["hinge loss", ""],
     "mix": [-0.1, 1.1, math.nan],
-    "lambda_first": [0, -1, math.inf, math.nan],
+    "lambda_first": [-1, math.inf, math.nan],
     "lambda_last": [0, -1, math.inf, math.nan],
     "scale_lr": [-1, math.inf, math.nan],
     "p_first": [0.5, math.inf, math.nan],
@@ -281,7 +307,8 @@ IMPOSSIBLE: dict[str, list[Any]] = {
 
 def test_every_key_with_impossible_values_is_tried() -> None:
     """All but the switches and the note."""
-    free = {"identity", "mean_shift", "cheap_orders", "flip", "source"}
+    free = {"identity", "mean_shift", "cheap_orders", "flip", "source", "clip", "lp_decay", "reset_at_switch"}
+    free |= {"published"}
     assert set(IMPOSSIBLE) == {field.name for field in fields(Recipe)} - free
 
 
@@ -313,4 +340,7 @@ def test_the_first_fault_is_named_with_what_it_depends_on() -> None:
     refused({"ramp_end": 1}, r"recipe: ramp_end must be an epoch not before ramp_start = 2, got 1.0")
     refused({"epochs": 8}, r"recipe: ramp_end must be before the last of 8 epochs.*, got 8.0")
     refused({"p_last": 4}, r"recipe: p_last must be from p_first = 8 to 1e5, got 4.0")
-    refused({"dataset": "cifar"}, r"recipe: dataset must be one of digits, mnist, fashion-mnist, cifar-10, got 'cifar'")
+    refused(
+        {"dataset": "cifar"},
+        r"recipe: dataset must be one of digits, mnist, fashion-mnist, cifar-10, tiny-imagenet, got 'cifar'",
+    )

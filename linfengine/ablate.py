@@ -1,0 +1,163 @@
+"""What each part of the training strategy is worth: the recipe trained whole, and once without each part.
+
+All variants are judged on held-out training samples, certified at the recipe's eps_test by the interval method; the
+test set is never touched.  The papers' ablation, at a scale a reader can afford.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .budget import fit_budget
+from .certify import certify
+from .checkpoint import load_model, write_file
+from .data import Dataset, split_holdout
+from .errors import UserError
+from .recipes import Recipe
+from .runs import read_metrics
+from .train import CHECKPOINT, MODEL, Observer, recipe_in, train
+
+RESULTS = "ablation.json"
+WHOLE = "the whole recipe"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the strategy: what takes its place when it is dropped, in words, and as settings of a recipe."""
+
+    instead: str
+    settings: Callable[[Recipe], dict[str, Any]]
+
+
+PARTS = {
+    "p_ramp": Part("p = ∞ from the first step", lambda r: {"ramp_start": 0.0, "ramp_end": 0.0}),
+    "p_hold": Part("p grows from the first step", lambda r: {"ramp_start": 0.0}),
+    "p_infinity": Part("p grows to the last epoch but one", lambda r: {"ramp_end": r.epochs - 1.0}),
+    "mean_shift": Part("no mean shift", lambda r: {"mean_shift": False}),
+    "identity": Part("all weights start as N(0, 1)", lambda r: {"identity": False}),
+    "weight_decay": Part("no weight decay", lambda r: {"weight_decay": 0.0}),
+    "lp_decay": Part(
+        "ordinary weight decay for the distance weights", lambda r: {"lp_decay": False} if r.weight_decay else {}
+    ),
+    "cross_entropy": Part("the clipped hinge alone", lambda r: _mixture(r, lambda_first=0.0)),
+    "lambda_decay": Part("λ stays at λ_first", lambda r: _mixture(r, lambda_last=r.lambda_first)),
+    "scale": Part("the logits' scale stays 1", lambda r: _mixture(r, scale_lr=0.0)),
+    "clip": Part("the hinge is not clipped", lambda r: _mixture(r, clip=False)),
+    "mean_hinge": Part("the hinge of the worst class alone", lambda r: {"mix": 1.0} if r.loss == "hinge" else {}),
+    "kappa": Part("the worst case alone, κ = 1", lambda r: {"kappa": 1.0} if r.loss == "cross-entropy" else {}),
+    "eps_ramp": Part("ε_train from the first step", lambda r: {"eps_ramp_start": 0.0, "eps_ramp_end": 0.0}),
+    "eps_margin": Part("ε_train no larger than ε_test", lambda r: {"eps_train": r.eps_test} if r.eps_test else {}),
+    "cosine": Part("the learning rate stays constant", lambda r: {"lr_schedule": "constant"}),
+    "augmentation": Part("no crops, no flips", lambda r: {"crop_padding": 0, "flip": False}),
+    "adam_constants": Part("Adam's β₂ = 0.999 and eps = 1e-8", lambda r: {"beta2": 0.999, "adam_eps": 1e-8}),
+}
+
+
+def _mixture(recipe: Recipe, **settings: Any) -> dict[str, Any]:
+    return settings if recipe.loss == "mixture" else {}
+
+
+def without(recipe: Recipe, part: str) -> Recipe:
+    """The recipe with one part dropped.  Raises UserError for a part that there is not, or not in this recipe."""
+    if part not in PARTS:
+        close = difflib.get_close_matches(part, PARTS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise UserError(f"--drop {part}: there is no such part{hint}: expected {', '.join(PARTS)}")
+    dropped = replace(recipe, **PARTS[part].settings(recipe))
+    if dropped == recipe:
+        raise UserError(f"--drop {part}: this recipe has no such part; it has {', '.join(parts_of(recipe))}")
+    return dropped
+
+
+def parts_of(recipe: Recipe) -> list[str]:
+    """The parts that the recipe has."""
+    return [name for name, part in PARTS.items() if replace(recipe, **part.settings(recipe)) != recipe]
+
+
+def ablate(
+    recipe: Recipe,
+    dataset: Dataset,
+    drop: Iterable[str],
+    out: str | Path,
+    *,
+    minutes: float | None = None,
+    seeds: int = 1,
+    device: str = "cpu",
+    begin: Callable[[str, Recipe], Observer] = lambda name, recipe: Observer(),
+) -> list[dict[str, Any]]:
+    """A row for the whole recipe, and one for each part dropped, all trained for the same epochs.
+
+    A row: `part`, `instead`, `clean` and `certified` (fractions of the held-out samples, means over the seeds), `gain`
+    (certified of the whole recipe less this row's) and `seconds` of training.  With `minutes`, the recipe is first
+    fitted to its equal share of them (`fit_budget`).  A recipe without held-out samples gets a tenth of the data.
+
+    Each run has a folder of its own in `out`; called again, runs that are done are taken as they are and one that was
+    interrupted goes on.  `begin(name, recipe)` is told of every run and gives its observer.
+
+    Raises UserError for parts that the recipe does not have, no parts, a recipe without an eps_test, or an `out` that
+    holds another ablation.
+    """
+    out = Path(out)
+    names = list(dict.fromkeys(drop))
+    if not names:
+        raise UserError(f"--drop: name the parts to drop, of {', '.join(parts_of(recipe))}")
+    if seeds < 1:
+        raise UserError(f"--seeds: expected at least 1, got {seeds}")
+    if not recipe.eps_test:
+        raise UserError("recipe: eps_test must be the radius to certify at, got 0.0")
+    if not recipe.held_out:
+        recipe = replace(recipe, held_out=len(dataset.train_labels) // 10)
+    for name in names:
+        without(recipe, name)
+    recipe = _fitted(recipe, dataset, out, minutes, seeds * (len(names) + 1), device)
+    rows: list[dict[str, Any]] = []
+    for part in [None, *names]:
+        variant = without(recipe, part) if part else recipe
+        figures = []
+        for seed in range(recipe.seed, recipe.seed + seeds):
+            run = replace(variant, seed=seed)
+            name = part or "whole"
+            figures.append(_run(run, dataset, out / (f"{name}-seed{seed}" if seeds > 1 else name), device, begin))
+        clean, certified, seconds = (statistics.fmean(column) for column in zip(*figures, strict=True))
+        whole = rows[0]["certified"] if rows else certified
+        rows.append({
+            "part": part, "instead": PARTS[part].instead if part else WHOLE, "clean": clean, "certified": certified,
+            "gain": whole - certified, "seconds": seconds,
+        })  # fmt: skip
+        facts = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+        write_file(out / RESULTS, json.dumps(facts | {"rows": rows}, indent=2).encode())
+    return rows
+
+
+def _fitted(recipe: Recipe, dataset: Dataset, out: Path, minutes: float | None, runs: int, device: str) -> Recipe:
+    """The recipe fitted to its share of the budget: once, so that an ablation that goes on trains the same nets."""
+    asked = {"recipe": recipe.to_dict(), "minutes": minutes, "runs": runs}
+    if (out / RESULTS).exists():
+        facts = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+        if facts.get("asked") != asked:
+            raise UserError(f"{out} holds an ablation of other settings: name another folder with --out")
+        return Recipe(**facts["recipe"])
+    fitted = recipe if minutes is None else fit_budget(recipe, dataset, minutes / runs, device)
+    write_file(out / RESULTS, json.dumps({"asked": asked, "recipe": fitted.to_dict()}, indent=2).encode())
+    return fitted
+
+
+def _run(
+    recipe: Recipe, dataset: Dataset, out: Path, device: str, begin: Callable[[str, Recipe], Observer]
+) -> tuple[float, float, float]:
+    """(clean, certified) accuracy on the held-out samples of a run, trained where it is not yet, and its seconds."""
+    observer = begin(out.name, recipe)
+    if not (out / MODEL).exists() or recipe_in(out) != recipe.to_dict():
+        train(recipe, dataset, out, resume=(out / CHECKPOINT).exists(), device=device, observer=observer)
+    model, _ = load_model(out / MODEL)
+    _, chosen = split_holdout(dataset.train_labels, recipe.held_out)
+    model.to(device)
+    proof = certify(model, dataset.train_images[chosen], dataset.train_labels[chosen], recipe.eps_test)
+    seconds = sum(figures["seconds"] for figures in read_metrics(out))
+    return float(proof.correct.mean()), float((proof.certified & proof.correct).mean()), seconds
