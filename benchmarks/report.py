@@ -12,6 +12,7 @@ from benchmarks.timing import Timing
 # Vector instructions a term of the kernels with a measured ceiling (AVX-512), of as many lanes as float32 has.
 INSTRUCTIONS = {"bytes": 1.0, "p = ∞ forward": 2.0, "p = 8 forward": 4.0, "interval bounds": 6.0}
 BASELINE = "torch.cdist"
+PUBLISHED = ("clean", "pgd", "certified")
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -108,3 +109,54 @@ def chart(timings: list[Timing], title: str) -> Any:
     bars.set_ylabel("G terms/s")
     bars.legend(fontsize=8, ncols=2)
     return figure
+
+
+def results(rows: dict[str, Any], *, latex: bool = False) -> str:
+    """The results of `benchmarks.reproduce` beside the published ones, in Markdown or in LaTeX (booktabs)."""
+    header = [
+        "recipe",
+        "ε",
+        "net",
+        "epochs",
+        "minutes",
+        "clean",
+        f"PGD-{_steps(rows)}",
+        "certified",
+        "exact",
+        "published",
+    ]
+    lines = []
+    for name, row in rows.items():
+        recipe, bounds = row["recipe"], row["bounds"]["certified"]
+        size = f"{recipe['depth']} × {recipe['width']}" if recipe["net"] == "dense" else f"conv {recipe['channels']}"
+        published = [f"{recipe['published'][key]:.2f}" if key in recipe["published"] else "–" for key in PUBLISHED]
+        lines.append([
+            name + " (smaller)" * bool(row["changed"]),
+            row["eps"],
+            size + (f" + {recipe['head']}" if recipe["head"] else ""),
+            str(recipe["epochs"]),
+            f"{row['seconds'] / 60:.0f}",
+            f"{100 * row['clean']:.2f}",
+            f"{100 * row['attacked']:.2f}",
+            f"{100 * row['certified']:.2f} ({100 * bounds[0]:.1f}–{100 * bounds[1]:.1f})",
+            f"{100 * row['exact']['certified']:.2f}" if "exact" in row else "–",
+            " / ".join(published),
+        ])  # fmt: skip
+    return latex_table(header, lines) if latex else table(header, lines)
+
+
+def _steps(rows: dict[str, Any]) -> str:
+    return ", ".join(sorted({str(row["pgd_steps"]) for row in rows.values()}))
+
+
+def latex_table(header: list[str], rows: list[list[str]]) -> str:
+    body = [" & ".join(map(_latex, line)) + r" \\" for line in (header, *rows)]
+    columns = "l" + "r" * (len(header) - 1)
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}"]) + "\n"
+
+
+def _latex(text: str) -> str:
+    for letter, command in {"_": r"\_", "%": r"\%", "ε": r"$\varepsilon$", "×": r"$\times$", "–": "--"}.items():
+        text = text.replace(letter, command)
+    return text

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .budget import fit_budget
+from .budget import check_minutes, fit_budget
 from .certify import certify
 from .checkpoint import load_model, write_file
 from .data import Dataset, split_holdout
 from .errors import UserError
-from .recipes import Recipe
+from .recipes import Recipe, make_recipe
 from .runs import read_metrics
 from .train import CHECKPOINT, MODEL, Observer, recipe_in, train
 
@@ -46,7 +46,7 @@ PARTS = {
         "ordinary weight decay for the distance weights", lambda r: {"lp_decay": False} if r.weight_decay else {}
     ),
     "cross_entropy": Part("the clipped hinge alone", lambda r: _mixture(r, lambda_first=0.0)),
-    "lambda_decay": Part("λ stays at λ_first", lambda r: _mixture(r, lambda_last=r.lambda_first)),
+    "lambda_decay": Part("λ stays at λ_first", lambda r: _mixture(r, lambda_last=r.lambda_first or r.lambda_last)),
     "scale": Part("the logits' scale stays 1", lambda r: _mixture(r, scale_lr=0.0)),
     "clip": Part("the hinge is not clipped", lambda r: _mixture(r, clip=False)),
     "mean_hinge": Part("the hinge of the worst class alone", lambda r: {"mix": 1.0} if r.loss == "hinge" else {}),
@@ -54,7 +54,7 @@ PARTS = {
     "eps_ramp": Part("ε_train from the first step", lambda r: {"eps_ramp_start": 0.0, "eps_ramp_end": 0.0}),
     "eps_margin": Part("ε_train no larger than ε_test", lambda r: {"eps_train": r.eps_test} if r.eps_test else {}),
     "cosine": Part("the learning rate stays constant", lambda r: {"lr_schedule": "constant"}),
-    "augmentation": Part("no crops, no flips", lambda r: {"crop_padding": 0, "flip": False}),
+    "augmentation": Part("no padded crops, no flips", lambda r: {"crop_padding": 0, "flip": False}),
     "adam_constants": Part("Adam's β₂ = 0.999 and eps = 1e-8", lambda r: {"beta2": 0.999, "adam_eps": 1e-8}),
 }
 
@@ -107,6 +107,8 @@ def ablate(
     names = list(dict.fromkeys(drop))
     if not names:
         raise UserError(f"--drop: name the parts to drop, of {', '.join(parts_of(recipe))}")
+    if minutes is not None:
+        check_minutes(minutes)
     if seeds < 1:
         raise UserError(f"--seeds: expected at least 1, got {seeds}")
     if not recipe.eps_test:
@@ -139,10 +141,15 @@ def _fitted(recipe: Recipe, dataset: Dataset, out: Path, minutes: float | None, 
     """The recipe fitted to its share of the budget: once, so that an ablation that goes on trains the same nets."""
     asked = {"recipe": recipe.to_dict(), "minutes": minutes, "runs": runs}
     if (out / RESULTS).exists():
-        facts = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-        if facts.get("asked") != asked:
-            raise UserError(f"{out} holds an ablation of other settings: name another folder with --out")
-        return Recipe(**facts["recipe"])
+        try:
+            facts = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+            if facts["asked"] != asked:
+                raise UserError(f"{out} holds an ablation of other settings: name another folder with --out")
+            return make_recipe(facts["recipe"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{out / RESULTS}: expected what an ablation writes ({error})") from None
     fitted = recipe if minutes is None else fit_budget(recipe, dataset, minutes / runs, device)
     write_file(out / RESULTS, json.dumps({"asked": asked, "recipe": fitted.to_dict()}, indent=2).encode())
     return fitted

@@ -2,8 +2,8 @@
 
 The recipe's steps are timed for a few seconds, at moments all over its run, since their cost depends on p.  Then
 
-    width and channels    stay, where between a quarter and twice the recipe's epochs can be afforded at that width;
-                          else they shrink, or grow, until that is so
+    width and channels    stay, where between a quarter and twice the recipe's epochs can be afforded with them; else
+                          they shrink until a quarter can be, or grow as long as twice as many can be
     epochs                as many as fit into nine tenths of the time
     ramps, holds          keep their place, as fractions of the run
 
@@ -27,31 +27,48 @@ SHARE = 0.9  # of the budget that the epochs are to fill; the rest is for what t
 FEWEST, MOST = 0.25, 2.0  # times the recipe's epochs
 MOMENTS = 12  # of the run at which a step is timed
 CHEAP_WIDTH = 512  # where the search begins, so that no single step takes long
+MOST_TRIES = 7  # widths that are timed
 SCHEDULE = ("ramp_start", "ramp_end", "lr_hold", "eps_ramp_start", "eps_ramp_end")
 FITTED = ("width", "channels", "epochs", *SCHEDULE)  # what a budget may change in a recipe
+
+
+def check_minutes(minutes: float) -> None:
+    if not 0 < minutes < math.inf:
+        raise UserError(f"--budget: expected a positive number of minutes, got {minutes:g}")
 
 
 def fit_budget(recipe: Recipe, dataset: Dataset, minutes: float, device: str = "cpu") -> Recipe:
     """The recipe at the width and for the epochs that this machine trains in so many minutes.
 
-    Raises UserError for a budget that is no positive number, or too short for the smallest net.
+    Raises UserError for a budget that is no positive number, or too short for two epochs of the narrowest net.
     """
-    if not 0 < minutes < math.inf:
-        raise UserError(f"--budget: expected a positive number of minutes, got {minutes}")
-    factor = min(1.0, CHEAP_WIDTH / recipe.width)
-    for _ in range(6):
-        candidate = scaled(recipe, factor)
-        affordable = SHARE * 60 * minutes / seconds_per_epoch(candidate, dataset, device)
-        wanted = min(max(affordable, FEWEST * recipe.epochs), MOST * recipe.epochs)
-        if factor < 1 and affordable > recipe.epochs / 2:
-            wanted = recipe.epochs / 2  # a net that is narrower than the recipe's had better be widened first
-        if abs(math.log(affordable / wanted)) < 0.1:
-            break
-        factor *= min(max((affordable / wanted) ** 0.6, 0.25), 4.0)  # a step costs between width and width squared
-    epochs = math.floor(affordable)
+    check_minutes(minutes)
+    afforded: dict[float, float] = {}  # epochs, by the factor of the width
+    factor, below, above = min(1.0, CHEAP_WIDTH / recipe.width), 0.0, math.inf  # wide enough, and too wide
+    while len(afforded) < MOST_TRIES and factor not in afforded:
+        afforded[factor] = SHARE * 60 * minutes / seconds_per_epoch(scaled(recipe, factor), dataset, device)
+        wanted = (FEWEST if factor <= 1 else MOST) * recipe.epochs
+        if afforded[factor] < wanted:
+            above = min(above, factor)
+        else:
+            below = max(below, factor)
+            if factor == 1:
+                wanted = MOST * recipe.epochs
+        if below == 1 and afforded[1] < MOST * recipe.epochs:
+            break  # its own width, and not so much time that it could be wider
+        # a step costs between width and width squared
+        factor *= min(max((afforded[factor] / wanted) ** 0.6, 0.1), 10.0)
+        if not below < factor < above:
+            factor = (below + min(above, 4 * below)) / 2
+        width = scaled(recipe, min(factor, 1.0) if below < 1 else factor).width
+        if width / recipe.width in afforded:
+            width = max(width + (16 if width / recipe.width == below else -16), 16)
+        factor = width / recipe.width
+    factor = below or min(afforded)
+    epochs = math.floor(afforded[factor])
     if epochs < 2:
-        raise UserError(f"--budget: {minutes:g} minutes are too few for two epochs of this recipe on this machine")
-    return with_epochs(candidate, epochs)
+        raise UserError(f"--budget: {minutes:g} min are too few for two epochs of this recipe on this machine")
+    return with_epochs(scaled(recipe, factor), epochs)
 
 
 def resumed(recipe: Recipe, begun: dict[str, Any]) -> Recipe:
@@ -68,12 +85,11 @@ def resumed(recipe: Recipe, begun: dict[str, Any]) -> Recipe:
 
 
 def scaled(recipe: Recipe, factor: float) -> Recipe:
-    """The recipe with so many times the neurons in every hidden layer, in multiples of 16."""
-    return replace(
-        recipe,
-        width=max(16, 16 * round(factor * recipe.width / 16)),
-        channels=max(4, round(factor * recipe.channels)),
-    )
+    """The recipe with so many times the neurons in every hidden layer, the width a multiple of 16; 1 is the recipe."""
+    if factor == 1:
+        return recipe
+    width, channels = max(16, 16 * round(factor * recipe.width / 16)), max(4, round(factor * recipe.channels))
+    return replace(recipe, width=width, channels=channels)
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:

@@ -317,7 +317,7 @@ def fitted(recipe: Recipe, dataset: Dataset, minutes: float, device: str) -> Rec
     with console.status("timing a few steps"):
         result = fit_budget(recipe, dataset, minutes, device)
     size = f"{result.channels} channels" if result.net == "conv" else f"{result.width} wide"
-    click.echo(f"For {minutes:g} minutes on this machine: {size}, {result.epochs} epochs.")
+    click.echo(f"For {minutes:g} min on this machine: {size}, {result.epochs} epochs.")
     return result
 
 
@@ -334,12 +334,12 @@ def plot_command(runs: tuple[Path, ...], out: Path | None, tensorboard: bool, js
     """
     from .plots import plot_runs
 
-    check_results(runs, json_file)
+    folder = runs[0] if runs[0].is_dir() else runs[0].parent
+    out = out or folder / "curves.png"
+    check_results([out, *(file for run in runs for file in (run, run / METRICS))], json_file)
     names = [run.name or str(run) for run in map(Path.resolve, runs)]
     keys = names if len(set(names)) == len(names) else [str(run) for run in runs]
     figures = {key: read_metrics(run) for key, run in zip(keys, runs, strict=True)}
-    folder = runs[0] if runs[0].is_dir() else runs[0].parent
-    out = out or folder / "curves.png"
     plot_runs(out, figures)
     click.echo(f"Drawn: {out}")
     for run in runs if tensorboard else ():
@@ -792,8 +792,9 @@ def recipe_of(model: Path, metadata: dict[str, str]) -> dict[str, Any]:
         recipe = json.loads(metadata.get("recipe", "{}"))
         if recipe.get("eps_test"):
             as_written(recipe["eps_test"])
-        if not isinstance(recipe.get("published", {}), dict):
-            raise ValueError("published is no table")
+        published = recipe.get("published", {})
+        if not (isinstance(published, dict) and all(type(value) in (int, float) for value in published.values())):
+            raise ValueError("published holds no figures")
         if type(recipe.get("held_out", 0)) not in (int, float) or recipe.get("held_out", 0) < 0:
             raise ValueError("held_out is no number of samples")
     except (AttributeError, TypeError, ValueError, OverflowError) as error:

@@ -519,14 +519,16 @@ class Dense(Module):
         """A lower bound (n,) on y_label − max_{j≠label} y_j, as the program computes the y, over the points of x.
 
         The differences are bounded as in `worst_differences`, in float64, and what rounding can do to the program's two
-        outputs is subtracted: (n + 4)-term sums in any order, see `ops.base.sum_slack`.
+        outputs is subtracted: (n + 4)-term sums in any order, see `ops.base.sum_slack`.  −∞ where an output might
+        overflow on the way.
         """
         lower, upper = (to_numpy(end).astype(np.float64) for end in ends(x))
         matrix, bias = self.matrix.numpy().astype(np.float64), self.bias.numpy().astype(np.float64)
         size = np.maximum(abs(lower), abs(upper))
         terms = matrix.shape[1] + 4
         gamma = terms * UNIT_ROUNDOFF / (1 - terms * UNIT_ROUNDOFF) * (1 + 2.0**-10)  # and for float64's own rounding
-        error = gamma * (size @ abs(matrix).T + abs(bias)) + terms * (1 + size.max(axis=1, keepdims=True)) * UNDERFLOW
+        magnitude = size @ abs(matrix).T + abs(bias)
+        error = gamma * magnitude + terms * (1 + size.max(axis=1, keepdims=True)) * UNDERFLOW
         worst = np.full(len(lower), -np.inf)
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)
@@ -535,7 +537,7 @@ class Dense(Module):
             least = (lower[rows] + upper[rows]) @ difference.T - (upper[rows] - lower[rows]) @ abs(difference).T
             slack = error[rows][:, others] + error[rows, label][:, None]
             worst[rows] = (least / 2 + (bias[label] - bias[others]) - slack).min(axis=1)
-        return worst
+        return np.where(magnitude.max(axis=1) * (1 + 2.0**-10) < LARGEST, worst, -np.inf)
 
     def _row_sum(self) -> float:
         return float(abs(self.weight.data.astype(np.float64)).sum(axis=1).max()) / math.sqrt(self.weight.shape[1])

@@ -5,7 +5,7 @@ The robust losses look at the worst case inside the training radius ε (net unit
 
     worst_j = z_j − z_y + 2ε  for j ≠ y,   0  for j = y
 
-A net with a linear head bounds these differences itself (`LinfDistNet.worst_case`): they are passed as `worst` then.
+A net with a linear head bounds these differences itself (`DistanceNet.worst_case`): they are passed as `worst` then.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ def mixture(
 
 
 def _worst_case(logits: Tensor, labels: Array, eps: float, worst: Tensor | None = None) -> Tensor:
-    if worst is not None:
-        return worst
     if not (eps >= 0 and math.isfinite(eps)):
         raise ValueError(f"eps must be finite and not negative, got {eps}")
     labels = _check_labels(logits, labels)
+    if worst is not None:
+        return worst
     xp = backend_of(logits.data).xp
     others = (xp.arange(logits.shape[1]) != xp.asarray(labels)[:, None]).astype(logits.dtype)
     true = ops.reshape(logits[np.arange(len(labels)), labels], (-1, 1))

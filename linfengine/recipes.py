@@ -105,7 +105,7 @@ class Recipe:
             ("lambda_first", 0, LARGE, "a number from 0 on"),
             ("lambda_last", 1e-12, LARGE, "a positive number, from 1e-12 on"),
             ("scale_lr", 0, LARGE, "a number from 0 on"),
-            ("eps_ramp_start", 0, math.inf, "an epoch from 0 on"),
+            ("eps_ramp_start", 0, last, f"an epoch from 0 to {last}"),
             ("eps_ramp_end", self.eps_ramp_start, last, f"from eps_ramp_start = {self.eps_ramp_start:g} to {last}"),
             ("p_first", 1, 1e5, "from 1 to 1e5"),
             ("p_last", self.p_first, 1e5, f"from p_first = {self.p_first:g} to 1e5"),
@@ -123,7 +123,7 @@ class Recipe:
         ):  # fmt: skip
             value = getattr(self, key)
             if not low <= value <= high or value == math.inf:
-                nearest = f" (the nearest is {min(max(value, low), high):g})" if math.isfinite(value) else ""
+                nearest = f" (the nearest is {min(max(value, low), high):.15g})" if math.isfinite(value) else ""
                 raise UserError(f"recipe: {key} must be {expected}, got {value!r}{nearest}")
         if self.loss == "mixture" and self.eps_ramp_end > 0:
             raise UserError(
@@ -137,9 +137,9 @@ class Recipe:
             )
         for key, value in self.published.items():
             if key not in PUBLISHED or type(value) not in (int, float) or not 0 <= value <= 100:
+                hint = "" if key in PUBLISHED else _nearest(key, PUBLISHED)
                 raise UserError(
-                    f"recipe: published must give {', '.join(PUBLISHED)} in percent, got {key} = {value!r}"
-                    f"{_nearest(key, PUBLISHED)}"
+                    f"recipe: published must give {', '.join(PUBLISHED)} in percent, got {key} = {value!r}{hint}"
                 )
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from strategies import arrays
 from linfengine.certify import METHODS, Certificate, certify, check_samples, predict
 from linfengine.exact import WHITE, ExactNet, quantize
 from linfengine.layers import (
+    CenterCrop,
     Dense,
     Flatten,
     LinfDistConv2d,
+    LinfDistConvNet,
     LinfDistDense,
     LinfDistNet,
     MeanShift,
@@ -41,6 +43,9 @@ def exact_logits(net: Sequential, x: Array) -> Array:
         match layer:
             case Normalize():
                 x = (x - fractions(layer.mean)) / Fraction(float(layer.std))
+            case CenterCrop():
+                top, left = ((side - layer.size) // 2 for side in x.shape[1:])
+                x = x[:, top : top + layer.size, left : left + layer.size]
             case Flatten():
                 x = x.reshape(-1)
             case LinfDistDense():
@@ -91,6 +96,18 @@ def conv() -> Sequential:
     )
 
 
+def cropped() -> LinfDistNet:
+    return LinfDistNet((1, 2, 2), 3, width=3, depth=2, mean=(0.25,), std=0.5, crop=1)
+
+
+def conv_net() -> LinfDistConvNet:
+    return LinfDistConvNet((1, 2, 2), 3, channels=1, width=3, mean=(0.5,), std=0.25)
+
+
+def with_head() -> LinfDistNet:
+    return LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25, head=5)
+
+
 def with_linear_layers() -> Sequential:
     return Sequential(
         Normalize((0.5,), 0.25), Flatten(), LinfDistDense(4, 6), Dense(6, 5), Tanh(), Dense(5, 4), ReLU(), Dense(4, 3)
@@ -98,8 +115,9 @@ def with_linear_layers() -> Sequential:
 
 
 Maker = Callable[[], Sequential]
-DISTANCE_NETS: list[Maker] = [deep, lambda: deep(mean_shift=False), conv]
-NETS = [*DISTANCE_NETS, with_linear_layers]
+DISTANCE_NETS: list[Maker] = [deep, lambda: deep(mean_shift=False), conv, cropped, conv_net]
+HEADED: list[Maker] = [with_linear_layers, with_head]
+NETS = [*DISTANCE_NETS, *HEADED]
 
 
 @st.composite

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from linfengine import __version__, audit, cli
+from linfengine import __version__, audit, budget, cli
+from linfengine.ablate import PARTS, RESULTS, ablate, parts_of
 from linfengine.attack import Attacked
 from linfengine.audit import SECTIONS, evaluate
 from linfengine.certify import certify, clopper_pearson
@@ -34,12 +35,13 @@ from linfengine.layers import (
     Tanh,
 )
 from linfengine.recipes import load_recipe, recipe_names
-from linfengine.runs import METRICS
-from linfengine.train import CHECKPOINT, MODEL, Run
+from linfengine.runs import EVENTS, METRICS, read_metrics
+from linfengine.train import BEST, CHECKPOINT, MODEL, Run
 
 ROOT = Path(__file__).parents[1]
 TINY = ["loss=hinge", "width=16", "depth=2", "epochs=3", "ramp_start=1", "ramp_end=2", "lr=0.03", "batch_size=64"]
 SET_TINY = [word for setting in TINY for word in ("--set", setting)]
+ON_CPU = [*SET_TINY, "--device", "cpu"]
 
 
 def run(*arguments: object) -> Result:
@@ -124,7 +126,9 @@ def test_every_command_explains_itself(command: list[str], flag: str) -> None:
 
 
 def test_help_names_every_command() -> None:
-    assert sorted(main.commands) == ["audit", "certify", "demo", "info", "quantize", "train", "verify"]
+    assert sorted(main.commands) == sorted(
+        ["demo", "train", "plot", "ablate", "certify", "quantize", "verify", "audit", "info"]
+    )
     said = run("--help").stdout
     assert all(f"\n  {name}  " in said for name in main.commands)
 
@@ -215,6 +219,246 @@ def test_an_interruption_before_the_first_epoch(tmp_path: Path, monkeypatch: pyt
     assert "the same command with --resume goes on from there" in result.stderr
     result = run("demo", "--out", tmp_path)
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
+
+
+def ten_seconds_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any width: a minute pays for 5 epochs, and a few for a wider net."""
+    monkeypatch.setattr(budget, "seconds_per_epoch", lambda recipe, dataset, device: 10.0 * recipe.width / 16)
+
+
+def test_train_within_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """9 of 10 seconds go to epochs, of which 3 were asked for: 5 of them, with the ramp at the same thirds."""
+    ten_seconds_an_epoch(monkeypatch)
+    words = ["train", "digits", *ON_CPU, "--out", tmp_path, "--keep", 9]
+    result = run(*words, "--budget", 1)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "For 1 min on this machine: 16 wide, 5 epochs." in result.stdout
+    net, metadata = load_model(tmp_path / MODEL)
+    recipe = load_recipe("digits", [*TINY, "epochs=5", "ramp_start=1.67", "ramp_end=3.33"])
+    assert json.loads(metadata["recipe"]) == recipe.to_dict()
+    assert len(read_metrics(tmp_path)) == 5
+    before = (tmp_path / MODEL).read_bytes()
+    # going on: nothing is timed again, whatever budget is named
+    monkeypatch.setattr(budget, "seconds_per_epoch", lambda *arguments: pytest.fail("timed again"))
+    (tmp_path / CHECKPOINT).write_bytes((tmp_path / "checkpoint-00002.safetensors").read_bytes())
+    (tmp_path / MODEL).unlink()
+    result = run(*words, "--budget", 7.5, "--resume")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert (tmp_path / MODEL).read_bytes() == before
+    said = sentence(run(*words, "--budget", 1, "--resume", "--set", "lr=0.5"))
+    assert "--resume: this run was begun with lr = 0.03, not 0.5" in said
+    assert "started with epochs = 5, not 3" in sentence(run(*words, "--resume"))
+
+
+def test_a_budget_can_widen_a_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ten_seconds_an_epoch(monkeypatch)
+    result = run("train", "digits", *ON_CPU, "--out", tmp_path, "--budget", 4)
+    assert result.exit_code == 0
+    width = load_model(tmp_path / MODEL)[0].config()["width"]
+    assert width > 16
+    assert f"For 4 min on this machine: {width} wide, " in result.stdout
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_a_budget_that_is_none(minutes: str, tmp_path: Path) -> None:
+    said = sentence(run("train", "digits", *ON_CPU, "--out", tmp_path / "out", "--budget", minutes))
+    assert "--budget: expected a positive number of minutes, got " in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_that_is_too_small_or_has_nothing_to_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ten_seconds_an_epoch(monkeypatch)
+    words = ["train", "digits", *ON_CPU, "--out", tmp_path / "out", "--budget"]
+    assert "0.25 min are too few for two epochs of this recipe" in sentence(run(*words, 0.25))
+    assert "there is no run to resume" in sentence(run(*words, 1, "--resume"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_train_keeps_checkpoints_and_writes_events(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    plain = tmp_path_factory.mktemp("plain")
+    assert run("train", "digits", *ON_CPU, "--out", plain).exit_code == 0
+    result = run("train", "digits", *ON_CPU, "--out", tmp_path, "--keep", 1, "--tensorboard")
+    assert (result.exit_code, result.stderr) == (0, "")
+    kept = "checkpoint-00002.safetensors"
+    assert sorted(os.listdir(tmp_path)) == sorted([CHECKPOINT, kept, EVENTS, METRICS, MODEL])
+    assert load_tensors(tmp_path / kept)[1]["epoch"] == "2"
+    assert (tmp_path / MODEL).read_bytes() == (plain / MODEL).read_bytes()
+    (events,) = (tmp_path / EVENTS).iterdir()
+    assert all(name in events.read_bytes() for name in (b"loss", b"accuracy", b"margin_counts"))
+
+
+def test_events_without_tensorboard_are_missed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    said = sentence(run("train", "digits", *ON_CPU, "--out", tmp_path, "--tensorboard"))
+    assert "TensorBoard's files need tensorboardX: pip install linfengine[tensorboard]" in said
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_best_net_can_be_certified(tmp_path: Path) -> None:
+    words = ["--set", "held_out=200", "--set", "head=8", "--set", "loss=cross-entropy", "--out", tmp_path]
+    assert run("train", "digits", *ON_CPU, *words).exit_code == 0
+    result = run("certify", tmp_path / BEST, "--eps", "0.01", "--limit", 20)
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+# Learning curves.
+
+
+@pytest.fixture(scope="module")
+def another(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("another")
+    assert run("train", "digits", *ON_CPU, "--set", "seed=1", "--set", "epochs=4", "--out", folder).exit_code == 0
+    return folder
+
+
+PICTURES = {".png": b"\x89PNG\r\n", ".svg": b"<?xml", ".pdf": b"%PDF"}
+
+
+@pytest.mark.parametrize("suffix", PICTURES)
+@pytest.mark.parametrize("several", [False, True])
+def test_plot_draws_runs_and_writes_their_figures(
+    suffix: str, several: bool, trained: Path, another: Path, tmp_path: Path
+) -> None:
+    runs = [trained, another] if several else [trained]
+    out, figures = tmp_path / "deep" / f"curves{suffix}", tmp_path / "figures.json"
+    result = run("plot", *runs, "--out", out, "--json", figures)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"Drawn: {out}\n"
+    assert out.read_bytes().startswith(PICTURES[suffix])
+    found = json.loads(figures.read_text(), parse_constant=pytest.fail)
+    assert list(found) == [folder.name for folder in runs]
+    for folder in runs:
+        assert [each | {"p": float(each["p"])} for each in found[folder.name]] == read_metrics(folder)
+        assert found[folder.name][-1]["p"] == "inf"
+    if several and suffix == ".svg":  # the legend names both
+        assert all(folder.name in out.read_text() for folder in runs)
+
+
+def test_plot_leaves_its_picture_in_the_folder_of_the_first_run(trained: Path, another: Path, tmp_path: Path) -> None:
+    for folder, source in (("a", trained), ("b", another)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / METRICS).write_bytes((source / METRICS).read_bytes())
+    assert run("plot", tmp_path / "b", tmp_path / "a").exit_code == 0
+    assert os.listdir(tmp_path / "a") == [METRICS]
+    assert sorted(os.listdir(tmp_path / "b")) == ["curves.png", METRICS]
+    (tmp_path / "b" / "curves.png").unlink()
+    assert run("plot", tmp_path / "b" / METRICS).exit_code == 0  # the file itself will do
+    assert sorted(os.listdir(tmp_path / "b")) == ["curves.png", METRICS]
+
+
+def test_runs_of_the_same_name_are_told_apart(trained: Path, another: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / "one" / "run", tmp_path / "two" / "run"]
+    for folder, source in zip(folders, (trained, another), strict=True):
+        folder.mkdir(parents=True)
+        (folder / METRICS).write_bytes((source / METRICS).read_bytes())
+    assert run("plot", *folders, "--json", tmp_path / "figures").exit_code == 0
+    found = json.loads((tmp_path / "figures").read_text())
+    assert {name: len(epochs) for name, epochs in found.items()} == {str(folders[0]): 3, str(folders[1]): 4}
+
+
+def test_plot_writes_events_as_well(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    (tmp_path / METRICS).write_bytes((trained / METRICS).read_bytes())
+    result = run("plot", tmp_path, "--tensorboard")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert f"Next: tensorboard --logdir {tmp_path / EVENTS}" in result.stdout
+    assert sorted(os.listdir(tmp_path)) == sorted(["curves.png", EVENTS, METRICS])
+
+
+def test_plot_writes_over_no_run(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_bytes((trained / METRICS).read_bytes())
+    said = sentence(run("plot", tmp_path, "--json", tmp_path / METRICS))
+    assert "the result would be written over another file of this command, name another" in said
+    assert (tmp_path / METRICS).read_bytes() == (trained / METRICS).read_bytes()
+    assert "expected a file's name, and this is a folder" in sentence(run("plot", trained, "--json", tmp_path))
+
+
+@pytest.mark.parametrize("name", ["curves.jpg", "curves", "curves.png.txt", METRICS])
+def test_a_picture_of_another_kind(name: str, trained: Path, tmp_path: Path) -> None:
+    said = sentence(run("plot", trained, "--out", tmp_path / name))
+    assert f"{tmp_path / name}: expected a picture's name that ends in .png, .svg or .pdf" in said
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_run_that_cannot_be_drawn(trained: Path, tmp_path: Path) -> None:
+    assert "it holds no metrics.jsonl" in sentence(run("plot", tmp_path))
+    assert "there is nothing of that name" in sentence(run("plot", trained, tmp_path / "none"))
+    (tmp_path / METRICS).write_text("{}\n")
+    assert "line 1 is damaged: expected a figure named epoch" in sentence(run("plot", tmp_path))
+    assert os.listdir(tmp_path) == [METRICS]
+
+
+# Ablation.
+
+SET_ABLATED = [*SET_TINY, *("--set", "held_out=100"), *("--set", "eps_test=8/255"), *("--set", "batch_size=256")]
+
+
+def test_ablate_shows_what_the_library_finds(tmp_path: Path) -> None:
+    table = tmp_path / "table.json"
+    words = [
+        "ablate",
+        "digits",
+        *SET_ABLATED,
+        "--device",
+        "cpu",
+        "--drop",
+        "p_ramp, mean_hinge",
+        "--out",
+        tmp_path / "out",
+    ]
+    result = run(*words, "--json", table)
+    assert (result.exit_code, result.stderr) == (0, "")
+    recipe = load_recipe("digits", SET_ABLATED[1::2])
+    rows = ablate(recipe, load_dataset("digits"), ["p_ramp", "mean_hinge"], tmp_path / "out")  # trains nothing
+    found = json.loads(table.read_text())
+    assert found == {"recipe": "digits", "rows": rows}
+    assert [row["part"] for row in rows] == [None, "p_ramp", "mean_hinge"]
+    said = " ".join(result.stdout.split())
+    assert "digits, held-out samples at ε = 8/255, %" in said
+    lines = result.stdout.splitlines()
+    for row in rows:
+        (line,) = (line for line in lines if f"│ {row['part'] or '–':<6}" in line)
+        assert all(f" {100 * row[key]:.2f} " in line for key in ("clean", "certified", "gain"))
+    assert all(f"{name}:" in lines for name in ("whole", "p_ramp", "mean_hinge"))
+    assert f"The runs are in {tmp_path / 'out'}/." in said
+    again = run(*words)
+    assert again.exit_code == 0
+    assert "epoch 1:" in result.stdout
+    assert "epoch 1:" not in again.stdout
+    assert "holds an ablation of other settings" in sentence(run(*words, "--set", "seed=1"))
+
+
+def test_ablate_all_drops_every_part_that_the_recipe_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def ablation(recipe: Any, dataset: Any, names: list[str], out: Path, **settings: Any) -> list[dict[str, Any]]:
+        asked.update(settings | {"names": names, "out": out, "recipe": recipe})
+        return [{"part": None, "instead": "", "clean": 1.0, "certified": 0.5, "gain": 0.0, "seconds": 1.0}]
+
+    monkeypatch.setattr(cli, "ablate", ablation)
+    monkeypatch.chdir(tmp_path)
+    result = run("ablate", "digits", *ON_CPU, "--drop", "all", "--budget", 3, "--seeds", 2)
+    assert (result.exit_code, result.stderr) == (0, "")
+    recipe = load_recipe("digits", TINY)
+    assert (asked["recipe"], asked["names"]) == (recipe, parts_of(recipe))
+    assert (asked["minutes"], asked["seeds"], asked["out"]) == (3, 2, Path("runs/digits-ablation"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_ablate_fits_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two minutes are one for each of two runs, which pays for 5 epochs."""
+    ten_seconds_an_epoch(monkeypatch)
+    words = ["ablate", "digits", *SET_ABLATED, "--device", "cpu", "--drop", "identity", "--out", tmp_path, "--budget"]
+    assert run(*words, 2).exit_code == 0
+    for name in ("whole", "identity"):
+        assert len(read_metrics(tmp_path / name)) == 5
+    assert json.loads((tmp_path / RESULTS).read_text())["recipe"]["epochs"] == 5
+
+
+def test_help_names_every_part() -> None:
+    said = run("ablate", "--help").stdout
+    assert all(name in said and part.instead in said for name, part in PARTS.items())
 
 
 # The demo.
@@ -359,6 +603,48 @@ def test_certify_takes_the_whole_test_set_unless_told(trained: Path, tmp_path: P
         result = run("certify", trained / MODEL, "--eps", "0", "--json", tmp_path / "result", *limit)
         assert result.exit_code == 0
         assert json.loads((tmp_path / "result").read_text())["n"] == n
+
+
+def with_published(model: Path, published: Any) -> Path:
+    """The model with figures at 8/255 in its recipe."""
+    net, _ = load_model(model)
+    recipe = load_recipe("digits", TINY).to_dict() | {"eps_test": 8 / 255, "source": "A paper, table 3"}
+    save_model(net, model, dataset="digits", recipe=json.dumps(recipe | {"published": published}))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("published", "cells"),
+    [
+        ({"clean": 56.8, "pgd": 40.0, "certified": 33.3}, ["56.80", "40.00", "33.30"]),
+        ({"certified": 35.42}, ["–", "–", "35.42"]),
+    ],
+)
+def test_certify_shows_what_was_published_at_this_radius(
+    published: dict[str, float], cells: list[str], model: Path
+) -> None:
+    with_published(model, published)
+    for words in (["--eps", "8/255"], ["--gray-levels", "8"]):
+        result = run("certify", model, *words, "--limit", 20)
+        assert (result.exit_code, result.stderr) == (0, "")
+        (line,) = (line for line in result.stdout.splitlines() if "published" in line)
+        assert [cell.strip() for cell in line.strip("│ ").split("│")] == ["published", *cells]
+        assert "\nPublished: A paper, table 3.\n" in result.stdout
+    for words in (["--eps", "0.03"], ["--gray-levels", "7"]):
+        assert "ublished" not in run("certify", model, *words, "--limit", 20).stdout
+
+
+def test_certify_shows_none_where_none_were_published(model: Path) -> None:
+    with_published(model, {})
+    result = run("certify", model, "--eps", "8/255", "--limit", 20)
+    assert result.exit_code == 0
+    assert "ublished" not in result.stdout
+
+
+@pytest.mark.parametrize("published", [[], 93, "much", {"certified": "93"}, {"clean": None}])
+def test_published_figures_in_a_model_that_are_none(published: Any, model: Path) -> None:
+    said = sentence(run("certify", with_published(model, published), "--eps", "8/255", "--limit", 20))
+    assert f"{model}: the recipe in it cannot be read (" in said
 
 
 def conv(classes: int = 10) -> Sequential:
@@ -676,6 +962,23 @@ def test_an_audit_whose_report_has_no_place(exact: Path, tmp_path: Path) -> None
         (["train", "digits", "--out", "/dev/null/runs"], "cannot be written"),
         (["train", "mnist-small", "--data-dir", "nowhere"], "nowhere: expected a folder of data sets"),
         (["train", "digits", "--widht", "3"], "No such option"),
+        (["train", "digits", "--keep", "-1"], "Invalid value for '--keep'"),
+        (["train", "digits", "--budget", "soon"], "Invalid value for '--budget'"),
+        (["train", "digits", "--set", "kappa=1.5"], "kappa must be from 0 to 1, got 1.5 (the nearest is 1)"),
+        (["train", "digits", "--set", "net=conf"], "got 'conf' (did you mean 'conv'?)"),
+        (["train", "digits", "--set", "head=8"], "loss must be hinge or cross-entropy for a net with a head"),
+        (["train", "digits", "--set", "crop_size=9"], "crop_size must be a number of pixels from 0 (no crop) to 8"),
+        (["plot"], "Missing argument 'RUN...'"),
+        (["plot", "none"], "none: expected the folder of a training run, and there is nothing of that name"),
+        (["plot", "."], ".: expected the folder of a training run with an epoch done, and it holds no metrics.jsonl"),
+        (["ablate", "digits"], "Missing option '--drop'"),
+        (["ablate", "digit", "--drop", "all"], "there is no recipe 'digit' (did you mean 'digits'?)"),
+        (["ablate", "digits", "--drop", "p_rampe"], "there is no such part (did you mean 'p_ramp'?): expected p_ramp"),
+        (["ablate", "digits", "--drop", "kappa"], "--drop kappa: this recipe has no such part; it has p_ramp, p_hold"),
+        (["ablate", "digits", "--drop", " , "], "--drop: name the parts to drop, of p_ramp, p_hold"),
+        (["ablate", "digits", "--drop", "p_ramp", "--seeds", "0"], "--seeds: expected at least 1, got 0"),
+        (["ablate", "digits", "--drop", "p_ramp", "--budget", "-3"], "a positive number of minutes, got -3"),
+        (["ablate", "digits", "--drop", "p_ramp", "--set", "eps_test=0"], "eps_test must be the radius to certify at"),
         (["trane", "digits"], "No such command 'trane'"),
         (["certify"], "Missing argument 'MODEL'"),
         (["certify", "none"], "a radius is needed: --eps 0.3 with pixels in [0, 1], or --gray-levels 76.5 of 255"),
@@ -852,9 +1155,10 @@ def test_results_that_cannot_be_written(model: Path, tmp_path: Path) -> None:
 
 
 def test_training_that_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Run, "_loss", lambda run, logits, *arguments: logits.sum() * math.nan)
+    monkeypatch.setattr(Run, "loss", lambda run, logits, *arguments: logits.sum() * math.nan)
     said = sentence(run("train", "digits", *SET_TINY, "--out", tmp_path))
-    assert "training diverged in step 1 of epoch 1: the loss is nan (try a smaller lr)" in said
+    assert "training diverged in step 1 of epoch 1: the loss is nan (try a smaller lr than 0.03, or a smaller" in said
+    assert said.endswith("no epoch was done).")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])

@@ -30,9 +30,11 @@ from linfengine.errors import UserError
 from linfengine.exact import MOST_FRACTION_BITS, ExactNet, quantize
 from linfengine.interval import Interval
 from linfengine.layers import (
+    CenterCrop,
     Dense,
     Flatten,
     LinfDistConv2d,
+    LinfDistConvNet,
     LinfDistDense,
     LinfDistNet,
     MeanShift,
@@ -80,6 +82,9 @@ def referee(net: Sequential, x: Array) -> list[Fraction]:
         match layer:
             case Normalize():
                 x = (x - reals(layer.mean)) / Fraction(float(layer.std))
+            case CenterCrop():
+                top, left = ((side - layer.size) // 2 for side in x.shape[1:])
+                x = x[:, top : top + layer.size, left : left + layer.size]
             case Flatten():
                 x = x.reshape(-1)
             case LinfDistDense():
@@ -117,6 +122,7 @@ DENSE: dict[str, Callable[[], Sequential]] = {
         LinfDistDense(4, 3, bias=True),
         Negate(),
     ),
+    "cropped net": lambda: LinfDistNet(SHAPE, 3, width=5, depth=3, mean=(0.25, 0.6), std=0.3, crop=2),
     "shifts that stay": lambda: Sequential(
         Normalize((0.3,), 0.6),
         MeanShift(2),
@@ -149,6 +155,28 @@ CONV: dict[str, Callable[[], Sequential]] = {
         LinfDistDense(18, 3),
         Negate(),
     ),
+    "conv, cropped": lambda: Sequential(
+        Normalize((0.3, 0.55), 0.25),
+        LinfDistConv2d(2, 4, 2),
+        MeanShift(4),
+        CenterCrop(2),
+        LinfDistConv2d(4, 2, 2, bias=True),
+        MeanShift(2),
+        CenterCrop(1),
+        Flatten(),
+        LinfDistDense(2, 3, bias=True),
+        Negate(),
+    ),
+    "cropped, conv with padding": lambda: Sequential(
+        Normalize((0.3, 0.55), 0.25),
+        CenterCrop(3),
+        LinfDistConv2d(2, 2, 3, padding=1, stride=2),
+        MeanShift(2),
+        Flatten(),
+        LinfDistDense(8, 3, bias=True),
+        Negate(),
+    ),
+    "conv net": lambda: LinfDistConvNet(SHAPE, 3, channels=1, width=4, mean=(0.3, 0.55), std=0.3),
     "ReLU": lambda: Sequential(
         Normalize((0.5,), 0.3),
         LinfDistConv2d(2, 4, 2, stride=2),
@@ -335,7 +363,10 @@ def calls_of(kernel: str, monkeypatch: pytest.MonkeyPatch) -> list[Array]:
     return calls
 
 
-@pytest.mark.parametrize("name", [name for name in DENSE if name != "shifts that stay"])
+NOT_ON_BYTES = (*CONV, "shifts that stay", "cropped net")  # Negate inside a net turns bytes around
+
+
+@pytest.mark.parametrize("name", [name for name in DENSE if name not in NOT_ON_BYTES])
 def test_dense_nets_run_on_bytes(host_backend: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     net = filled(DENSE[name]())
     x, bytewise, floats = some_images(3), calls_of("dead_zone", monkeypatch), calls_of("linf_dist", monkeypatch)
@@ -349,7 +380,7 @@ def test_dense_nets_run_on_bytes(host_backend: str, name: str, monkeypatch: pyte
     assert len(floats) == 3 * len(bytewise)
 
 
-@pytest.mark.parametrize("name", [*CONV, "shifts that stay"])  # whose Negate inside the net turns bytes around
+@pytest.mark.parametrize("name", NOT_ON_BYTES)
 def test_other_nets_run_on_floats(host_backend: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     exact, x, bytewise = quantize(filled(NETS[name]()), 0), some_images(2), calls_of("dead_zone", monkeypatch)
     assert agree(exact, x, exact(x).numpy())
@@ -519,6 +550,19 @@ def test_shifts_of_channels_meet_shifts_of_features(layers: tuple[Module, ...], 
     assert moved(net, exact, x[0]) <= len(exact.state()) + 1
 
 
+def test_a_shift_passes_a_crop_and_stays_where_a_padding_follows() -> None:
+    """Into the weights behind the window, of its own channels; or else beside the Normalize, whose zero is padded."""
+    for name, first in (
+        ("cropped net", [CenterCrop, Flatten]),
+        ("cropped, conv with padding", [Normalize, CenterCrop]),
+    ):
+        net = filled(NETS[name]())
+        exact, x = quantize(net, 8), some_images(2)
+        assert [type(layer) for layer in exact.layers[:2]] == first
+        assert agree(exact, x, exact(x).numpy())
+        assert 0 < moved(net, exact, x[0]) <= len(exact.state()) + 1
+
+
 def test_the_default_is_eight_bits() -> None:
     assert quantize(filled(DENSE["net"]())).fraction_bits == 8
 
@@ -578,6 +622,10 @@ def simple(*more: Module) -> Sequential:
         (simple(Dense(3, 3)), "layer 3 of it is Dense, which rounds"),
         (simple(Tanh()), "layer 3 of it is Tanh, which rounds"),
         (simple(Negate(), Tanh(), Negate()), "layer 4 of it is Tanh, which rounds"),
+        (
+            LinfDistNet(SHAPE, 3, width=4, depth=2, mean=(0.5,), std=0.25, head=5),
+            "layer 6 of it is Dense, which rounds",
+        ),
         (Sequential(Normalize((0.5,), 0.25), Normalize((0.5,), 0.25)), "layer 1 of it is Normalize, which rounds"),
     ],
 )

@@ -2,9 +2,12 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +20,17 @@ from tolerances import CENTRAL_DIFFERENCES, FORWARD
 
 from linfengine import Interval, Tensor, no_grad
 from linfengine.backends import to_numpy
+from linfengine.certify import box
+from linfengine.checkpoint import load_model, save_model
 from linfengine.gradcheck import gradcheck
 from linfengine.layers import (
     LAYERS,
+    CenterCrop,
     Dense,
+    DistanceNet,
     Flatten,
     LinfDistConv2d,
+    LinfDistConvNet,
     LinfDistDense,
     LinfDistNet,
     MeanShift,
@@ -34,6 +42,7 @@ from linfengine.layers import (
     Tanh,
     build,
 )
+from linfengine.losses import hinge, robust_cross_entropy
 
 RGB = (0.4914, 0.4822, 0.4465)
 
@@ -72,19 +81,7 @@ def net_with_mlp() -> Module:
     return Sequential(*features, Dense(8, 5, seed=1), Tanh(), Dense(5, 3, seed=2))
 
 
-CASES = [
-    Case(lambda: Normalize(RGB, 0.2009), (3, 2, 2), "Normalize"),
-    Case(Flatten, (2, 3), "Flatten"),
-    Case(Negate, (4,), "Negate"),
-    Case(ReLU, (4,), "ReLU"),
-    Case(Tanh, (4,), "Tanh"),
-    Case(lambda: LinfDistDense(5, 4), (5,), "LinfDistDense"),
-    Case(lambda: LinfDistDense(6, 4, bias=True, groups=2), (6,), "LinfDistDense-groups"),
-    Case(lambda: LinfDistConv2d(2, 3, 2), (2, 3, 4), "LinfDistConv2d"),
-    Case(lambda: LinfDistConv2d(4, 6, 3, stride=2, padding=1, bias=True, groups=2), (4, 4, 3), "LinfDistConv2d-groups"),
-    Case(lambda: MeanShift(4), (4,), "MeanShift"),
-    Case(lambda: MeanShift(3, momentum=0.25), (3, 2, 2), "MeanShift-channels"),
-    Case(lambda: Dense(5, 4), (5,), "Dense"),
+NETS = [
     Case(
         lambda: LinfDistNet((1, 3, 3), 3, width=6, depth=3, mean=(0.5,), std=0.25),
         (1, 3, 3),
@@ -95,8 +92,44 @@ CASES = [
         (3, 2, 2),
         "LinfDistNet-plain",
     ),
+    Case(
+        lambda: LinfDistNet((1, 4, 3), 3, width=6, depth=2, mean=(0.5,), std=0.25, crop=2),
+        (1, 4, 3),
+        "LinfDistNet-crop",
+    ),
+    Case(
+        lambda: LinfDistNet((1, 3, 3), 3, width=6, depth=2, mean=(0.5,), std=0.25, head=5),
+        (1, 3, 3),
+        "LinfDistNet-head",
+    ),
+    Case(
+        lambda: LinfDistConvNet((1, 3, 4), 3, channels=2, width=5, mean=(0.5,), std=0.25),
+        (1, 3, 4),
+        "LinfDistConvNet",
+    ),
+    Case(
+        lambda: LinfDistConvNet((3, 4, 4), 2, channels=1, width=4, mean=RGB, std=0.2, crop=3, head=3, mean_shift=False),
+        (3, 4, 4),
+        "LinfDistConvNet-crop-head",
+    ),
     Case(convnet, (3, 4, 4), "Sequential-conv"),
     Case(net_with_mlp, (1, 3, 3), "Sequential-mlp"),
+]
+CASES = [
+    Case(lambda: Normalize(RGB, 0.2009), (3, 2, 2), "Normalize"),
+    Case(Flatten, (2, 3), "Flatten"),
+    Case(lambda: CenterCrop(2), (2, 3, 4), "CenterCrop"),
+    Case(Negate, (4,), "Negate"),
+    Case(ReLU, (4,), "ReLU"),
+    Case(Tanh, (4,), "Tanh"),
+    Case(lambda: LinfDistDense(5, 4), (5,), "LinfDistDense"),
+    Case(lambda: LinfDistDense(6, 4, bias=True, groups=2), (6,), "LinfDistDense-groups"),
+    Case(lambda: LinfDistConv2d(2, 3, 2), (2, 3, 4), "LinfDistConv2d"),
+    Case(lambda: LinfDistConv2d(4, 6, 3, stride=2, padding=1, bias=True, groups=2), (4, 4, 3), "LinfDistConv2d-groups"),
+    Case(lambda: MeanShift(4), (4,), "MeanShift"),
+    Case(lambda: MeanShift(3, momentum=0.25), (3, 2, 2), "MeanShift-channels"),
+    Case(lambda: Dense(5, 4), (5,), "Dense"),
+    *NETS,
 ]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -117,6 +150,11 @@ def plain(layer: Module, x: Array) -> Array:
             return np.stack([(x[:, c] - float(means[c])) / float(layer.std) for c in range(x.shape[1])], axis=1)
         case Flatten():
             return np.array([image.ravel() for image in x])
+        case CenterCrop():
+            top, left = ((side - layer.size) // 2 for side in x.shape[2:])
+            window = [(top + i, left + j) for i in range(layer.size) for j in range(layer.size)]
+            picked = [[[image[c, i, j] for i, j in window] for c in range(x.shape[1])] for image in x]
+            return np.array(picked).reshape(*x.shape[:2], layer.size, layer.size)
         case Negate():
             return 0 - x
         case ReLU():
@@ -432,13 +470,35 @@ def test_a_description_builds_the_same_function(case: Case) -> None:
     np.testing.assert_array_equal(copy(Tensor(x)).numpy(), layer(Tensor(x)).numpy())
 
 
+@pytest.mark.parametrize("case", NETS, ids=str)
+def test_a_net_comes_back_from_a_file(case: Case, tmp_path: Path) -> None:
+    net = case.layer(seed=4)
+    save_model(net, tmp_path / "model")
+    loaded, _ = load_model(tmp_path / "model")
+    assert type(loaded) is type(net)
+    assert loaded.config() == net.config()
+    assert {name: array.tobytes() for name, array in loaded.state().items()} == {
+        name: array.tobytes() for name, array in net.state().items()
+    }
+    x = np.random.default_rng(1).random((3, *case.shape), np.float32)
+    np.testing.assert_array_equal(loaded(x).numpy(), net(x).numpy())
+
+
+def test_a_description_without_crop_and_head_is_of_a_net_without() -> None:
+    net = LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25)
+    older = {key: value for key, value in net.config().items() if key not in ("crop", "head")}
+    assert build(older).config() == net.config()
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"layer": "Convolution"}, "unknown layer 'Convolution': expected one of Dense, ExactNet, Flatten"),
+        ({"layer": "Convolution"}, "unknown layer 'Convolution': expected one of CenterCrop, Dense, ExactNet, Flatten"),
         ({"in_features": 3}, "unknown layer None"),
         ({"layer": "LinfDistDense", "in_features": 3}, "LinfDistDense layer does not fit.*out_features"),
         ({"layer": "Tanh", "p": 3}, "Tanh layer does not fit"),
+        ({"layer": "CenterCrop"}, "CenterCrop layer does not fit.*size"),
+        ({"layer": "LinfDistConvNet", "shape": [1, 3, 3], "classes": 2}, "LinfDistConvNet layer does not fit"),
         ({"layer": "Dense", "in_features": 0, "out_features": 3}, "Dense: sizes must be at least 1"),
         ({"layer": "Sequential"}, "Sequential layer does not fit.*layers"),
         ({"layer": "Sequential", "layers": [{"layer": "Relu"}]}, "unknown layer 'Relu'"),
@@ -608,6 +668,8 @@ def test_lipschitz_constants_by_hand() -> None:
     assert Normalize((0.25,), 0.5).lipschitz() == 2
     for layer in (LinfDistDense(3, 4), LinfDistConv2d(2, 2, 3), MeanShift(3), Negate(), ReLU(), Tanh(), Flatten()):
         assert layer.lipschitz() == 1
+    assert CenterCrop(2).lipschitz() == 1
+    assert LinfDistConvNet((1, 3, 3), 2, channels=1, width=2, mean=(0.5,), std=0.25, crop=2).lipschitz() == 4
     net = Sequential(Normalize((0.0,), 0.125), Flatten(), dense, Tanh(), LinfDistDense(2, 2), dense)
     assert net.lipschitz() == 8 * dense.lipschitz() ** 2
     assert Sequential().lipschitz() == 1
@@ -690,7 +752,7 @@ def test_errors_add_up_over_distance_layers_and_grow_with_linear_ones() -> None:
     one.load_state({"weight": single([[1]])})
     assert one.rounding(1)[0] == pytest.approx(2 * u)
     assert Sequential(one, one).rounding(1)[0] == pytest.approx(2 * u + 3 * u, rel=1e-6)
-    assert Flatten().rounding(5.0) == (0.0, 5.0)
+    assert Flatten().rounding(5.0) == CenterCrop(2).rounding(5.0) == (0.0, 5.0)
     assert Sequential(Negate(), ReLU()).rounding(5.0) == (2 * 2.0**-126, 5.0)  # where a GPU makes denormals 0
     linear = Dense(1, 1)
     linear.load_state({"weight": single([[8]]), "bias": single([0])})
@@ -754,6 +816,248 @@ def test_logits_are_negative_distances() -> None:
     assert (net(np.random.default_rng(0).random((4, 1, 3, 3), np.float32)).numpy() <= 0).all()
 
 
+def test_a_head_stands_on_all_the_distance_layers() -> None:
+    net = LinfDistNet((3, 4, 4), 7, width=6, depth=2, mean=RGB, std=0.2, crop=3, head=5, seed=1)
+    assert [type(layer) for layer in net.layers] == [
+        Normalize, CenterCrop, Flatten, *[LinfDistDense, MeanShift] * 2, Dense, Tanh, Dense,
+    ]  # fmt: skip
+    shapes = {"3.weight": (6, 27), "5.weight": (6, 6), "7.weight": (5, 6), "9.weight": (7, 5)}
+    assert {name: each.shape for name, each in net.parameters().items() if "weight" in name} == shapes
+    assert {name for name in net.parameters() if "bias" in name} == {"7.bias", "9.bias"}
+    assert net(np.zeros((2, 3, 4, 4), np.float32)).shape == (2, 7)
+    other = LinfDistNet((3, 4, 4), 7, width=6, depth=2, mean=RGB, std=0.2, crop=3, head=5, seed=2)
+    assert all((other.state()[name] != net.state()[name]).any() for name in shapes)
+
+
+@pytest.mark.parametrize("head", [0, 4])
+@pytest.mark.parametrize("mean_shift", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "crop", "sizes"),
+    [
+        ((1, 4, 4), 0, [(4, 4)] * 2 + [(2, 2)] * 3),
+        ((3, 5, 7), 0, [(5, 7)] * 2 + [(3, 4)] * 3),
+        ((2, 1, 1), 0, [(1, 1)] * 5),
+        ((2, 2, 9), 0, [(2, 9)] * 2 + [(1, 5)] * 3),
+        ((3, 6, 8), 5, [(5, 5)] * 2 + [(3, 3)] * 3),
+    ],
+)
+def test_the_shapes_in_a_conv_net(
+    shape: tuple[int, int, int], crop: int, sizes: list[tuple[int, int]], mean_shift: bool, head: int
+) -> None:
+    """2, 2, 4, 4, 4 channels; a stride of 2 leaves half the pixels, rounded up."""
+    net = LinfDistConvNet(
+        shape, 3, channels=2, width=5, mean=(0.5,), std=0.25, crop=crop, head=head, mean_shift=mean_shift
+    )
+    x: Any = Tensor(np.zeros((2, *shape), np.float32))
+    found = []
+    for layer in net.eval().layers:  # type: ignore[attr-defined]
+        x = layer(x)
+        if isinstance(layer, LinfDistConv2d):
+            found.append(x.shape)
+    assert found == [(2, channels, *size) for channels, size in zip((2, 2, 4, 4, 4), sizes, strict=True)]
+    assert x.shape == (2, 3)
+    pairs = [type(layer) for layer in net.layers if isinstance(layer, LinfDistConv2d | LinfDistDense | MeanShift)]
+    last = [] if head else [LinfDistDense]
+    shifted = [[LinfDistConv2d, MeanShift]] * 5 + [[LinfDistDense, MeanShift]]
+    assert pairs == [kind for pair in shifted for kind in pair if mean_shift or kind is not MeanShift] + last
+
+
+def test_a_conv_net_is_the_layers_it_names() -> None:
+    """One made of the layers by hand gives the same bits."""
+    net = Case(lambda: LinfDistConvNet((1, 5, 4), 3, channels=2, width=6, mean=(0.5,), std=0.25), (), "").layer()
+    layers: list[Module] = [Normalize((0.5,), 0.25)]
+    for inputs, outputs, stride in [(1, 2, 1), (2, 2, 1), (2, 4, 2), (4, 4, 1), (4, 4, 1)]:
+        layers += [LinfDistConv2d(inputs, outputs, 3, stride=stride, padding=1), MeanShift(outputs)]
+    by_hand = Sequential(
+        *layers, Flatten(), LinfDistDense(24, 6), MeanShift(6), LinfDistDense(6, 3, bias=True), Negate()
+    )
+    by_hand.load_state(net.state())
+    x = np.random.default_rng(1).random((3, 1, 5, 4), np.float32)
+    np.testing.assert_array_equal(by_hand.eval()(x).numpy(), net(x).numpy())
+
+
+@given(sides=st.tuples(st.integers(1, 7), st.integers(1, 7)), data=st.data())
+def test_a_crop_takes_as_much_from_either_side(backend: str, sides: tuple[int, int], data: st.DataObject) -> None:
+    """Or one pixel more below and on the right, of values as of bounds."""
+    size = data.draw(st.integers(1, min(sides)))
+    (above, below), (left, right) = (((side - size) // 2, (side - size + 1) // 2) for side in sides)
+    ball = data.draw(boxes((2, 3, *sides)))
+    bounds = CenterCrop(size)(ball)
+    for found, end in ((bounds.lower, ball.lower), (bounds.upper, ball.upper)):
+        expected = to_numpy(end)[:, :, above : sides[0] - below, left : sides[1] - right]
+        assert expected.shape == (2, 3, size, size)
+        np.testing.assert_array_equal(to_numpy(found), expected)
+        np.testing.assert_array_equal(CenterCrop(size)(Tensor(to_numpy(end))).numpy(), expected)
+
+
+def test_the_gradient_of_a_crop_is_zero_around_it(backend: str) -> None:
+    x = Tensor(np.random.default_rng(0).standard_normal((2, 1, 3, 4)), requires_grad=True)
+    CenterCrop(2)(x).sum().backward()
+    assert x.grad is not None
+    inside = [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(to_numpy(x.grad), np.broadcast_to(inside, (2, 1, 3, 4)))
+
+
+@given(data=st.data())
+def test_a_cropped_net_is_the_net_of_the_window(data: st.DataObject) -> None:
+    """What lies around it may be anything."""
+    cropped = Case(lambda: LinfDistNet((1, 4, 3), 3, width=6, depth=2, mean=(0.5,), std=0.25, crop=2), (), "").layer()
+    small = LinfDistNet((1, 2, 2), 3, width=6, depth=2, mean=(0.5,), std=0.25).eval()
+    small.load_state({re.sub(r"^\d+", lambda i: str(int(i[0]) - 1), key): a for key, a in cropped.state().items()})
+    x = data.draw(arrays((2, 1, 4, 3), 0, 1))
+    np.testing.assert_array_equal(cropped(x).numpy(), small(x[:, :, 1:3, :2].copy()).numpy())
+
+
+# the worst case in training
+
+
+def doubled(net: Module) -> Module:
+    """The net with its numbers in float64."""
+    for _, module in net.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor):
+                setattr(module, name, Tensor(value.numpy().astype(np.float64), requires_grad=True))
+            elif isinstance(value, np.ndarray):
+                setattr(module, name, value.astype(np.float64))
+    return net
+
+
+HEADS = [case for case in NETS if "head" in case.label]
+every_head = pytest.mark.parametrize("case", HEADS, ids=str)
+
+
+def headed(case: Case, seed: int = 0, scale: float = 1.0) -> DistanceNet:
+    net = case.layer(seed, scale)
+    assert isinstance(net, DistanceNet)
+    return net
+
+
+def samples(case: Case, n: int = 4, seed: int = 1) -> tuple[Array, Array]:
+    rng = np.random.default_rng(seed)
+    return rng.random((n, *case.shape), np.float32), rng.integers(0, case.make().classes, n)  # type: ignore[attr-defined]
+
+
+def worst_of(net: DistanceNet, x: Array, labels: Array, eps: float) -> Array:
+    """Sample by sample and class by class, in float64: centre and radius of each neuron, one after the other."""
+    *body, first, _, last = net.layers
+    features = plain(Sequential(*body), x)
+    (w1, b1), (w2, b2) = doubles(first), doubles(last)
+    w1, w2 = w1 / math.sqrt(w1.shape[1]), w2 / math.sqrt(w2.shape[1])
+    worst = np.zeros((len(x), len(w2)))
+    for n, j in np.ndindex(*worst.shape):
+        total = b2[j] - b2[labels[n]]
+        for h, (w, b) in enumerate(zip(w1, b1, strict=True)):
+            middle = math.fsum(w * features[n]) + b
+            reach = eps * math.fsum(abs(w))
+            low, high = math.tanh(middle - reach), math.tanh(middle + reach)
+            difference = w2[j, h] - w2[labels[n], h]
+            total += max(difference * low, difference * high)
+        worst[n, j] = total
+    return worst
+
+
+@every_head
+@pytest.mark.parametrize("eps", [0.0, 0.125, 1.5])
+def test_the_worst_case_is_a_loop_over_samples_and_classes(backend: str, case: Case, eps: float) -> None:
+    net, (x, labels) = headed(case), samples(case)
+    z, worst = net.worst_case(Tensor(x), labels, eps)
+    assert worst is not None
+    assert worst.shape == z.shape
+    assert worst.dtype == np.float32
+    np.testing.assert_array_equal(z.numpy(), net(Tensor(x)).numpy())
+    np.testing.assert_allclose(worst.numpy(), worst_of(net, x, labels, eps), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(worst.numpy()[np.arange(len(x)), labels], 0)
+
+
+@every_head
+def test_the_worst_case_at_a_point_is_the_difference_of_logits(case: Case) -> None:
+    net, (x, labels) = headed(case), samples(case)
+    z, worst = net.worst_case(x, labels, 0)
+    assert worst is not None
+    own = z.numpy()[np.arange(len(x)), labels][:, None]
+    np.testing.assert_allclose(worst.numpy(), z.numpy() - own, atol=1e-6)
+
+
+@every_head
+@settings(max_examples=30)
+@given(data=st.data())
+def test_the_worst_case_grows_with_eps_and_is_no_better_than_any_point(case: Case, data: st.DataObject) -> None:
+    net, (x, labels) = headed(case, data.draw(st.integers(0, 2**32)), data.draw(SCALES)), samples(case)
+    small, large = sorted(data.draw(st.floats(0, 2, width=32)) for _ in range(2))
+    (z, near), (_, far) = (net.worst_case(x, labels, eps) for eps in (small, large))
+    assert near is not None
+    assert far is not None
+    step = np.float32(small / net.layers[0].lipschitz()) * data.draw(arrays(x.shape, -1, 1))
+    moved = net(x + step).numpy()
+    differences = moved - moved[np.arange(len(x)), labels][:, None]
+    tolerance = 1e-4 * (1 + np.abs(z.numpy()).max())
+    assert (far.numpy() >= near.numpy() - tolerance).all()
+    assert (near.numpy() >= differences - tolerance).all()
+
+
+@pytest.mark.parametrize("case", [case for case in NETS if case.label.startswith("LinfDist")], ids=str)
+def test_without_a_head_the_losses_know_the_worst_case(case: Case) -> None:
+    net, (x, labels) = headed(case), samples(case)
+    z, worst = net.worst_case(x, labels, 0.25)
+    assert (worst is None) == ("head" not in case.label)
+    np.testing.assert_array_equal(z.numpy(), net(x).numpy())
+
+
+@every_head
+@settings(max_examples=40)
+@given(data=st.data())
+def test_a_certificate_is_no_looser_than_the_worst_case_of_training(case: Case, data: st.DataObject) -> None:
+    """The box is the ball less what is no image, and its bounds pass through the distance layers one by one."""
+    net, (x, labels) = headed(case, data.draw(st.integers(0, 2**32))), samples(case)
+    eps = data.draw(st.fractions(0, Fraction(1, 2)))
+    _, worst = net.worst_case(x, labels, float(eps) * net.layers[0].lipschitz())
+    assert worst is not None
+    others = np.arange(worst.shape[1]) != labels[:, None]
+    in_training = -np.where(others, worst.numpy(), -np.inf).max(axis=1)
+    assert (net.lowest_margins(box(net, x, eps), labels) >= in_training - 1e-4).all()
+
+
+@every_head
+@pytest.mark.parametrize("p", [8, math.inf])
+def test_gradients_flow_through_the_worst_case(case: Case, p: float) -> None:
+    net = headed(case)
+    net.train().p = p
+    doubled(net)
+    x, labels = samples(case)
+    *_, first, _, last = net.layers
+
+    def loss(x: Tensor, *parameters: Tensor) -> Tensor:
+        first.weight, first.bias, last.weight, last.bias = parameters  # type: ignore[attr-defined]
+        z, worst = net.worst_case(x, labels, 0.3)
+        return robust_cross_entropy(z, labels, 0.3, 0.4, worst=worst) + hinge(z, labels, 0.3, worst=worst)
+
+    head = [first.weight, first.bias, last.weight, last.bias]  # type: ignore[attr-defined]
+    gradcheck(loss, x, *head, along=12, **CENTRAL_DIFFERENCES)
+
+
+def test_every_parameter_gets_a_gradient_through_the_worst_case(backend: str) -> None:
+    net = LinfDistConvNet((1, 3, 3), 3, channels=2, width=4, mean=(0.5,), std=0.25, head=5)
+    net.p = 8
+    z, worst = net.worst_case(Tensor(np.random.default_rng(0).random((4, 1, 3, 3), np.float32)), np.arange(4) % 3, 0.1)
+    robust_cross_entropy(z, np.arange(4) % 3, 0.1, worst=worst).backward()
+    for name, parameter in net.parameters().items():
+        assert parameter.grad is not None, name
+        if name != list(net.parameters())[-1]:
+            assert parameter.grad.any(), name
+
+
+def test_a_loss_without_a_head_is_that_of_its_logits() -> None:
+    net = LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25).eval()
+    x, labels = np.random.default_rng(0).random((4, 1, 2, 2), np.float32), np.array([0, 1, 2, 0])
+    z, worst = net.worst_case(x, labels, 0.3)  # type: ignore[attr-defined]
+    assert worst is None
+    own = z.numpy()[np.arange(4), labels][:, None]
+    by_hand = np.where(np.arange(3) == labels[:, None], 0, z.numpy() - own + np.float32(0.6))
+    for loss in (hinge, robust_cross_entropy):
+        given_it = loss(z, labels, 0.3, worst=Tensor(by_hand))
+        assert loss(z, labels, 0.3, worst=worst).item() == pytest.approx(given_it.item(), rel=1e-6)
+
+
 def test_normalize_by_hand() -> None:
     x = single([0.5, 0.25, 1]).reshape(1, 3, 1, 1)
     y = Normalize((0.5, 0, 0.25), 0.25)(Tensor(x))
@@ -792,6 +1096,18 @@ def test_normalize_by_hand() -> None:
         (lambda: LinfDistNet((1, 2, 2), 3, width=4, depth=0, mean=(0,), std=1), "depth must be at least 1, got 0"),
         (lambda: LinfDistNet((1, 2, 2), 0, width=4, depth=2, mean=(0,), std=1), "sizes must be at least 1"),
         (lambda: LinfDistNet((1, 2, 2), 3, width=0, depth=2, mean=(0,), std=1), "sizes must be at least 1"),
+        (lambda: LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0,), std=1, head=-1), "Dense: sizes must be"),
+        (lambda: LinfDistNet((1, 5, 3), 3, width=4, depth=2, mean=(0,), std=1, crop=4), "of the images, 5 x 3, got 4"),
+        (
+            lambda: LinfDistNet((1, 5, 3), 3, width=4, depth=2, mean=(0,), std=1, crop=-1),
+            "of the images, 5 x 3, got -1",
+        ),
+        (lambda: LinfDistConvNet((1, 2, 2), 3, channels=0, width=4, mean=(0,), std=1), "sizes must be at least 1"),
+        (lambda: LinfDistConvNet((1, 2, 2), 3, channels=1, width=0, mean=(0,), std=1), "sizes must be at least 1"),
+        (lambda: LinfDistConvNet((1, 2, 2), 0, channels=1, width=4, mean=(0,), std=1), "sizes must be at least 1"),
+        (lambda: LinfDistConvNet((1, 5, 3), 3, channels=1, width=4, mean=(0,), std=1, crop=4), "5 x 3, got 4"),
+        (lambda: CenterCrop(0), "CenterCrop: size must be at least 1, got 0"),
+        (lambda: CenterCrop(-2), "CenterCrop: size must be at least 1, got -2"),
     ],
 )
 def test_sizes_that_make_no_layer(make: Callable[[], Module], message: str) -> None:
@@ -813,6 +1129,20 @@ def test_sizes_that_make_no_layer(make: Callable[[], Module], message: str) -> N
         (MeanShift(3), (0, 3), "nothing to reduce"),
         (Dense(3, 4), (2, 5), "must share k"),
         (Normalize(RGB, 0.2), (2, 1, 4, 4), r"Normalize: expected pixels \(n, 3, height, width\), got \(2, 1, 4, 4\)"),
+        (CenterCrop(3), (2, 1, 2, 5), r"CenterCrop: expected images of at least 3 x 3, got \(2, 1, 2, 5\)"),
+        (CenterCrop(3), (2, 1, 5, 2), "CenterCrop: expected images of at least 3 x 3"),
+        (CenterCrop(3), (2, 9), r"CenterCrop: expected images of at least 3 x 3, got \(2, 9\)"),
+        (CenterCrop(3), (3, 4, 4), "CenterCrop: expected images of at least 3 x 3"),
+        (
+            LinfDistNet((1, 4, 4), 3, width=4, depth=2, mean=(0,), std=1, crop=3),
+            (2, 1, 2, 2),
+            "CenterCrop: expected images of at least 3 x 3",
+        ),
+        (
+            LinfDistConvNet((1, 4, 4), 3, channels=1, width=4, mean=(0,), std=1),
+            (2, 1, 6, 6),
+            "x has 18 features where w has 8",
+        ),
         (Normalize((0.5,), 0.2), (2, 16), r"Normalize: expected pixels \(n, 1, height, width\), got \(2, 16\)"),
         (LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0,), std=1), (0, 1, 2, 2), "nothing to compute"),
         (LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0,), std=1), (2, 1, 3, 3), "x has 9 features where w has 4"),

@@ -16,7 +16,7 @@ from tolerances import CENTRAL_DIFFERENCES, FORWARD, GRADIENT
 
 from linfengine import Tensor
 from linfengine.gradcheck import gradcheck
-from linfengine.losses import cross_entropy, hinge, mixture
+from linfengine.losses import cross_entropy, hinge, mixture, robust_cross_entropy
 
 Loss = Callable[..., Tensor]
 
@@ -36,6 +36,8 @@ LOSSES: dict[str, Loss] = {
     "cross_entropy": cross_entropy,
     "hinge": lambda z, y: hinge(z, y, 0.5),
     "mixture": lambda z, y: mixture(z, y, 0.5, 0.1),
+    "mixture without clip": lambda z, y: mixture(z, y, 0.5, 0.1, clip=False),
+    "robust_cross_entropy": lambda z, y: robust_cross_entropy(z, y, 0.5, 0.75),
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 
@@ -106,6 +108,66 @@ def test_the_scale_multiplies_the_logits_of_the_cross_entropy_alone() -> None:
     assert value.item() == pytest.approx(1 - math.log(3) / 8 + 3 * math.log(4 / 3), rel=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("margin", "expected"), [(-7, 8), (0, 1), (0.25, 0.75), (0.75, 0.25), (1, 0), (9, 0), (-0.5, 1.5)]
+)
+def test_without_a_clip_a_wrong_answer_costs_the_more_the_farther_it_is(margin: float, expected: float) -> None:
+    """max(1 - margin/(2 eps), 0)."""
+    z = Tensor(np.array([[-9, margin, 0.0]]))
+    assert mixture(z, np.array([1]), 0.5, 0, clip=False).item() == expected
+
+
+def test_a_mixture_of_weight_zero_is_its_first_term_and_leaves_the_scale_alone() -> None:
+    """The largest worst cases are 0 and 2.5, in units of 2 eps = 1."""
+    logits, scale = Tensor(LOGITS, requires_grad=True), Tensor(np.array([math.nan]), requires_grad=True)
+    assert mixture(logits, LABELS, 0.5, 0, scale).item() == 0.5
+    loss = mixture(logits, LABELS, 0.5, 0, scale, clip=False)
+    assert loss.item() == 1.25
+    np.testing.assert_array_equal(slope(loss, logits), [[0, 0, 0], [0, 0.5, -0.5]])
+    assert scale.grad is None
+
+
+@pytest.mark.parametrize(
+    ("kappa", "expected"), [(1, math.log(20) / 2), (0, math.log(16 / 3) / 2), (0.5, math.log(320 / 3) / 4)]
+)
+def test_robust_cross_entropy_by_hand(kappa: float, expected: float) -> None:
+    """At 2 eps = log 3 the odds of the label, 3 and 1/3, fall to 1 and 1/9; (log 2 + log 10)/2, (log 4/3 + log 4)/2."""
+    z = Tensor(np.array([[math.log(3), 0], [0, math.log(3)]]))
+    value = robust_cross_entropy(z, np.array([0, 0]), math.log(3) / 2, kappa)
+    assert value.item() == pytest.approx(expected, rel=1e-14)
+    assert value.shape == ()
+
+
+def test_robust_cross_entropy_is_usually_that_of_the_worst_case() -> None:
+    expected = cross_entropy(Tensor(np.array([[0, 0, -1], [0.5, 2.5, 0]])), LABELS).item()
+    assert robust_cross_entropy(Tensor(LOGITS), LABELS, 0.5).item() == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("kappa", [0, 0.5, 1])
+def test_robust_cross_entropy_of_radius_zero_is_cross_entropy(kappa: float) -> None:
+    value = robust_cross_entropy(Tensor(LOGITS), LABELS, 0, kappa)
+    assert value.item() == pytest.approx(cross_entropy(Tensor(LOGITS), LABELS).item(), rel=1e-14)
+
+
+# 0 at the labels, and elsewhere whatever a net says
+WORST = np.array([[0, -math.log(3), -math.log(1.5)], [math.log(3), math.log(4), 0]])
+
+
+def test_a_worst_case_that_is_given_is_taken_instead() -> None:
+    """Their exponentials are (1, 1/3, 2/3) and (3, 4, 1), so that log 2 and log 8 are lost.
+
+    The largest positive ones are 0 and log 4, and their sums 0 and log 12.
+    """
+    for eps in (0, 0.5):  # no matter which
+        robust = robust_cross_entropy(Tensor(LOGITS), LABELS, eps, worst=Tensor(WORST)).item()
+        assert robust == pytest.approx(2 * math.log(2), rel=1e-14)
+        mixed = robust_cross_entropy(Tensor(LOGITS), LABELS, eps, 0.25, worst=Tensor(WORST)).item()
+        ordinary = cross_entropy(Tensor(LOGITS), LABELS).item()
+        assert mixed == pytest.approx(math.log(2) / 2 + 0.75 * ordinary, rel=1e-14)
+        value = hinge(Tensor(LOGITS), LABELS, eps, 0.75, worst=Tensor(WORST)).item()
+        assert value == pytest.approx(0.75 * math.log(2) + 0.25 * math.log(12) / 6, rel=1e-14)
+
+
 # by other arithmetic
 
 
@@ -129,16 +191,37 @@ def test_hinge_is_its_formula_in_fractions(sample: tuple[Array, Array], eps: flo
     assert hinge(Tensor(z), y, eps, mix).item() == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-@given(sample=samples(), scale=st.sampled_from([0.5, 1, 3]), weight=st.sampled_from([0, 2e-4, 0.5]))
-def test_mixture_is_its_formula_in_fractions(sample: tuple[Array, Array], scale: float, weight: float) -> None:
+@given(
+    sample=samples(),
+    scale=st.sampled_from([0.5, 1, 3]),
+    weight=st.sampled_from([0, 2e-4, 0.5]),
+    clip=st.booleans(),
+)
+def test_mixture_is_its_formula_in_fractions(
+    sample: tuple[Array, Array], scale: float, weight: float, clip: bool
+) -> None:
     z, y = sample
     eps = Fraction(3, 4)
-    clipped = [min(max(*worst, Fraction(0)) / (2 * eps), Fraction(1)) for worst in worst_cases(z, y, eps)]
+    most = Fraction(1) if clip else Fraction(10**9)
+    clipped = [min(max(*worst, Fraction(0)) / (2 * eps), most) for worst in worst_cases(z, y, eps)]
     entropy = -scipy.special.log_softmax(scale * z.astype(np.float64), axis=1)[np.arange(len(y)), y].mean()
     expected = float(sum(clipped) / len(y)) + weight * entropy
     for dtype in (np.float32, np.float64):
-        value = mixture(Tensor(z.astype(dtype)), y, float(eps), weight, scale)
+        value = mixture(Tensor(z.astype(dtype)), y, float(eps), weight, scale, clip=clip)
         np.testing.assert_allclose(value.data, expected, **FORWARD[dtype])
+
+
+@given(sample=samples(), eps=st.floats(0, 4, width=16), kappa=st.sampled_from([0, 0.25, 0.5, 1]))
+def test_robust_cross_entropy_is_its_formula(sample: tuple[Array, Array], eps: float, kappa: float) -> None:
+    z, y = sample
+    exact = np.array([[float(value) for value in row] for row in worst_cases(z, y, Fraction(eps))])
+    terms = [-scipy.special.log_softmax(each, axis=1)[np.arange(4), y].mean() for each in (exact, z.astype(np.float64))]
+    expected = kappa * terms[0] + (1 - kappa) * terms[1]
+    for dtype in (np.float32, np.float64):
+        value = robust_cross_entropy(Tensor(z.astype(dtype)), y, eps, kappa)
+        np.testing.assert_allclose(value.data, expected, **FORWARD[dtype])
+        given_it = robust_cross_entropy(Tensor(z.astype(dtype)), y, eps, kappa, worst=Tensor(exact.astype(dtype)))
+        np.testing.assert_allclose(given_it.data, expected, **FORWARD[dtype])
 
 
 @given(sample=samples(5))
@@ -205,6 +288,26 @@ def test_the_losses_vanish_exactly_for_robust_samples(sample: tuple[Array, Array
     assert (mixture(Tensor(z), y, eps, 0).item() == 0) == robust
 
 
+@given(sample=samples(), kappas=st.tuples(st.floats(0, 1), st.floats(0, 1)), eps=st.sampled_from([0.0, 0.25, 2.0]))
+def test_robust_cross_entropy_grows_with_its_share_of_the_worst_case(
+    sample: tuple[Array, Array], kappas: tuple[float, float], eps: float
+) -> None:
+    z, y = sample[0].astype(np.float64), sample[1]
+    low, high = (robust_cross_entropy(Tensor(z), y, eps, kappa).item() for kappa in sorted(kappas))
+    assert low <= high + 1e-12
+    assert high <= cross_entropy(Tensor(z), y).item() + 2 * eps + 1e-12
+
+
+@given(sample=samples(), eps=st.sampled_from([0.25, 1.0, 2.0]))
+def test_a_clip_only_takes_away(sample: tuple[Array, Array], eps: float) -> None:
+    """And takes away nothing where every answer is right."""
+    z, y = sample[0].astype(np.float64), sample[1]
+    clipped, whole = (mixture(Tensor(z), y, eps, 0.25, clip=clip).item() for clip in (True, False))
+    assert clipped <= whole
+    if (z[np.arange(4), y][:, None] >= z).all():
+        assert clipped == pytest.approx(whole, rel=1e-12, abs=1e-12)
+
+
 @given(sample=samples(), eps=st.sampled_from([0.25, 1.0, 2.0]))
 def test_mixture_lies_between_two_counts(sample: tuple[Array, Array], eps: float) -> None:
     """Its first term is at least the fraction of wrong answers and at most that of samples not robust."""
@@ -219,7 +322,7 @@ def test_mixture_lies_between_two_counts(sample: tuple[Array, Array], eps: float
 def test_a_radius_may_be_any_number(eps: Any) -> None:
     """And leaves the logits their dtype."""
     z = Tensor(LOGITS.astype(np.float32))
-    for value in (hinge(z, LABELS, eps), mixture(z, LABELS, eps, 0.1)):
+    for value in (hinge(z, LABELS, eps), mixture(z, LABELS, eps, 0.1), robust_cross_entropy(z, LABELS, eps)):
         assert value.dtype == np.float32
     assert hinge(z, LABELS, eps).item() == 1.0625
 
@@ -252,9 +355,24 @@ def test_gradients_of_hinge(mix: float, eps: float) -> None:
     gradcheck(lambda z: hinge(z, y, eps, mix), z, **CENTRAL_DIFFERENCES)
 
 
-def test_gradients_of_mixture_reach_the_scale() -> None:
+@pytest.mark.parametrize("clip", [True, False])
+def test_gradients_of_mixture_reach_the_scale(clip: bool) -> None:
     z, y = inputs()
-    gradcheck(lambda z, s: mixture(z, y, 0.3, 0.7, s), z, np.array([1.3]), **CENTRAL_DIFFERENCES)
+    gradcheck(lambda z, s: mixture(z, y, 0.3, 0.7, s, clip=clip), z, np.array([1.3]), **CENTRAL_DIFFERENCES)
+
+
+@pytest.mark.parametrize("kappa", [0, 0.25, 1])
+@pytest.mark.parametrize("eps", [0.0, 0.3, 2.0])
+def test_gradients_of_robust_cross_entropy(kappa: float, eps: float) -> None:
+    z, y = inputs()
+    gradcheck(lambda z: robust_cross_entropy(z, y, eps, kappa), z, **CENTRAL_DIFFERENCES)
+
+
+@pytest.mark.parametrize("loss", [hinge, robust_cross_entropy])
+def test_gradients_flow_into_a_worst_case_that_is_given(loss: Loss) -> None:
+    z, y = inputs()
+    worst = np.array([[-0.1, 0.3, -0.2], [-0.1, -0.7, 0.6], [1.1, -0.1, 0.4], [-0.5, -0.1, -0.9]])  # none at a kink
+    gradcheck(lambda z, worst: loss(z, y, 0.3, 0.7, worst=worst), z, worst, **CENTRAL_DIFFERENCES)
 
 
 @given(sample=samples())
@@ -270,6 +388,12 @@ def test_the_gradient_of_hinge_by_hand() -> None:
     logits = Tensor(LOGITS, requires_grad=True)
     expected = np.array([[0, 0, 0], [1 / 24, 3 / 8 + 1 / 24, -3 / 8 - 2 / 24]])
     np.testing.assert_allclose(slope(hinge(logits, LABELS, 0.5), logits), expected, rtol=1e-14)
+
+
+def test_without_a_clip_wrong_answers_have_the_gradient_of_all_that_are_not_robust() -> None:
+    logits = Tensor(np.array([[0.0, 5], [5, 0], [0.25, 0]]), requires_grad=True)  # wrong, robust, between
+    loss = mixture(logits, np.array([0, 0, 0]), 0.5, 0, clip=False)
+    np.testing.assert_allclose(slope(loss, logits), np.array([[-1, 1], [0, 0], [-1, 1]]) / 3, rtol=1e-14)
 
 
 def test_samples_outside_the_clip_have_no_gradient_but_that_of_the_cross_entropy() -> None:
@@ -309,7 +433,11 @@ def test_logits_that_do_not_fit(loss: Loss) -> None:
 
 
 @pytest.mark.parametrize("eps", [-0.1, math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("loss", [hinge, lambda z, y, eps: mixture(z, y, eps, 0.1)], ids=["hinge", "mixture"])
+@pytest.mark.parametrize(
+    "loss",
+    [hinge, robust_cross_entropy, lambda z, y, eps: mixture(z, y, eps, 0.1)],
+    ids=["hinge", "robust_cross_entropy", "mixture"],
+)
 def test_a_radius_that_is_none(loss: Loss, eps: float) -> None:
     with pytest.raises(ValueError, match="eps must be"):
         loss(Tensor(LOGITS), LABELS, eps)
@@ -324,3 +452,9 @@ def test_mixture_divides_by_the_radius() -> None:
 def test_a_share_outside_0_and_1(mix: float) -> None:
     with pytest.raises(ValueError, match=r"mix must lie in \[0, 1\], got"):
         hinge(Tensor(LOGITS), LABELS, 0.5, mix)
+
+
+@pytest.mark.parametrize("kappa", [-0.1, 1.1, math.nan])
+def test_a_share_of_the_worst_case_outside_0_and_1(kappa: float) -> None:
+    with pytest.raises(ValueError, match=r"kappa must lie in \[0, 1\], got"):
+        robust_cross_entropy(Tensor(LOGITS), LABELS, 0.5, kappa)

@@ -210,6 +210,30 @@ def test_a_resumed_run_continues_to_the_bit(backend: str, make: Callable[..., Op
     assert whole.state()["steps"] == 10
 
 
+@every_optimizer
+def test_a_reset_makes_the_next_step_a_first_one(backend: str, make: Callable[..., Optimizer]) -> None:
+    """To the bit: of a fresh optimizer at the same weights, whose rate and decay it keeps."""
+    rng = np.random.default_rng(0)
+    gradients = list(rng.standard_normal((5, 3, 4)))
+    used = make({"w": Tensor(rng.standard_normal((3, 4)), requires_grad=True)}, 0.3, weight_decay=0.01)
+    walk(used, gradients)
+    used.lr = 0.05
+    weights, kept = used.parameters["w"].numpy().copy(), used.state()
+    used.reset()
+    np.testing.assert_array_equal(used.parameters["w"].numpy(), weights)
+    fresh = make({"w": Tensor(weights.copy(), requires_grad=True)}, 0.05, weight_decay=0.01)
+    for steps in range(3):
+        assert used.steps == steps
+        assert used.state().keys() == fresh.state().keys()
+        for name, array in fresh.state().items():
+            np.testing.assert_array_equal(to_numpy(used.state()[name]), to_numpy(array))
+        np.testing.assert_array_equal(used.parameters["w"].numpy(), fresh.parameters["w"].numpy())
+        for optimizer in (used, fresh):
+            walk(optimizer, gradients[steps : steps + 1])
+    assert (weights != used.parameters["w"].numpy()).all()
+    assert all(used.state()[name] is array for name, array in kept.items() if name != "steps")
+
+
 def test_what_a_state_holds() -> None:
     assert set(SGD({"w": parameter(1)}, 0.1).state()) == {"steps", "velocity.w"}
     assert set(Adam({"a": parameter(1), "b": parameter(1)}, 0.1).state()) == {"steps", "m.a", "m.b", "v.a", "v.b"}

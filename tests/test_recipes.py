@@ -65,6 +65,21 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "z22a-cifar-8": Z22A_COLOR | weights(0.1, 5e-4) | eps(0.09411, 8 / 255),
     "z22a-cifar-16": Z22A_COLOR | weights(0.1, 2e-4) | eps(0.15685, 16 / 255),
 }
+FIGURES: dict[str, dict[str, float]] = {  # of the papers' tables, % of the test set
+    "z21-mnist": {"certified": 92.64},
+    "z21-fashion": {"certified": 77.48},
+    "z21-cifar": {"clean": 56.80, "certified": 33.30},
+    "z21-mnist-mlp": {"certified": 93.09},
+    "z21-fashion-mlp": {"certified": 79.23},
+    "z21-cifar-mlp": {"certified": 35.42},
+    "z21-cifar-conv-mlp": {},
+    "z21-tiny-mlp": {"certified": 16.31},
+    "z22a-mnist-0.1": {"clean": 98.93, "pgd": 98.03, "certified": 97.95},
+    "z22a-mnist-0.3": {"clean": 98.56, "pgd": 94.73, "certified": 93.20},
+    "z22a-cifar-2": {"clean": 60.61, "pgd": 54.28, "certified": 54.12},
+    "z22a-cifar-8": {"clean": 54.30, "pgd": 41.84, "certified": 40.06},
+    "z22a-cifar-16": {"clean": 48.50, "pgd": 32.73, "certified": 29.04},
+}
 OURS = {"digits": "digits", "mnist-small": "mnist"}  # recipes of our own, and their data sets
 COMMON = {  # what all the published runs share
     "p_first": 8, "p_last": 1000, "cheap_orders": False, "batch_size": 512, "beta1": 0.9, "beta2": 0.99,
@@ -89,6 +104,14 @@ def test_a_published_recipe_is_the_row_of_its_table(name: str) -> None:
     assert {key: recipe[key] for key in expected} == expected
     paper = "2102.05363" if name.startswith("z21") else "2110.06850"
     assert paper in recipe["source"]
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, *OURS])
+def test_a_recipe_gives_the_figures_of_its_paper_and_no_others(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.published == FIGURES.get(name, {})
+    assert recipe.eps_test > 0 or not recipe.published  # they are figures at a radius
+    assert recipe.source or not recipe.published
 
 
 @pytest.mark.parametrize(("name", "dataset"), OURS.items())
@@ -139,6 +162,17 @@ def test_a_recipe_stays_as_it_is() -> None:
         ("batch_size = 64", "batch_size", 64),
         ("batch_size=1_000", "batch_size", 1000),
         ("seed=0", "seed", 0),
+        ("net=conv", "net", "conv"),
+        ("channels=24", "channels", 24),
+        ("kappa=0", "kappa", 0.0),
+        ("clip=false", "clip", False),
+        ("lambda_first=0", "lambda_first", 0.0),
+        ("reset_at_switch=true", "reset_at_switch", True),
+        ("lr_schedule=constant", "lr_schedule", "constant"),
+        ("lp_decay=false", "lp_decay", False),
+        ("crop_size=6", "crop_size", 6),
+        ("published={clean = 99, certified = 90.5}", "published", {"clean": 99, "certified": 90.5}),
+        ("published={}", "published", {}),
     ],
 )
 def test_a_setting_is_put_over_the_recipe(setting: str, key: str, value: Any) -> None:
@@ -146,6 +180,11 @@ def test_a_setting_is_put_over_the_recipe(setting: str, key: str, value: Any) ->
     assert recipe[key] == value
     assert type(recipe[key]) is type(value)
     assert {k: v for k, v in recipe.items() if k != key} == {k: v for k, v in plain.items() if k != key}
+
+
+def test_a_head_and_a_ramp_of_eps_come_with_a_loss_that_takes_them() -> None:
+    recipe = load_recipe("digits", ["loss=hinge", "head=32", "eps_ramp_start=1.5", "eps_ramp_end=20"])
+    assert (recipe.head, recipe.eps_ramp_start, recipe.eps_ramp_end) == (32, 1.5, 20.0)
 
 
 def test_of_several_settings_the_last_one_counts() -> None:
@@ -177,6 +216,15 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     recipe = load_recipe(str(file), ["lr=0.5"])
     assert recipe == make_recipe(MINIMAL | {"dataset": "cifar-10", "ramp_end": 8.5, "eps_train": 8 / 255, "lr": 0.5})
     assert [type(value) for value in (recipe.epochs, recipe.ramp_start)] == [int, float]
+
+
+def test_a_file_with_a_table_of_published_figures(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    lines = [f"{key} = {value!r}" for key, value in MINIMAL.items()]
+    file.write_text("\n".join([*lines, "[published]", "clean = 98.5", "pgd = 95", "certified = 93.25"]))
+    recipe = load_recipe(str(file))
+    assert recipe == make_recipe(MINIMAL | {"published": {"clean": 98.5, "pgd": 95, "certified": 93.25}})
+    assert make_recipe(dict(MINIMAL)).published == {}
 
 
 def test_what_a_recipe_can_leave_out() -> None:
@@ -259,6 +307,18 @@ def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
         ("eps_train=300/255", "eps: expected a radius in pixel units from 0 to 1, got 300/255"),
         ("eps_test=-1/255", "eps: expected a radius in pixel units from 0 to 1, got -1/255"),
         ("eps_train=true", "recipe: eps_train must be a number, got True"),
+        ("net=3", "recipe: net must be text, got 3"),
+        ("channels=2.5", "recipe: channels must be a whole number, got 2.5"),
+        ("head=yes", "recipe: head must be a whole number, got 'yes'"),
+        ("kappa=half", "recipe: kappa must be a number, got 'half'"),
+        ("clip=1", "recipe: clip must be true or false, got 1"),
+        ("eps_ramp_end=later", "recipe: eps_ramp_end must be a number, got 'later'"),
+        ("reset_at_switch=yes", "recipe: reset_at_switch must be true or false, got 'yes'"),
+        ("lr_schedule=true", "recipe: lr_schedule must be text, got True"),
+        ("lp_decay=0", "recipe: lp_decay must be true or false, got 0"),
+        ("crop_size=6.0", "recipe: crop_size must be a whole number, got 6.0"),
+        ("published=93", "recipe: published must be a table, got 93"),
+        ("published=[93]", r"recipe: published must be a table, got \[93\]"),
     ],
 )
 def test_a_setting_that_is_none(setting: str, message: str) -> None:
@@ -317,6 +377,149 @@ def test_a_value_that_is_impossible(key: str, value: Any) -> None:
     refused({key: value}, rf"recipe: {key} must be .*, got {value!r}")
 
 
+WORDS = ("dataset", "net", "loss", "lr_schedule", "crop_mode")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "nearest"),
+    [
+        ("epochs", -3, "1"),
+        ("ramp_start", -0.5, "0"),
+        ("ramp_end", 1.5, "2"),
+        ("ramp_end", 10, "9"),
+        ("eps_train", 0, "1e-06"),
+        ("eps_train", 1.01, "1"),
+        ("lr", -0.1, "1e-12"),
+        ("width", 0, "1"),
+        ("width", 2**20 + 1, "1048576"),
+        ("depth", 1001, "1000"),
+        ("channels", 0, "1"),
+        ("channels", 2**16 + 1, "65536"),
+        ("head", -1, "0"),
+        ("head", 2**16 + 1, "65536"),
+        ("mix", 1.1, "1"),
+        ("kappa", -0.1, "0"),
+        ("kappa", 1.1, "1"),
+        ("lambda_first", -1, "0"),
+        ("lambda_last", 0, "1e-12"),
+        ("scale_lr", -1, "0"),
+        ("eps_ramp_start", -0.5, "0"),
+        ("eps_ramp_end", -1, "0"),
+        ("eps_ramp_end", 9.5, "9"),
+        ("p_first", 0.5, "1"),
+        ("p_last", 7, "8"),
+        ("p_last", 2e5, "100000"),
+        ("lr_hold", 10, "9"),
+        ("beta2", 1, "0.999999"),
+        ("adam_eps", 0, "1e-30"),
+        ("crop_padding", 65, "64"),
+        ("crop_size", -1, "0"),
+        ("crop_size", 29, "28"),
+        ("held_out", -1, "0"),
+        ("eps_test", 1.01, "1"),
+        ("seed", -1, "0"),
+    ],
+)
+def test_the_nearest_possible_value_is_named(key: str, value: Any, nearest: str) -> None:
+    refused({"loss": "hinge", key: value}, rf"recipe: {key} must be .*, got .* \(the nearest is {nearest}\)$")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (key, value)
+        for key, values in IMPOSSIBLE.items()
+        if key not in WORDS
+        for value in values
+        if math.isfinite(value)
+    ],
+)
+def test_the_nearest_value_that_is_named_is_possible(key: str, value: Any) -> None:
+    others = MINIMAL | {"loss": "hinge"} | ({"ramp_start": 0, "ramp_end": 0} if key == "epochs" else {})
+    with pytest.raises(UserError) as error:
+        make_recipe(others | {key: value})
+    named = str(error.value).partition(" (the nearest is ")[2].removesuffix(")")
+    (kind,) = (int if field.type == "int" else float for field in fields(Recipe) if field.name == key)
+    assert make_recipe(others | {key: kind(named)}).to_dict()[key] == kind(named)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_nothing_is_near_to_what_is_no_number(value: float) -> None:
+    for key in ("lr", "kappa", "eps_ramp_end"):
+        refused({key: value}, f"recipe: {key} must be .*, got {value!r}$")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("dataset", "minst", r"one of digits, .*, got 'minst' \(did you mean 'mnist'\?\)"),
+        ("net", "conf", r"one of dense, conv, got 'conf' \(did you mean 'conv'\?\)"),
+        ("net", "cnn", "one of dense, conv, got 'cnn'$"),
+        ("loss", "hing", r"one of mixture, hinge, cross-entropy, got 'hing' \(did you mean 'hinge'\?\)"),
+        (
+            "loss",
+            "cross_entropy",
+            r"one of mixture, hinge, cross-entropy, got 'cross_entropy' \(did you mean 'cross-entropy'\?\)",
+        ),
+        ("lr_schedule", "const", r"one of cosine, constant, got 'const' \(did you mean 'constant'\?\)"),
+        ("lr_schedule", "step", "one of cosine, constant, got 'step'$"),
+        ("crop_mode", "edges", r"one of constant, edge, got 'edges' \(did you mean 'edge'\?\)"),
+    ],
+)
+def test_a_word_that_is_close_to_another(key: str, value: str, message: str) -> None:
+    refused({key: value}, f"recipe: {key} must be {message}")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "side"), [("digits", 8), ("mnist", 28), ("fashion-mnist", 28), ("cifar-10", 32), ("tiny-imagenet", 64)]
+)
+def test_a_crop_is_no_larger_than_the_images(dataset: str, side: int) -> None:
+    assert make_recipe(MINIMAL | {"dataset": dataset, "crop_size": side}).crop_size == side
+    refused(
+        {"dataset": dataset, "crop_size": side + 1},
+        rf"crop_size must be a number of pixels from 0 \(no crop\) to {side}, got {side + 1} \(the nearest is {side}\)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("published", "message"),
+    [
+        ({"clean": 100.5}, r"got clean = 100.5$"),
+        ({"pgd": -1}, r"got pgd = -1$"),
+        ({"certified": math.nan}, r"got certified = nan$"),
+        ({"certified": "93"}, r"got certified = '93'$"),
+        ({"clean": True}, r"got clean = True$"),
+        ({"clean": 98, "certifed": 93}, r"got certifed = 93 \(did you mean 'certified'\?\)$"),
+        ({"error": 7}, r"got error = 7$"),
+        ({"clean": {"mean": 98}}, r"got clean = {'mean': 98}$"),
+    ],
+)
+def test_published_figures_that_are_none(published: dict[str, Any], message: str) -> None:
+    refused({"published": published}, f"recipe: published must give clean, pgd, certified in percent, {message}")
+
+
+@pytest.mark.parametrize("eps_ramp", [{"eps_ramp_end": 0.5}, {"eps_ramp_start": 2, "eps_ramp_end": 9}])
+def test_the_mixture_takes_no_ramp_of_eps(eps_ramp: dict[str, Any]) -> None:
+    """It divides by ε, which is 0 where the ramp begins."""
+    refused(
+        {"loss": "mixture"} | eps_ramp,
+        "recipe: eps_ramp_end must be 0 with the mixture loss, .*, got .*: take the loss hinge or cross-entropy",
+    )
+    for loss in ("hinge", "cross-entropy"):
+        assert make_recipe(MINIMAL | {"loss": loss} | eps_ramp).eps_ramp_end == eps_ramp["eps_ramp_end"]
+
+
+def test_the_mixture_takes_no_head() -> None:
+    refused({"loss": "mixture", "head": 1}, "recipe: loss must be hinge or cross-entropy for a net with a head, got 'm")
+    for loss in ("hinge", "cross-entropy"):
+        assert make_recipe(MINIMAL | {"loss": loss, "head": 1}).head == 1
+
+
+def test_a_ramp_that_begins_too_late_is_told_of_its_beginning() -> None:
+    """No eps_ramp_end is from 20 to 9: it is the beginning that has to change."""
+    refused({"loss": "hinge", "eps_ramp_start": 20}, "recipe: eps_ramp_start must be .*, got 20")
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -329,6 +532,17 @@ def test_a_value_that_is_impossible(key: str, value: Any) -> None:
         {"scale_lr": 0, "weight_decay": 0, "adam_eps": 1e-30, "beta1": 0, "beta2": 0},
         {"p_first": 1, "p_last": 1},
         *({"loss": loss} for loss in LOSSES),
+        {"lambda_first": 0},
+        {"width": 2**20, "depth": 1000},
+        {"net": "conv", "channels": 1},
+        {"net": "conv", "channels": 2**16, "loss": "hinge", "head": 2**16},
+        {"loss": "cross-entropy", "kappa": 0},
+        {"loss": "cross-entropy", "eps_ramp_start": 9, "eps_ramp_end": 9},
+        {"loss": "hinge", "eps_ramp_end": 9},
+        {"crop_size": 1},
+        {"crop_size": 28, "crop_padding": 64},
+        {"lr_hold": 9},
+        {"published": {"clean": 0, "pgd": 0.0, "certified": 100}},
     ],
 )
 def test_values_at_the_edge_of_the_possible(values: dict[str, Any]) -> None:

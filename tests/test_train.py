@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,10 +24,11 @@ from linfengine.checkpoint import load_model, load_tensors, save_tensors, write_
 from linfengine.data import Dataset, load_dataset, split_holdout, to_pixels
 from linfengine.errors import UserError
 from linfengine.losses import hinge, mixture
+from linfengine.optim import Adam
 from linfengine.recipes import Recipe, load_recipe
-from linfengine.runs import METRICS
+from linfengine.runs import MARGIN_EDGES, METRICS
 from linfengine.tensor import Tensor
-from linfengine.train import CHECKPOINT, MODEL, Observer, Run, train
+from linfengine.train import BEST, CHECKPOINT, MODEL, Observer, Run, train
 
 ROOT = Path(__file__).parents[1]
 TINY = ["loss=hinge", "width=32", "depth=2", "epochs=6", "ramp_start=2", "ramp_end=5", "lr=0.03", "batch_size=32"]
@@ -62,14 +64,16 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-def assert_same_run(a: Path, b: Path) -> None:
-    tensors, others = (load_tensors(folder / MODEL)[0] for folder in (a, b))
-    assert tensors.keys() == others.keys()
-    for name, tensor in tensors.items():
-        assert tensor.tobytes() == others[name].tobytes(), name
-    assert (a / MODEL).read_bytes() == (b / MODEL).read_bytes()
+def assert_same_run(a: Path, b: Path, *others: str) -> None:
+    """The same three files, and these others, with the same bytes but for the seconds of the metrics."""
+    one, other = (load_tensors(folder / MODEL)[0] for folder in (a, b))
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert tensor.tobytes() == other[name].tobytes(), name
+    for name in (MODEL, CHECKPOINT, *others):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
     assert metrics(a) == metrics(b)
-    assert sorted(os.listdir(a)) == sorted(os.listdir(b)) == [CHECKPOINT, METRICS, MODEL]
+    assert sorted(os.listdir(a)) == sorted(os.listdir(b)) == sorted([CHECKPOINT, METRICS, MODEL, *others])
 
 
 # It learns.
@@ -99,6 +103,13 @@ def test_a_tiny_net_learns_digits(digits: Dataset, tmp_path: Path) -> None:
         ["depth=1", "mean_shift=false", "identity=false"],
         ["ramp_start=0", "ramp_end=0"],
         ["batch_size=1437"],
+        ["head=16", "loss=cross-entropy", "kappa=0.5", "eps_ramp_start=0.5", "eps_ramp_end=1.5"],
+        ["head=16", "loss=hinge", "depth=1"],
+        ["net=conv", "channels=2", "width=16", "batch_size=256", "epochs=3"],
+        ["net=conv", "channels=2", "width=16", "batch_size=256", "head=8", "crop_size=5"],
+        ["crop_size=6", "crop_padding=1"],
+        ["lr_schedule=constant", "lr=0.01", "reset_at_switch=true", "lp_decay=false", "weight_decay=0.01"],
+        ["loss=mixture", "clip=false", "lambda_first=0", "scale_lr=0"],
     ],
     ids=" ".join,
 )
@@ -125,6 +136,163 @@ def test_the_loss_is_the_recipes(loss: str, few: Dataset) -> None:
     for epoch, weight in ((0.0, 0.1), (3.0, 0.01), (5.0, 0.001)):
         expected = mixture(logits, labels, eps, weight, 1.5) if loss == "mixture" else hinge(logits, labels, eps, 0.5)
         np.testing.assert_allclose(run.loss(logits, labels, eps, epoch).item(), expected.item(), rtol=1e-6)
+
+
+Z2 = Tensor(np.array([[1.0, 0.0]], np.float32))  # a margin of 1, with 2ε = 1 no room is left
+Z3 = Tensor(np.array([[0.0, 3.0, -2.0]], np.float32))  # 3 short, and with 2ε = 1 it is (0, 4, −1)
+LN2, CE2 = math.log(2), math.log(1 + math.exp(-1))  # the cross-entropy of (0, 0), and of (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "logits", "expected"),
+    [
+        (["loss=cross-entropy", "kappa=1"], Z2, LN2),
+        (["loss=cross-entropy", "kappa=0"], Z2, CE2),
+        (["loss=cross-entropy", "kappa=0.25"], Z2, 0.25 * LN2 + 0.75 * CE2),
+        (["loss=hinge", "mix=1"], Z3, 4.0),
+        (["loss=hinge", "mix=0"], Z3, 4 / 3),
+        (["loss=hinge", "mix=0.75"], Z3, 3 + 1 / 3),
+        (["loss=mixture", "lambda_first=0"], Z3, 1.0),
+        (["loss=mixture", "lambda_first=0", "clip=false"], Z3, 4.0),
+        (["loss=mixture", "lambda_first=0", "clip=false"], Z2, 0.0),
+        (["loss=mixture", "lambda_first=0.5", "clip=false"], Z2, 0.5 * CE2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_loss_by_hand(settings: list[str], logits: Tensor, expected: float, few: Dataset) -> None:
+    run = Run(tiny(*settings), few)
+    assert run.loss(logits, np.array([0]), 0.5, 0.0).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_head_bounds_the_worst_case_itself(few: Dataset) -> None:
+    """The loss is that of its bounds, whatever the logits and ε say; κ weighs it against the logits' own."""
+    worst, labels = Tensor(np.array([[0.0, 2.0]], np.float32)), np.array([0])
+    bad = math.log(1 + math.exp(2))
+    for kappa in (0.0, 0.5, 1.0):
+        run = Run(tiny("loss=cross-entropy", f"kappa={kappa}", "head=4"), few)
+        expected = kappa * bad + (1 - kappa) * CE2
+        assert run.loss(Z2, labels, 0.5, 0.0, worst).item() == pytest.approx(expected, rel=1e-6)
+    assert Run(tiny("loss=hinge", "mix=1", "head=4"), few).loss(Z2, labels, 0.5, 0.0, worst).item() == 2
+
+
+# The optimizer.
+
+
+def one_step(dataset: Dataset, *settings: str, now: float = 0.0) -> tuple[Run, dict[str, Array]]:
+    """After one mini-batch, and the parameters before."""
+    run = Run(tiny(*settings), dataset)
+    before = {name: parameter.numpy().copy() for name, parameter in run.optimizer.parameters.items()}
+    run.model.train()
+    run.step(*next(run.batches()), now)
+    return run, before
+
+
+@pytest.mark.parametrize("lp_decay", ["true", "false"])
+@pytest.mark.parametrize("head", ["head=0", "head=4"])
+def test_distance_weights_decay_by_their_order_or_as_all_others(lp_decay: str, head: str, few: Dataset) -> None:
+    """w loses lr·wd·(|w|/‖w‖_p)^(p−2)·w, with p = 8 at first; Adam's own part of the step is the same."""
+    settings = [f"lp_decay={lp_decay}", head, "lr=0.01", "lr_schedule=constant"]
+    free, before = one_step(few, *settings)
+    decayed, _ = one_step(few, *settings, "weight_decay=2")
+    for name, parameter in decayed.optimizer.parameters.items():
+        w = before[name].astype(np.float64)
+        factor = np.ones_like(w)
+        if lp_decay == "true" and decayed.model.decay_order(name) == 8:
+            norm = (abs(w) ** 8).sum(axis=1, keepdims=True) ** (1 / 8)
+            factor = (abs(w) / norm) ** 6
+        lost = free.optimizer.parameters[name].numpy().astype(np.float64) - parameter.numpy()
+        np.testing.assert_allclose(lost, 0.01 * 2 * factor * w, atol=3e-6, err_msg=name)
+    orders = {name: decayed.model.decay_order(name) for name in before}
+    assert sorted(set(orders.values())) == [2, 8]
+
+
+def test_the_constant_rate_and_no_rate_for_the_scale(few: Dataset) -> None:
+    run, before = one_step(few, "loss=mixture", "scale_lr=0", "lr_schedule=constant", "weight_decay=0", now=5.5)
+    assert run.optimizer.lr == 0.03
+    assert run.scale.item() == before["loss.scale"].item() == 1
+    learned, _ = one_step(few, "loss=mixture", "scale_lr=0.004")
+    assert abs(learned.scale.item() - 1) == pytest.approx(0.004, rel=1e-4)  # Adam's first step is lr long
+
+
+@pytest.mark.parametrize(("ramp_end", "after"), [(5, 4), (2.5, 14), (0, 24)])
+def test_the_moments_are_forgotten_once_at_the_switch(
+    ramp_end: float, after: int, few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 6 epochs of 4 steps, `after` are at p = ∞; the first of these is Adam's first step again."""
+    reset, at = Adam.reset, []
+
+    def noted(optimizer: Adam) -> None:
+        at.append(optimizer.steps)
+        reset(optimizer)
+        assert not any(moment.any() for moment in [*optimizer.m.values(), *optimizer.v.values()])
+
+    monkeypatch.setattr(Adam, "reset", noted)
+    ramp = [f"ramp_end={ramp_end}", f"ramp_start={min(ramp_end, 1)}"]
+    train(tiny("reset_at_switch=true", *ramp), few, tmp_path / "forgets")
+    assert at == ([24 - after] if ramp_end else [])  # with p = ∞ from the first step there is nothing to forget
+    assert load_tensors(tmp_path / "forgets" / CHECKPOINT)[0]["optimizer.steps"] == after
+    train(tiny(*ramp), few, tmp_path / "remembers")
+    assert len(at) == (1 if ramp_end else 0)
+    assert load_tensors(tmp_path / "remembers" / CHECKPOINT)[0]["optimizer.steps"] == 24
+
+
+def test_the_step_after_the_switch_knows_its_own_gradient_alone(few: Dataset) -> None:
+    """m = (1 − β₁)·g and v = (1 − β₂)·g²."""
+    run = Run(tiny("reset_at_switch=true"), few)
+    run.model.train()
+    for now in (0.0, 1.0, 4.9, 5.0):
+        run.step(*next(run.batches()), now)
+    assert (run.model.p, run.optimizer.steps) == (math.inf, 1)
+    for name, parameter in run.optimizer.parameters.items():
+        if parameter.grad is not None:
+            g = np.asarray(parameter.grad)
+            np.testing.assert_allclose(run.optimizer.m[name], 0.1 * g, rtol=1e-5, atol=1e-12)
+            np.testing.assert_allclose(run.optimizer.v[name], 0.01 * g**2, rtol=1e-5, atol=1e-12)
+    run.step(*next(run.batches()), 5.25)
+    assert run.optimizer.steps == 2
+
+
+# Crops.
+
+
+@pytest.fixture(scope="module")
+def maps(few: Dataset) -> Dataset:
+    """Images whose pixels tell where they are: 8·row + column."""
+    return replace(few, train_images=np.broadcast_to(np.arange(64, dtype=np.uint8).reshape(1, 8, 8), (100, 1, 8, 8)))
+
+
+@pytest.mark.parametrize(("settings", "rows"), [(["crop_size=6"], [0, 1, 2]), (["crop_size=8"], [0])])
+def test_training_looks_at_windows_all_over(settings: list[str], rows: list[int], maps: Dataset) -> None:
+    run, places = Run(tiny(*settings), maps), set()
+    for pixels, _ in run.batches():
+        for image in np.rint(255 * np.asarray(pixels)).astype(int):
+            row, column = divmod(image[0, 0, 0], 8)
+            size = run.recipe.crop_size
+            np.testing.assert_array_equal(image[0], maps.train_images[0, 0, row : row + size, column : column + size])
+            places.add((int(row), int(column)))
+    assert places == {(row, column) for row in rows for column in rows}
+
+
+def test_a_window_of_the_padded_image(maps: Dataset) -> None:
+    """One pixel of padding makes 5 × 5 places of a 6 × 6 window; zeros are from outside, or pixel 0."""
+    run = Run(tiny("crop_size=6", "crop_padding=1", "batch_size=100"), maps)
+    ((pixels, _),) = run.batches()
+    assert pixels.shape == (100, 1, 6, 6)
+    centres = {int(image[0, 2, 2]) for image in np.rint(255 * np.asarray(pixels))}
+    assert centres <= {8 * row + column for row in range(1, 6) for column in range(1, 6)}
+    assert len(centres) > 15
+
+
+@pytest.mark.parametrize("net", [["net=dense"], ["net=conv", "channels=2"]], ids=" ".join)
+def test_evaluation_looks_at_the_middle(net: list[str], digits: Dataset, few: Dataset, tmp_path: Path) -> None:
+    train(tiny("crop_size=6", "epochs=2", "ramp_start=0", "ramp_end=1", *net), few, tmp_path)
+    loaded, _ = load_model(tmp_path / MODEL)
+    pixels = to_pixels(digits.test_images[:20])
+    inside, outside = pixels.copy(), pixels.copy()
+    outside[:, :, [0, -1], :] = outside[:, :, :, [0, -1]] = 1  # the frame, one pixel wide
+    inside[:, :, 1:7, 1:7] = 1
+    np.testing.assert_array_equal(predict(loaded, outside), predict(loaded, pixels))
+    assert (predict(loaded, inside) != predict(loaded, pixels)).any(axis=1).all()
 
 
 # What it writes.
@@ -159,6 +327,108 @@ def test_what_is_held_out_is_never_seen(digits: Dataset) -> None:
     np.testing.assert_array_equal(run.images, digits.train_images[train_part])
     np.testing.assert_array_equal(run.held_out[1], digits.train_labels[held_out])
     assert len(run.labels) == 437
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["loss=mixture"], {"scale", "lambda"}),
+        (["loss=hinge"], set()),
+        (["loss=cross-entropy", "held_out=40"], {"held_out_accuracy", "held_out_certified"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_line_has_what_the_recipe_has(settings: list[str], expected: set[str], few: Dataset, tmp_path: Path) -> None:
+    train(tiny(*settings), few, tmp_path)
+    always = {"p", "lr", "loss", "accuracy", "margin", "epoch", "eps", "beyond_2eps", "margin_counts"}
+    assert [line.keys() for line in metrics(tmp_path)] == [always | expected] * 6
+
+
+def test_eps_and_lambda_of_an_epoch_are_those_of_its_last_step(few: Dataset, tmp_path: Path) -> None:
+    """Epoch 1 of 4 steps ends with the one at 0.75."""
+    ramp = ["epochs=4", "ramp_start=0", "ramp_end=3"]
+    train(tiny("loss=hinge", "eps_train=0.2", "eps_ramp_end=3", *ramp), few, tmp_path / "eps")
+    whole = 0.2 / 0.3757
+    expected = [whole * part for part in (0.25, 0.75 - 1 / 6, 0.75 + 1 / 6, 1)]
+    assert [line["eps"] for line in metrics(tmp_path / "eps")] == pytest.approx(expected, rel=1e-6)
+    train(tiny("loss=mixture", "lambda_first=1", "lambda_last=1e-12", *ramp), few, tmp_path / "lambda")
+    assert [line["lambda"] for line in metrics(tmp_path / "lambda")] == pytest.approx([1e-3, 1e-7, 1e-11, 1e-12])
+
+
+@pytest.mark.parametrize("settings", [["eps_ramp_end=4"], ["loss=mixture"], ["head=8", "eps_train=0.01"]], ids=" ".join)
+def test_margin_counts_are_those_of_the_margins(
+    settings: list[str], few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """48 bins from −2 to 4, in units of 2ε_train, or of 1 with a head; the ones at the ends count what is beyond."""
+    assert MARGIN_EDGES.tolist() == [i / 8 - 2 for i in range(49)]
+    step, seen = Run.step, []
+
+    def watched(run: Run, *arguments: Any) -> tuple[float, Array, Array]:
+        loss, margin, room = step(run, *arguments)
+        seen.append((run.epochs_done, margin, room))
+        return loss, margin, room
+
+    monkeypatch.setattr(Run, "step", watched)
+    recipe = tiny(*settings)
+    train(recipe, few, tmp_path)
+    unit = 1 if recipe.head else 2 * recipe.eps_train / 0.3757
+    for epoch, line in enumerate(metrics(tmp_path)):
+        margins = np.concatenate([margin for at, margin, _ in seen if at == epoch]).astype(np.float64)
+        room = np.concatenate([room for at, _, room in seen if at == epoch])
+        bins = np.floor(8 * (margins / unit + 2)).clip(0, 47).astype(int)
+        np.testing.assert_array_equal(line["margin_counts"], np.bincount(bins, minlength=48))
+        assert sum(line["margin_counts"]) == 100
+        assert sum(line["margin_counts"][16:]) == round(100 * line["accuracy"])
+        assert line["beyond_2eps"] == (room > 0).mean()
+        if not recipe.head and (epoch >= 5 or recipe.eps_ramp_end == 0):  # where the radius is the whole one
+            assert sum(line["margin_counts"][24:]) == (room > 0).sum()
+        assert line["margin"] == pytest.approx(margins.mean(), rel=1e-5, abs=1e-6)
+
+
+HELD_OUT = ["held_out=40", "eps_test=0.05", "lr=0.05"]
+
+
+@pytest.mark.parametrize("head", [[], ["head=8", "loss=cross-entropy"]], ids=["net", "head"])
+def test_the_best_net_is_that_of_the_epoch_with_most_certified(head: list[str], few: Dataset, tmp_path: Path) -> None:
+    """The first such epoch, the net at p = ∞ though training was not there yet, and it can be certified."""
+    recipe = tiny(*HELD_OUT, *head, "eps_test=0.02" if head else "eps_test=0.05")
+    train(recipe, few, tmp_path, keep=6)
+    figures = [line["held_out_certified"] for line in metrics(tmp_path)]
+    best = figures.index(max(figures)) + 1
+    net, metadata = load_model(tmp_path / BEST)
+    assert net.p == math.inf
+    assert json.loads(metadata["recipe"]) == recipe.to_dict()
+    assert metadata["dataset"] == "digits"
+    states = tmp_path / CHECKPOINT if best == 6 else tmp_path / f"checkpoint-{best:05}.safetensors"
+    state = {name: array for name, array in load_tensors(states)[0].items() if name.startswith("model.")}
+    assert state.keys() == {f"model.{name}" for name in net.state()}
+    for name, array in net.state().items():
+        np.testing.assert_array_equal(array, state[f"model.{name}"])
+    _, held_out = split_holdout(few.train_labels, 40)
+    method = "interval" if head else "margin"
+    proof = certify(net, few.train_images[held_out], few.train_labels[held_out], recipe.eps_test, method=method)
+    assert (proof.certified & proof.correct).mean() == max(figures) > 0
+    assert proof.correct.mean() == metrics(tmp_path)[best - 1]["held_out_accuracy"]
+
+
+def test_a_worse_epoch_does_not_replace_the_best(few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor an equal one, nor one after a resumption."""
+    scores = iter([0.25, 0.5, 0.125, 0.5, 0.375, 0.5])
+    monkeypatch.setattr(
+        Run, "_held_out_figures", lambda run: {"held_out_accuracy": 1.0, "held_out_certified": next(scores)}
+    )
+    recipe = tiny(*HELD_OUT)
+    for stop in (1, 2, 3, 4, 5, None):
+        with suppress(KeyboardInterrupt):
+            train(recipe, few, tmp_path, resume=stop != 1, keep=6, observer=Stop(stop, None) if stop else None)
+    assert [line["held_out_certified"] for line in metrics(tmp_path)] == [0.25, 0.5, 0.125, 0.5, 0.375, 0.5]
+    state, best = load_tensors(tmp_path / "checkpoint-00002.safetensors")[0], load_model(tmp_path / BEST)[0].state()
+    assert all((array == state[f"model.{name}"]).all() for name, array in best.items())
+
+
+def test_without_held_out_samples_no_epoch_is_best(few: Dataset, tmp_path: Path) -> None:
+    train(tiny(), few, tmp_path)
+    assert not (tmp_path / BEST).exists()
 
 
 class Diary(Observer):
@@ -303,6 +573,76 @@ def test_a_run_can_stop_anywhere(epoch: int, step: int | None, few: Dataset, tmp
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
     first = epoch if step else epoch + 1
     assert {at for at, _, _ in diary.steps} == set(range(first, 7))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["head=8", "loss=cross-entropy", "kappa=0.5", "eps_ramp_start=1", "eps_ramp_end=4"],
+        ["net=conv", "channels=2", "width=8"],
+        ["net=conv", "channels=2", "width=8", "head=4", "crop_size=5"],
+        ["crop_size=6", "crop_padding=1", "flip=true"],
+        ["reset_at_switch=true"],
+        ["reset_at_switch=true", "ramp_end=4.5", "loss=mixture"],
+        ["lp_decay=false", "weight_decay=0.01", "lr_schedule=constant"],
+        ["held_out=40", "eps_test=0.05", "reset_at_switch=true"],
+        ["held_out=40", "eps_test=0.01", "head=8", "crop_size=7", "loss=cross-entropy"],
+    ],
+    ids=" ".join,
+)
+def test_every_kind_of_run_goes_on_with_the_same_bits(settings: list[str], few: Dataset, tmp_path: Path) -> None:
+    """Stopped in the ramp; right at the switch, which is the first step of epoch 6; and within the epoch after it."""
+    recipe = tiny("epochs=7", "ramp_end=5", *settings)
+    train(recipe, few, tmp_path / "whole")
+    for at in ((3, 1), (5, None), (6, 2), None):
+        with suppress(KeyboardInterrupt):
+            observer = Stop(*at) if at else None
+            train(recipe, few, tmp_path / "stopped", resume=(tmp_path / "stopped").exists(), observer=observer)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole", *[BEST] * bool(recipe.held_out))
+
+
+def test_the_last_checkpoints_are_kept_and_each_leads_to_the_same_end(few: Dataset, tmp_path: Path) -> None:
+    recipe = tiny("reset_at_switch=true", *HELD_OUT)
+    kept = [[], ["00001"], ["00001", "00002"], ["00002", "00003"], ["00003", "00004"], ["00004", "00005"]]
+
+    class Watch(Observer):
+        def epoch(self, figures: dict[str, Any]) -> None:
+            names = sorted(path.name for path in tmp_path.glob("whole/checkpoint-*"))
+            assert names == [f"checkpoint-{number}.safetensors" for number in kept[figures["epoch"] - 1]]
+
+    train(recipe, few, tmp_path / "whole", keep=2, observer=Watch())
+    files = [f"checkpoint-{number}.safetensors" for number in kept[-1]]
+    for epoch, name in enumerate(files, 4):
+        shutil.copytree(tmp_path / "whole", tmp_path / name)
+        (tmp_path / name / MODEL).unlink()
+        (tmp_path / name / CHECKPOINT).write_bytes((tmp_path / "whole" / name).read_bytes())
+        assert load_tensors(tmp_path / name / CHECKPOINT)[1]["epoch"] == str(epoch)
+        train(recipe, few, tmp_path / name, resume=True, keep=2)
+        assert_same_run(tmp_path / name, tmp_path / "whole", BEST, *files)
+
+
+@pytest.mark.parametrize(("keep", "expected"), [(0, []), (1, [5]), (9, [1, 2, 3, 4, 5])])
+def test_as_many_checkpoints_are_kept_as_asked_for(
+    keep: int, expected: list[int], few: Dataset, tmp_path: Path
+) -> None:
+    train(tiny(), few, tmp_path / "kept", keep=keep)
+    train(tiny(), few, tmp_path / "plain")
+    files = [f"checkpoint-{epoch:05}.safetensors" for epoch in expected]
+    for epoch, name in zip(expected, files, strict=True):
+        assert load_tensors(tmp_path / "kept" / name)[1]["epoch"] == str(epoch)
+        (tmp_path / "kept" / name).unlink()
+    assert_same_run(tmp_path / "kept", tmp_path / "plain")  # they change nothing else
+
+
+def test_kept_checkpoints_and_a_run_that_stops(few: Dataset, tmp_path: Path) -> None:
+    """Those of before the interruption count."""
+    train(tiny(), few, tmp_path / "whole", keep=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(), few, tmp_path / "stopped", keep=3, observer=Stop(5, 3))
+    train(tiny(), few, tmp_path / "stopped", keep=3, resume=True)
+    assert_same_run(
+        tmp_path / "stopped", tmp_path / "whole", *[f"checkpoint-{epoch:05}.safetensors" for epoch in (3, 4, 5)]
+    )
 
 
 @pytest.mark.parametrize("name", [METRICS, CHECKPOINT, MODEL])
@@ -516,6 +856,27 @@ def test_numbers_beyond_float32_are_a_divergence(
         train(recipe, few, tmp_path)
     assert "\n" not in str(refusal.value)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("epoch", "said"), [(1, "no epoch was done"), (3, "the checkpoint of epoch 2 is whole")])
+def test_a_divergence_says_where_and_what_to_try(
+    epoch: int, said: str, few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound, steps = Run.loss, 0
+
+    def diverging(run: Run, *arguments: Any) -> Tensor:
+        nonlocal steps
+        steps += 1
+        return sound(run, *arguments) * (math.inf if steps == 4 * (epoch - 1) + 3 else 1.0)
+
+    monkeypatch.setattr(Run, "loss", diverging)
+    with pytest.raises(UserError) as refusal:
+        train(tiny("lr=0.25", "p_last=500"), few, tmp_path)
+    assert str(refusal.value) == (
+        f"training diverged in step 3 of epoch {epoch}: the loss is inf "
+        f"(try a smaller lr than 0.25, or a smaller p_last than 500; {said})"
+    )
+    assert (tmp_path / CHECKPOINT).exists() == (epoch > 1)
 
 
 def test_a_run_that_diverges_keeps_its_last_checkpoint(

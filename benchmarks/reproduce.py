@@ -1,0 +1,122 @@
+"""The results table: recipes trained, evaluated as in the papers, and printed beside the published figures.
+
+\b
+    python -m benchmarks.reproduce                          the budget recipes, on this machine
+    python -m benchmarks.reproduce cifar-small              one of them
+    python -m benchmarks.reproduce z21-mnist-mlp --budget 30
+    python -m benchmarks.reproduce --write                  and put all rows there are into README.md
+
+Each recipe is trained into RUNS/RECIPE, unless that run is there already; one that was interrupted goes on.  Then all
+test images are evaluated with the p = ∞ net: clean, after PGD with 100 steps, and certified by the interval method on
+the box clipped to valid pixels, with the recipe's eps_test.  A plain net is also made exact and certified again in
+integers, and the independent checker re-derives some of those claims.  The figures go to benchmarks/reproduced.json,
+which keeps the rows of recipes that this call does not name, and as a LaTeX table to benchmarks/reproduced.tex.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import fields
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks import report
+from benchmarks.__main__ import cpu_model
+from linfengine import __version__, verify
+from linfengine.audit import evaluate
+from linfengine.backends import cpu, resolve_device
+from linfengine.budget import fit_budget
+from linfengine.certificate import write_certificate
+from linfengine.checkpoint import load_model, save_model, write_file
+from linfengine.cli import ProgressBar, as_written
+from linfengine.data import load_dataset
+from linfengine.errors import UserError
+from linfengine.exact import quantize
+from linfengine.recipes import Recipe, load_recipe
+from linfengine.runs import read_metrics
+from linfengine.train import CHECKPOINT, MODEL, recipe_in, train
+
+HERE = Path(__file__).parent
+JSON_FILE, TEX_FILE, README = HERE / "reproduced.json", HERE / "reproduced.tex", HERE.parent / "README.md"
+BUDGET_RECIPES = ("mnist-small", "fashion-small", "cifar-small")
+PGD_STEPS = 100
+CHECKED = 200  # samples of the exact certificate that the checker re-derives
+BEGIN, END = "<!-- the table of python -m benchmarks.reproduce --write -->\n", "<!-- end of the table -->\n"
+
+
+@click.command(help=__doc__)
+@click.argument("recipes", nargs=-1)
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Of the runs.")
+@click.option("--budget", type=float, metavar="MINUTES", help="Fit a run that is not begun yet to so many minutes.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--write", is_flag=True, help="Put the table into README.md.")
+def main(recipes: tuple[str, ...], runs: Path, budget: float | None, device: str, write: bool) -> None:
+    rows: dict[str, Any] = json.loads(JSON_FILE.read_text(encoding="utf-8")) if JSON_FILE.exists() else {}
+    try:
+        for name in recipes or BUDGET_RECIPES:
+            rows[name] = reproduce(name, runs / name, budget, resolve_device(device))
+            write_file(JSON_FILE, (json.dumps(rows, indent=2) + "\n").encode())
+    except (UserError, ImportError) as error:
+        raise click.ClickException(str(error)) from None
+    markdown = report.results(rows)
+    print(markdown)
+    write_file(TEX_FILE, report.results(rows, latex=True).encode())
+    if write:
+        before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+        _, _, after = rest.partition(END)
+        write_file(README, f"{before}{BEGIN}{markdown}\n{END}{after}".encode())
+
+
+def reproduce(name: str, run: Path, budget: float | None, device: str) -> dict[str, Any]:
+    """The row of one recipe, trained first where it is not."""
+    recipe = load_recipe(name)
+    dataset = load_dataset(recipe.dataset)
+    begun = recipe_in(run)
+    if begun:
+        recipe = Recipe(**begun)
+    elif budget is not None:
+        recipe = fit_budget(recipe, dataset, budget, device)
+    if not (run / MODEL).exists():
+        print(f"{name}: training")
+        with ProgressBar(recipe.epochs) as bar:
+            train(recipe, dataset, run, resume=(run / CHECKPOINT).exists(), device=device, observer=bar)
+    print(f"{name}: evaluating")
+    model, _ = load_model(run / MODEL)
+    model.to(device)
+    eps, images, labels = as_written(recipe.eps_test), dataset.test_images, dataset.test_labels
+    found = evaluate(model, images, labels, eps, attack_steps=PGD_STEPS)
+    published = load_recipe(name)
+    changed = [f.name for f in fields(Recipe) if getattr(recipe, f.name) != getattr(published, f.name)]
+    row = found.summary() | {
+        "recipe": recipe.to_dict(),
+        "changed": changed,
+        "pgd_steps": PGD_STEPS,
+        "seconds": sum(figures["seconds"] for figures in read_metrics(run)),
+        "machine": f"{cpu_model()}, {cpu.threads()} threads, {cpu.instruction_set()}",
+        "device": device,
+        "date": str(date.today()),
+        "version": __version__,
+    }
+    if not recipe.head:
+        row["exact"] = exactly(run / MODEL, images, labels, str(eps))
+    return row
+
+
+def exactly(model: Path, images: Any, labels: Any, eps: str) -> dict[str, Any]:
+    """Clean and certified accuracy of the exact net, some of whose claims the independent checker has re-derived."""
+    exact = quantize(load_model(model)[0])
+    found = evaluate(exact, images, labels, eps, method="exact")
+    with tempfile.TemporaryDirectory() as folder:
+        net, certificate = Path(folder) / "net.safetensors", Path(folder) / "certificate.jsonl"
+        save_model(exact, net)
+        write_certificate(certificate, found.certificate, net, images, labels)
+        verify.verify(certificate, net, images, labels, samples=CHECKED)  # raises where it does not agree
+    return {key: found.summary()[key] for key in ("clean", "certified")} | {"re-derived": CHECKED}
+
+
+if __name__ == "__main__":
+    main()
