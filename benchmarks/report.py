@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.kernels import BATCHES, CEILINGS, INPUTS, OURS, OUTPUTS
 from benchmarks.peers import PEERS
 from benchmarks.timing import Timing
+from linfengine.budget import FITTED
 
 # Vector instructions a term of the kernels with a measured ceiling (AVX-512), of as many lanes as float32 has.
 INSTRUCTIONS = {"bytes": 1.0, "p = ∞ forward": 2.0, "p = 8 forward": 4.0, "interval bounds": 6.0}
@@ -131,7 +132,7 @@ def results(rows: dict[str, Any], *, latex: bool = False) -> str:
         size = f"{recipe['depth']} × {recipe['width']}" if recipe["net"] == "dense" else f"conv {recipe['channels']}"
         published = [f"{recipe['published'][key]:.2f}" if key in recipe["published"] else "–" for key in PUBLISHED]
         lines.append([
-            name + " (smaller)" * bool(row["changed"]),
+            name + " (fitted)" * any(key in FITTED for key in row["changed"]),
             row["eps"],
             size + (f" + {recipe['head']}" if recipe["head"] else ""),
             str(recipe["epochs"]),
@@ -157,6 +158,15 @@ def latex_table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _latex(text: str) -> str:
-    for letter, command in {"_": r"\_", "%": r"\%", "ε": r"$\varepsilon$", "×": r"$\times$", "–": "--"}.items():
+    for letter, command in {
+        "_": r"\_",
+        "%": r"\%",
+        "&": r"\&",
+        "#": r"\#",
+        "$": r"\$",
+        "ε": r"$\varepsilon$",
+        "×": r"$\times$",
+        "–": "--",
+    }.items():
         text = text.replace(letter, command)
     return text

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import fields
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from linfengine.cli import ProgressBar, as_written
 from linfengine.data import load_dataset
 from linfengine.errors import UserError
 from linfengine.exact import quantize
-from linfengine.recipes import Recipe, load_recipe
+from linfengine.recipes import NOTES, load_recipe, make_recipe
 from linfengine.runs import read_metrics
 from linfengine.train import CHECKPOINT, MODEL, recipe_in, train
 
@@ -61,13 +60,16 @@ def main(recipes: tuple[str, ...], runs: Path, budget: float | None, device: str
             rows[name] = reproduce(name, runs / name, budget, resolve_device(device))
             write_file(JSON_FILE, (json.dumps(rows, indent=2) + "\n").encode())
     except (UserError, ImportError) as error:
-        raise click.ClickException(str(error)) from None
+        click.secho(f"Error: {str(error).rstrip('.')}.", fg="red", err=True)
+        raise SystemExit(2) from None
     markdown = report.results(rows)
     print(markdown)
     write_file(TEX_FILE, report.results(rows, latex=True).encode())
     if write:
-        before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-        _, _, after = rest.partition(END)
+        before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not (begin and end):
+            raise SystemExit(f"{README}: the lines that the table goes between are missing")
         write_file(README, f"{before}{BEGIN}{markdown}\n{END}{after}".encode())
 
 
@@ -77,7 +79,7 @@ def reproduce(name: str, run: Path, budget: float | None, device: str) -> dict[s
     dataset = load_dataset(recipe.dataset)
     begun = recipe_in(run)
     if begun:
-        recipe = Recipe(**begun)
+        recipe = make_recipe(begun)
     elif budget is not None:
         recipe = fit_budget(recipe, dataset, budget, device)
     if not (run / MODEL).exists():
@@ -89,10 +91,10 @@ def reproduce(name: str, run: Path, budget: float | None, device: str) -> dict[s
     model.to(device)
     eps, images, labels = as_written(recipe.eps_test), dataset.test_images, dataset.test_labels
     found = evaluate(model, images, labels, eps, attack_steps=PGD_STEPS)
-    published = load_recipe(name)
-    changed = [f.name for f in fields(Recipe) if getattr(recipe, f.name) != getattr(published, f.name)]
+    shipped, own = load_recipe(name).to_dict(), recipe.to_dict()
+    changed = [key for key in own if key not in NOTES and own[key] != shipped[key]]
     row = found.summary() | {
-        "recipe": recipe.to_dict(),
+        "recipe": own | {key: shipped[key] for key in NOTES},
         "changed": changed,
         "pgd_steps": PGD_STEPS,
         "seconds": sum(figures["seconds"] for figures in read_metrics(run)),

@@ -6,7 +6,6 @@ test set is never touched.  The papers' ablation, at a scale a reader can afford
 
 from __future__ import annotations
 
-import difflib
 import json
 import statistics
 from collections.abc import Callable, Iterable
@@ -19,7 +18,7 @@ from .certify import certify
 from .checkpoint import load_model, write_file
 from .data import Dataset, split_holdout
 from .errors import UserError
-from .recipes import Recipe, make_recipe
+from .recipes import Recipe, did_you_mean, make_recipe
 from .runs import read_metrics
 from .train import CHECKPOINT, MODEL, Observer, recipe_in, train
 
@@ -36,7 +35,10 @@ class Part:
 
 
 PARTS = {
-    "p_ramp": Part("p = ∞ from the first step", lambda r: {"ramp_start": 0.0, "ramp_end": 0.0}),
+    "p_ramp": Part(  # λ goes along the same ramp: without one it would be λ_last from the first step, too
+        "p = ∞ and λ = λ_first from the first step",
+        lambda r: {"ramp_start": 0.0, "ramp_end": 0.0} | _mixture(r, lambda_last=r.lambda_first or r.lambda_last),
+    ),
     "p_hold": Part("p grows from the first step", lambda r: {"ramp_start": 0.0}),
     "p_infinity": Part("p grows to the last epoch but one", lambda r: {"ramp_end": r.epochs - 1.0}),
     "mean_shift": Part("no mean shift", lambda r: {"mean_shift": False}),
@@ -47,7 +49,7 @@ PARTS = {
     ),
     "cross_entropy": Part("the clipped hinge alone", lambda r: _mixture(r, lambda_first=0.0)),
     "lambda_decay": Part("λ stays at λ_first", lambda r: _mixture(r, lambda_last=r.lambda_first or r.lambda_last)),
-    "scale": Part("the logits' scale stays 1", lambda r: _mixture(r, scale_lr=0.0)),
+    "scale": Part("the logits' scale stays 1", lambda r: _mixture(r, scale_lr=0.0) if r.lambda_first else {}),
     "clip": Part("the hinge is not clipped", lambda r: _mixture(r, clip=False)),
     "mean_hinge": Part("the hinge of the worst class alone", lambda r: {"mix": 1.0} if r.loss == "hinge" else {}),
     "kappa": Part("the worst case alone, κ = 1", lambda r: {"kappa": 1.0} if r.loss == "cross-entropy" else {}),
@@ -66,9 +68,9 @@ def _mixture(recipe: Recipe, **settings: Any) -> dict[str, Any]:
 def without(recipe: Recipe, part: str) -> Recipe:
     """The recipe with one part dropped.  Raises UserError for a part that there is not, or not in this recipe."""
     if part not in PARTS:
-        close = difflib.get_close_matches(part, PARTS, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise UserError(f"--drop {part}: there is no such part{hint}: expected {', '.join(PARTS)}")
+        raise UserError(
+            f"--drop {part}: there is no such part{did_you_mean(part, PARTS)}: expected {', '.join(PARTS)}, or all"
+        )
     dropped = replace(recipe, **PARTS[part].settings(recipe))
     if dropped == recipe:
         raise UserError(f"--drop {part}: this recipe has no such part; it has {', '.join(parts_of(recipe))}")
@@ -100,6 +102,8 @@ def ablate(
     Each run has a folder of its own in `out`; called again, runs that are done are taken as they are and one that was
     interrupted goes on.  `begin(name, recipe)` is told of every run and gives its observer.
 
+    `drop` may be ["all"], for all the parts that the recipe has.
+
     Raises UserError for parts that the recipe does not have, no parts, a recipe without an eps_test, or an `out` that
     holds another ablation.
     """
@@ -115,9 +119,11 @@ def ablate(
         raise UserError("recipe: eps_test must be the radius to certify at, got 0.0")
     if not recipe.held_out:
         recipe = replace(recipe, held_out=len(dataset.train_labels) // 10)
+    count = len(parts_of(recipe) if names == ["all"] else [without(recipe, name) for name in names])
+    recipe = _fitted(recipe, dataset, out, minutes, seeds * (count + 1), device)
+    names = parts_of(recipe) if names == ["all"] else names
     for name in names:
-        without(recipe, name)
-    recipe = _fitted(recipe, dataset, out, minutes, seeds * (len(names) + 1), device)
+        without(recipe, name)  # a recipe of few epochs may have no room for a part
     rows: list[dict[str, Any]] = []
     for part in [None, *names]:
         variant = without(recipe, part) if part else recipe
@@ -139,7 +145,7 @@ def ablate(
 
 def _fitted(recipe: Recipe, dataset: Dataset, out: Path, minutes: float | None, runs: int, device: str) -> Recipe:
     """The recipe fitted to its share of the budget: once, so that an ablation that goes on trains the same nets."""
-    asked = {"recipe": recipe.to_dict(), "minutes": minutes, "runs": runs}
+    asked = {"recipe": recipe.to_dict(), "minutes": minutes, "runs": runs if minutes else None}
     if (out / RESULTS).exists():
         try:
             facts = json.loads((out / RESULTS).read_text(encoding="utf-8"))

@@ -17,17 +17,19 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from .backends import to_numpy
 from .data import Dataset
 from .errors import UserError
-from .recipes import Recipe, make_recipe
-from .train import Run
+from .recipes import NOTES, Recipe, make_recipe
+from .train import Diverged, Run
 
 SHARE = 0.9  # of the budget that the epochs are to fill; the rest is for what the estimate misses
 FEWEST, MOST = 0.25, 2.0  # times the recipe's epochs
 MOMENTS = 12  # of the run at which a step is timed
 CHEAP_WIDTH = 512  # where the search begins, so that no single step takes long
-MOST_TRIES = 7  # widths that are timed
+WIDEST = 16.0  # times the recipe's width
 SCHEDULE = ("ramp_start", "ramp_end", "lr_hold", "eps_ramp_start", "eps_ramp_end")
 FITTED = ("width", "channels", "epochs", *SCHEDULE)  # what a budget may change in a recipe
 
@@ -40,35 +42,29 @@ def check_minutes(minutes: float) -> None:
 def fit_budget(recipe: Recipe, dataset: Dataset, minutes: float, device: str = "cpu") -> Recipe:
     """The recipe at the width and for the epochs that this machine trains in so many minutes.
 
-    Raises UserError for a budget that is no positive number, or too short for two epochs of the narrowest net.
+    An epoch is timed at two small widths, which tells the power of the width that its cost grows with, and at the width
+    chosen.  Raises UserError for a budget that is no positive number, or too short for two epochs.
     """
     check_minutes(minutes)
-    afforded: dict[float, float] = {}  # epochs, by the factor of the width
-    factor, below, above = min(1.0, CHEAP_WIDTH / recipe.width), 0.0, math.inf  # wide enough, and too wide
-    while len(afforded) < MOST_TRIES and factor not in afforded:
-        afforded[factor] = SHARE * 60 * minutes / seconds_per_epoch(scaled(recipe, factor), dataset, device)
-        wanted = (FEWEST if factor <= 1 else MOST) * recipe.epochs
-        if afforded[factor] < wanted:
-            above = min(above, factor)
-        else:
-            below = max(below, factor)
-            if factor == 1:
-                wanted = MOST * recipe.epochs
-        if below == 1 and afforded[1] < MOST * recipe.epochs:
-            break  # its own width, and not so much time that it could be wider
-        # a step costs between width and width squared
-        factor *= min(max((afforded[factor] / wanted) ** 0.6, 0.1), 10.0)
-        if not below < factor < above:
-            factor = (below + min(above, 4 * below)) / 2
-        width = scaled(recipe, min(factor, 1.0) if below < 1 else factor).width
-        if width / recipe.width in afforded:
-            width = max(width + (16 if width / recipe.width == below else -16), 16)
-        factor = width / recipe.width
-    factor = below or min(afforded)
-    epochs = math.floor(afforded[factor])
+    end = time.perf_counter() + SHARE * 60 * minutes
+    small = min(1.0, CHEAP_WIDTH / recipe.width)
+    narrow, wide = scaled(recipe, small / 2), scaled(recipe, small)
+    half, whole = (seconds_per_epoch(each, dataset, device) for each in (narrow, wide))
+    power = math.log(whole / half) / math.log(wide.width / narrow.width) if narrow.width < wide.width else 1.0
+    power = min(max(power, 0.5), 2.0)
+    left = end - time.perf_counter()
+
+    def factor_for(epochs: float) -> float:
+        return small * (max(left, 0.0) / (whole * epochs)) ** (1 / power)
+
+    factor = min(max(1.0, factor_for(MOST * recipe.epochs)), factor_for(FEWEST * recipe.epochs), WIDEST)
+    fitted = scaled(recipe, factor)
+    if factor != small:
+        whole = seconds_per_epoch(fitted, dataset, device)
+    epochs = math.floor((end - time.perf_counter()) / whole)
     if epochs < 2:
         raise UserError(f"--budget: {minutes:g} min are too few for two epochs of this recipe on this machine")
-    return with_epochs(scaled(recipe, factor), epochs)
+    return with_epochs(fitted, epochs)
 
 
 def resumed(recipe: Recipe, begun: dict[str, Any]) -> Recipe:
@@ -76,20 +72,21 @@ def resumed(recipe: Recipe, begun: dict[str, Any]) -> Recipe:
 
     Raises UserError where it is not this recipe but for what a budget may change.
     """
-    own = recipe.to_dict()
-    changed = [key for key, value in own.items() if key not in FITTED and begun.get(key) != value]
-    if changed:
-        key = changed[0]
-        raise UserError(f"--resume: this run was begun with {key} = {begun.get(key)!r}, not {own[key]!r}")
-    return make_recipe(own | {key: begun[key] for key in FITTED})
+    own, theirs = recipe.to_dict(), make_recipe(begun).to_dict()
+    for key in own:
+        if key not in (*FITTED, *NOTES) and theirs[key] != own[key]:
+            raise UserError(f"--resume: this run was begun with {key} = {theirs[key]!r}, not {own[key]!r}")
+    return make_recipe(own | {key: theirs[key] for key in FITTED})
 
 
 def scaled(recipe: Recipe, factor: float) -> Recipe:
     """The recipe with so many times the neurons in every hidden layer, the width a multiple of 16; 1 is the recipe."""
     if factor == 1:
         return recipe
-    width, channels = max(16, 16 * round(factor * recipe.width / 16)), max(4, round(factor * recipe.channels))
-    return replace(recipe, width=width, channels=channels)
+    width = min(max(16, 16 * math.floor(factor * recipe.width / 16 + 1e-9)), 2**20)
+    if recipe.net != "conv":
+        return replace(recipe, width=width)
+    return replace(recipe, width=width, channels=min(max(4, round(factor * recipe.channels)), 2**16))
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -103,19 +100,23 @@ def seconds_per_epoch(recipe: Recipe, dataset: Dataset, device: str = "cpu") -> 
     run = Run(recipe, dataset, device)
     run.model.train()
     steps = math.ceil(len(run.labels) / recipe.batch_size)
-    total, known = 0.0, {}
-    for i in range(MOMENTS):
-        now = (i + 0.5) / MOMENTS * recipe.epochs
-        p = run.order(now)
-        if p not in known:
-            known[p] = min(_timed_step(run, now) for _ in range(2))
-        total += known[p] / MOMENTS
-    return total * steps
+    moments = [(i + 0.5) / MOMENTS * recipe.epochs for i in range(MOMENTS)]
+    seconds: dict[float, float] = {}  # of a step, by p
+    for now in moments:
+        if run.order(now) not in seconds:
+            seconds[run.order(now)] = min(_timed_step(run, now) for _ in range(2))
+    return steps * sum(seconds[run.order(now)] for now in moments) / MOMENTS
 
 
 def _timed_step(run: Run, now: float) -> float:
     start = time.perf_counter()
     pixels, labels = next(run.batches())
-    run.step(pixels, labels, now)
+    with np.errstate(all="ignore"):
+        try:
+            run.step(pixels, labels, now)
+        except Diverged as error:
+            raise UserError(
+                f"--budget: training diverged while its steps were timed: {error}; try a smaller lr"
+            ) from error
     to_numpy(run.scale.data)  # waits for a GPU
     return time.perf_counter() - start

@@ -31,7 +31,8 @@ from rich.text import Text
 
 from . import __version__
 from . import verify as checker
-from .ablate import PARTS, ablate, parts_of
+from .ablate import PARTS, ablate
+from .ablate import RESULTS as ABLATION
 from .audit import SECTIONS, Evaluation, SoundnessError, audit, evaluate
 from .backends import NO_GPU, available_backends, describe_fault, get_backend, resolve_device
 from .budget import fit_budget, resumed
@@ -43,10 +44,11 @@ from .errors import UserError
 from .exact import DEFAULT_FRACTION_BITS, EXACT_LAYERS, MOST_FRACTION_BITS, ExactNet, quantize
 from .layers import DistanceNet, Module
 from .recipes import Recipe, load_recipe, recipe_names
-from .runs import METRICS, event_writer, read_metrics, write_events
+from .runs import EVENTS, METRICS, check_events, read_metrics, write_events
 from .train import CHECKPOINT, MODEL, Observer, recipe_in, train
 
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
+SECONDS_BETWEEN_EVENTS = 30  # TensorBoard's files are written whole each time
 RESULTS = "results.json"  # what the demo writes, and by which it knows a folder of its own
 DEMO_EPS = ("1/20", "1/10", "3/20", "1/5")
 DEMO_EXACT_EPS = "1/10"
@@ -293,10 +295,12 @@ def train_command(
     start = time.perf_counter()
     dataset, device = load_dataset(chosen.dataset, data_dir), usable_device(device)
     if tensorboard:
-        event_writer()  # to be missing it now rather than after an epoch
+        check_events(out / EVENTS)  # now rather than after an epoch
+    begun = recipe_in(out)
+    if begun and not resume:
+        raise UserError(f"{out} already holds a training run: go on with it (--resume) or choose another folder")
     if budget is not None:
-        begun = recipe_in(out) if resume else None
-        chosen = resumed(chosen, begun) if begun else fitted(chosen, dataset, budget, device)
+        chosen = resumed(chosen, begun) if begun else chosen if resume else fitted(chosen, dataset, budget, device)
     try:
         with ProgressBar(chosen.epochs, out if tensorboard else None) as bar:
             train(chosen, dataset, out, resume=resume, keep=keep, device=device, observer=bar)
@@ -388,9 +392,9 @@ def ablate_command(
     command goes on with an interrupted ablation.
     """
     chosen = load_recipe(recipe, settings)
-    check_results([], json_file)
-    names = parts_of(chosen) if drop.strip() == "all" else [name.strip() for name in drop.split(",") if name.strip()]
     out = out or Path("runs") / f"{Path(recipe).name.removesuffix('.toml')}-ablation"
+    check_results([out / ABLATION], json_file)
+    names = [name.strip() for name in drop.split(",") if name.strip()]
     dataset, device = load_dataset(chosen.dataset, data_dir), usable_device(device)
     with ProgressBar() as bar:
         rows = ablate(chosen, dataset, names, out, minutes=budget, seeds=seeds, device=device, begin=bar.begin)
@@ -463,6 +467,9 @@ def certify_command(
     if certificate:
         check_verifiable(net)
     method = method or ("exact" if isinstance(net, ExactNet) else "interval")
+    recipe = recipe_of(model, metadata)
+    theirs = metadata.get("dataset") == dataset.name and as_written(recipe.get("eps_test", 0)) == eps and not limit
+    published = recipe.get("published") if theirs else None
     net.to(usable_device(device))
     start = time.perf_counter()
     what = f"certifying {len(labels):,} images of {dataset.name}"
@@ -472,8 +479,6 @@ def certify_command(
             method=method, attack_steps=attack_steps, restarts=restarts or 1, targeted=targeted,
         )  # fmt: skip
     title = f"{dataset.name}, {'first ' if limit else ''}{len(labels):,} test images, {method} certificate"
-    recipe = recipe_of(model, metadata)
-    published = recipe.get("published") if as_written(recipe.get("eps_test", 0)) == eps else None
     console.print(result_table([result], f"{title}, % (95% Clopper-Pearson bounds)", published))
     if published:
         click.echo(f"Published: {recipe.get('source')}.")
@@ -889,14 +894,13 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
         self.steps = self.progress.add_task("steps", total=None)
         self.figures = Text()
         self.live = Live(Group(self.progress, self.figures), console=console) if console.is_terminal else None
-        self.told = -math.inf  # when the last line was printed
+        self.told = self.shown = -math.inf  # when the last line was printed, and the last events were written
         self.events = events
 
     def begin(self, name: str, recipe: Recipe) -> ProgressBar:
         """The next of several runs."""
         self.progress.reset(self.epochs, description=f"{name}: epochs", total=recipe.epochs)
-        if not self.live:
-            click.echo(f"{name}:")
+        click.echo(f"{name}: {recipe.width} wide, {recipe.epochs} epochs")
         return self
 
     def __enter__(self) -> ProgressBar:
@@ -916,10 +920,13 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
         self.progress.update(self.epochs, completed=figures["epoch"])
         done = figures["epoch"] == self.progress.tasks[0].total
         if not self.live and (done or time.monotonic() - self.told > SECONDS_BETWEEN_LINES):
-            click.echo(f"epoch {figures['epoch']}: {describe(figures)}")
+            left = self.progress.tasks[0].time_remaining
+            minutes = "" if done or left is None else f"  {left / 60:.0f} min left"
+            click.echo(f"epoch {figures['epoch']}: {describe(figures)}{minutes}")
             self.told = time.monotonic()
-        if self.events:
+        if self.events and (done or time.monotonic() - self.shown > SECONDS_BETWEEN_EVENTS):
             write_events(self.events)
+            self.shown = time.monotonic()
 
 
 def describe(figures: dict[str, Any]) -> str:

@@ -302,7 +302,9 @@ class _LinfDistLayer(Module):
     bias: Tensor | None
     groups: int
 
-    def __init__(self, outputs: int, fan_in: int, groups: int, bias: bool, identity: bool, seed: Any) -> None:
+    def __init__(
+        self, outputs: int, fan_in: int, groups: int, bias: bool, identity: bool, seed: Any, passed: slice = slice(None)
+    ) -> None:
         if outputs < 1 or fan_in < 1:
             raise ValueError(
                 f"{type(self).__name__}: sizes must be at least 1, got {outputs} outputs of {fan_in} inputs"
@@ -310,9 +312,10 @@ class _LinfDistLayer(Module):
         if groups < 1 or outputs % groups:
             raise ValueError(f"{type(self).__name__}: {outputs} outputs cannot be divided into {groups} groups")
         weight = np.random.default_rng(seed).standard_normal((outputs, fan_in), np.float32)
-        if identity and outputs // groups >= fan_in:
+        columns = np.arange(fan_in)[passed]  # the inputs that an identity start passes on
+        if identity and outputs // groups >= len(columns):
             rows = np.arange(outputs)
-            weight[rows, rows % (outputs // groups) % fan_in] = -10
+            weight[rows, columns[rows % (outputs // groups) % len(columns)]] = -10
         self.weight = Tensor(weight, requires_grad=True)
         self.bias = Tensor(np.zeros(outputs, np.float32), requires_grad=True) if bias else None
         self.groups = groups
@@ -388,7 +391,8 @@ class LinfDistConv2d(_LinfDistLayer):
     """The distance neuron on every patch: y[n, o, i, j] = max over the patch at (i, j) of |x − w[o]| (+ bias[o]).
 
     x (n, in_channels, h, w), y (n, out_channels, h', w') with h' = (h + 2·padding − kernel)//stride + 1.  The padding
-    is zero.  `groups`, `identity`, `seed` and p are as in LinfDistDense, a patch taking the place of a row.
+    is zero.  `groups`, `seed` and p are as in LinfDistDense, a patch taking the place of a row; with `identity`, and
+    where out_channels ≥ in_channels, neuron o starts by passing on the patch's middle in channel o mod in_channels.
     """
 
     def __init__(
@@ -411,7 +415,9 @@ class LinfDistConv2d(_LinfDistLayer):
                 "LinfDistConv2d: kernel_size and stride must be at least 1 and padding at least 0, "
                 f"got {kernel_size}, {stride} and {padding}"
             )
-        super().__init__(out_channels, in_channels // groups * kernel_size**2, groups, bias, identity, seed)
+        taps = kernel_size**2
+        middle = slice(taps // 2, None, taps)  # of every channel's patch
+        super().__init__(out_channels, in_channels // groups * taps, groups, bias, identity, seed, middle)
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
     def __call__(self, x: Input) -> Result:
@@ -537,7 +543,7 @@ class Dense(Module):
             least = (lower[rows] + upper[rows]) @ difference.T - (upper[rows] - lower[rows]) @ abs(difference).T
             slack = error[rows][:, others] + error[rows, label][:, None]
             worst[rows] = (least / 2 + (bias[label] - bias[others]) - slack).min(axis=1)
-        return np.where(magnitude.max(axis=1) * (1 + 2.0**-10) < LARGEST, worst, -np.inf)
+        return np.where(magnitude.max(axis=1) * (1 + gamma) < LARGEST, worst, -np.inf)
 
     def _row_sum(self) -> float:
         return float(abs(self.weight.data.astype(np.float64)).sum(axis=1).max()) / math.sqrt(self.weight.shape[1])
@@ -728,6 +734,8 @@ class LinfDistConvNet(DistanceNet):
 
 
 def _cropped(shape: tuple[int, int, int], crop: int) -> tuple[int, int, int]:
+    if len(shape) != 3:
+        raise ValueError(f"shape must be (channels, height, width), got {shape}")
     if not 0 <= crop <= min(shape[1:]):
         raise ValueError(
             f"crop must be a size from 0 (none) to that of the images, {shape[1]} x {shape[2]}, got {crop}"

@@ -180,7 +180,7 @@ def run_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     accuracy.set_title("accuracy, %")
     _key(accuracy, "training", "held-out")
     certified.set_title("certified, %")
-    _key(certified, "training margins > 2ε", "held-out")
+    _key(certified, "training, robust at ε", "held-out")
     order.set_title("order p")
     _order_axis(order, top)
     rate.set_title("learning rate")

@@ -29,6 +29,7 @@ LOSSES = ("mixture", "hinge", "cross-entropy")
 LR_SCHEDULES = ("cosine", "constant")
 CROP_MODES = ("constant", "edge")
 PUBLISHED = ("clean", "pgd", "certified")
+NOTES = ("source", "published")  # keys that training does not depend on
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,14 @@ class Recipe:
         ):  # fmt: skip
             if (value := getattr(self, key)) not in choices:
                 raise UserError(
-                    f"recipe: {key} must be one of {', '.join(choices)}, got {value!r}{_nearest(value, choices)}"
+                    f"recipe: {key} must be one of {', '.join(choices)}, got {value!r}{did_you_mean(value, choices)}"
                 )
         last, size = self.epochs - 1, min(DATASETS[self.dataset].shape[1:])
         for key, low, high, expected in (
             ("epochs", 1, 10**9, "at least 1"),
-            ("ramp_start", 0, math.inf, "an epoch from 0 on"),
-            ("ramp_end", self.ramp_start, math.inf, f"an epoch not before ramp_start = {self.ramp_start:g}"),
-            ("ramp_end", 0, last, f"before the last of {self.epochs} epochs, where p is ∞"),
+            ("ramp_start", 0, last, f"an epoch from 0 to {last}, before the last of {self.epochs}"),
+            ("ramp_end", self.ramp_start, LARGE, f"an epoch not before ramp_start = {self.ramp_start:g}"),
+            ("ramp_end", self.ramp_start, last, f"before the last of {self.epochs} epochs, where p is ∞"),
             ("eps_train", 1e-6, 1, "a radius in pixel units from 1e-6 to 1"),
             ("lr", 1e-12, LARGE, "a positive number, from 1e-12 on"),
             ("width", 1, 2**20, f"from 1 to {2**20}"),
@@ -123,8 +124,8 @@ class Recipe:
         ):  # fmt: skip
             value = getattr(self, key)
             if not low <= value <= high or value == math.inf:
-                nearest = f" (the nearest is {min(max(value, low), high):.15g})" if math.isfinite(value) else ""
-                raise UserError(f"recipe: {key} must be {expected}, got {value!r}{nearest}")
+                closest = f" (the nearest is {min(max(value, low), high):.15g})" if math.isfinite(value) else ""
+                raise UserError(f"recipe: {key} must be {expected}, got {value!r}{closest}")
         if self.loss == "mixture" and self.eps_ramp_end > 0:
             raise UserError(
                 f"recipe: eps_ramp_end must be 0 with the mixture loss, which divides by ε, got {self.eps_ramp_end!r}: "
@@ -137,7 +138,7 @@ class Recipe:
             )
         for key, value in self.published.items():
             if key not in PUBLISHED or type(value) not in (int, float) or not 0 <= value <= 100:
-                hint = "" if key in PUBLISHED else _nearest(key, PUBLISHED)
+                hint = "" if key in PUBLISHED else did_you_mean(key, PUBLISHED)
                 raise UserError(
                     f"recipe: published must give {', '.join(PUBLISHED)} in percent, got {key} = {value!r}{hint}"
                 )
@@ -168,7 +169,7 @@ def load_recipe(name: str, settings: Iterable[str] = ()) -> Recipe:
     else:
         known = recipe_names()
         raise UserError(
-            f"there is no recipe {name!r}{_nearest(name, known)}: expected {', '.join(known)}, or a .toml file"
+            f"there is no recipe {name!r}{did_you_mean(name, known)}: expected {', '.join(known)}, or a .toml file"
         )
     try:
         values = tomllib.loads(text)
@@ -187,7 +188,7 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
     known = {each.name: each for each in fields(Recipe)}
     for key in values:
         if key not in known:
-            raise UserError(f"recipe: unknown key {key!r}{_nearest(key, known)}")
+            raise UserError(f"recipe: unknown key {key!r}{did_you_mean(key, known)}")
     missing = [
         name
         for name, each in known.items()
@@ -200,7 +201,10 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
 
 def _convert(key: Field[Any], value: Any) -> Any:
     if key.name in ("eps_train", "eps_test") and isinstance(value, str):
-        return float(parse_eps(value))  # "8/255"
+        try:
+            return float(parse_eps(value))  # "8/255"
+        except UserError as error:
+            raise UserError(f"recipe: {key.name}: {str(error).removeprefix('eps: ')}") from None
     kind = str(key.type).partition("[")[0]
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**53 else math.inf
@@ -220,10 +224,11 @@ def _parse_value(text: str) -> Any:
     """A value as TOML writes it; anything that is none is taken as text, so that dataset=mnist needs no quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint at the known word that looks most like this one, or nothing."""
     close = difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -93,12 +93,14 @@ def _is_histogram(counts: Any) -> bool:
     )
 
 
-def event_writer() -> Any:
-    """tensorboardX's SummaryWriter.  Raises UserError where it is not installed."""
+def check_events(folder: Path) -> Any:
+    """tensorboardX's SummaryWriter.  Raises UserError where it is missing, or `folder` holds anything but its files."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         raise UserError("TensorBoard's files need tensorboardX: pip install linfengine[tensorboard]") from None
+    if folder.exists() and not (folder.is_dir() and all(".tfevents." in file.name for file in folder.iterdir())):
+        raise UserError(f"{folder}: expected a folder of event files, to be replaced, or a name that is free")
     return SummaryWriter
 
 
@@ -112,11 +114,9 @@ def write_events(run: str | Path, out: str | Path | None = None) -> Path:
     cannot be written.
     """
     epochs, path = read_metrics(run), _metrics_path(run)
-    writer_of = event_writer()
     shown = Path(out) if out is not None else path.parent / EVENTS
+    writer_of = check_events(shown)
     folder = shown.resolve()
-    if folder.exists() and not (folder.is_dir() and all(".tfevents." in file.name for file in folder.iterdir())):
-        raise UserError(f"{shown}: expected a folder of event files, to be replaced, or a name that is free")
     temporary = folder.with_name(f".{folder.name}.part")  # one that a killed process left is written over
     time = path.stat().st_mtime - sum(figures.get("seconds", 0.0) for figures in epochs)
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,18 +21,23 @@ from typing import Any
 import numpy as np
 
 from . import losses, schedules
-from .backends import Array, resolve_device, to_device
+from .backends import Array, backend_of, resolve_device, to_device
 from .certify import certify, margins
 from .checkpoint import check_writable, load_tensors, save_model, save_tensors, write_file
 from .data import Dataset, batches, random_crop, random_flip, split_holdout, to_pixels
 from .errors import UserError
 from .layers import DistanceNet, LinfDistConvNet, LinfDistNet
 from .optim import Adam
-from .recipes import Recipe
+from .recipes import NOTES, Recipe, make_recipe
 from .runs import MARGIN_EDGES, METRICS
 from .tensor import Tensor
 
+NUMBERED = re.compile(r"checkpoint-(\d{5,})\.safetensors")
 MODEL, BEST, CHECKPOINT = "model.safetensors", "best.safetensors", "checkpoint.safetensors"
+
+
+class Diverged(UserError):
+    """Training has left the numbers that it can go on with."""
 
 
 class Observer:
@@ -93,24 +99,22 @@ class Run:
         recipe, epoch, start = self.recipe, self.epochs_done, time.perf_counter()
         steps = math.ceil(len(self.labels) / recipe.batch_size)
         seen, total, correct, robust, margin_sum = 0, 0.0, 0, 0, 0.0
-        counts = np.zeros(len(MARGIN_EDGES) - 1, np.int64)
+        counts, unit = np.zeros(len(MARGIN_EDGES) - 1, np.int64), 2 * self.eps(recipe.epochs)
         self.model.train()
         for step, (pixels, labels) in enumerate(self.batches()):
             now = epoch + step / steps
             try:
                 loss, margin, room = self.step(pixels, labels, now)
-            except ValueError as error:
-                raise UserError(
-                    f"training diverged in step {step + 1} of epoch {epoch + 1}: {str(error).rstrip('.')} "
-                    f"(try a smaller lr than {recipe.lr:g}, or a smaller p_last than {recipe.p_last:g}; "
-                    + (f"the checkpoint of epoch {epoch} is whole)" if epoch else "no epoch was done)")
-                ) from error
+                if step + 1 == steps:
+                    self._check_numbers()
+            except Diverged as error:
+                raise Diverged(f"training diverged in step {step + 1} of epoch {epoch + 1}: {error}") from error
             seen += len(labels)
             total += loss * len(labels)
             correct += int((margin > 0).sum())
             robust += int((room > 0).sum())
             margin_sum += float(margin.sum())
-            inside = np.clip(margin / self.margin_unit, MARGIN_EDGES[0], MARGIN_EDGES[-1])
+            inside = np.clip(margin / unit, MARGIN_EDGES[0], MARGIN_EDGES[-1])
             counts += np.histogram(inside, MARGIN_EDGES)[0]
             figures: dict[str, Any] = {
                 "p": self.model.p,
@@ -124,7 +128,9 @@ class Run:
         figures |= {"epoch": self.epochs_done, "eps": self.eps(now), "beyond_2eps": robust / seen}
         if recipe.loss == "mixture":
             figures |= {"scale": self.scale.item(), "lambda": self.cross_entropy_weight(now)}
-        figures |= {"margin_counts": counts.tolist()} | self._held_out_figures()
+        if not recipe.head:
+            figures["margin_counts"] = counts.tolist()
+        figures |= self._held_out_figures()
         return figures | {"seconds": time.perf_counter() - start}
 
     def batches(self) -> Iterator[tuple[Array, Array]]:
@@ -135,7 +141,7 @@ class Run:
     def step(self, pixels: Array, labels: Array, now: float) -> tuple[float, Array, Array]:
         """One mini-batch at the moment `now`, in epochs: the loss, margins z_y − max z_j (n,), and room (n,) to 2ε_t.
 
-        Room is −max_{j≠y} worst_j: what the margin has above 2ε_t, or by the bounds of a head.  Raises ValueError where
+        Room is −max_{j≠y} worst_j: what the margin has above 2ε_t, or by the bounds of a head.  Raises Diverged where
         the loss is not finite.
         """
         recipe, eps, p = self.recipe, self.eps(now), self.order(now)
@@ -144,17 +150,26 @@ class Run:
         self.model.p = p
         if recipe.lr_schedule == "cosine":
             self.optimizer.lr = schedules.learning_rate(now, recipe.lr, recipe.epochs, recipe.lr_hold)
-        logits, worst = self.model.worst_case(Tensor(pixels), labels, eps)
-        loss = self.loss(logits, labels, eps, now, worst)
+        try:
+            logits, worst = self.model.worst_case(Tensor(pixels), labels, eps)
+            loss = self.loss(logits, labels, eps, now, worst)
+        except ValueError as error:  # distances refuse what is not finite
+            raise Diverged(str(error).rstrip(".")) from error
         value = loss.item()
         if not math.isfinite(value):
-            raise ValueError(f"the loss is {value}")
+            raise Diverged(f"the loss is {value}")
         margin = margins(logits.numpy(), labels)  # a GPU has just been waited for; after the step it would be again
         room = margin - 2 * eps if worst is None else margins(worst.numpy(), labels)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         return value, margin, room
+
+    def _check_numbers(self) -> None:
+        """The step just done may have left weights that only the next one would stumble over."""
+        for name, parameter in self.optimizer.parameters.items():
+            if not bool(backend_of(parameter.data).xp.isfinite(parameter.data).all()):
+                raise Diverged(f"{name} holds values that are not finite")
 
     def loss(self, logits: Tensor, labels: Array, eps: float, now: float, worst: Tensor | None = None) -> Tensor:
         """The recipe's, at the moment `now`; `worst` where the net bounds its logits' differences itself."""
@@ -174,7 +189,7 @@ class Run:
         return random_flip(images, rng) if recipe.flip else images
 
     def order(self, now: float) -> float:
-        """p."""
+        """p of the distance layers."""
         recipe = self.recipe
         p = schedules.p_ramp(now, recipe.ramp_start, recipe.ramp_end, recipe.p_first, recipe.p_last)
         return schedules.cheap_order(p) if recipe.cheap_orders else p
@@ -190,11 +205,6 @@ class Run:
         recipe = self.recipe
         progress = schedules.ramp(now, recipe.ramp_start, recipe.ramp_end)
         return schedules.geometric(progress, recipe.lambda_first, recipe.lambda_last) if recipe.lambda_first else 0.0
-
-    @property
-    def margin_unit(self) -> float:
-        """Of the histogram of margins: 2ε_train; logits of a head are in no such units."""
-        return 1.0 if self.recipe.head else 2 * self.eps(self.recipe.epochs)
 
     def _held_out_figures(self) -> dict[str, float]:
         """Clean and certified accuracy of the p = ∞ net on the held-out samples, whatever p training has reached."""
@@ -228,13 +238,13 @@ class Run:
         """Go on from a checkpoint.  Raises UserError when it is not whole or comes from another recipe."""
         tensors, metadata = load_tensors(path)
         try:
-            theirs = json.loads(metadata["recipe"])
-            changed = [key for key, value in self.recipe.to_dict().items() if theirs.get(key) != value]
+            ours, theirs = self.recipe.to_dict(), _recipe_of(metadata)
+            changed = [key for key in ours if key not in NOTES and theirs[key] != ours[key]]
             if changed:
                 key = changed[0]
                 raise UserError(
-                    f"{path}: this run was started with {key} = {theirs.get(key)!r}, not "
-                    f"{self.recipe.to_dict()[key]!r}; resume it with the recipe and settings it began with"
+                    f"{path}: this run was started with {key} = {theirs[key]!r}, not {ours[key]!r}; "
+                    "resume it with the recipe and settings it began with"
                 )
             parts: dict[str, dict[str, Array]] = {"model": {}, "optimizer": {}, "loss": {}}
             for name, array in tensors.items():
@@ -277,9 +287,11 @@ def train(
     Raises UserError when DIR holds another run, when there is nothing to resume, and when training diverges;
     ImportError, with the reason, where there is no GPU to use.
     """
+    if keep < 0:
+        raise ValueError(f"keep must be a number of checkpoints from 0 on, got {keep}")
     device = resolve_device(device)
     out, observer = Path(out), observer or Observer()
-    present = [name for name in (CHECKPOINT, MODEL, METRICS) if (out / name).exists()]
+    present = [name for name in (CHECKPOINT, MODEL, BEST, METRICS) if (out / name).exists()]
     if resume and CHECKPOINT not in present:
         raise UserError(f"{out}: there is no run to resume, since it holds no {CHECKPOINT}")
     if present and not resume and not (restart and recipe_in(out) == recipe.to_dict()):
@@ -294,8 +306,17 @@ def train(
     best = max((json.loads(line).get("held_out_certified", 0.0) for line in lines), default=-1.0)
     check_writable(out / METRICS)  # before an epoch of work rather than after it
     while run.epochs_done < recipe.epochs:
-        with np.errstate(all="ignore"):  # what overflows shows in the loss, and that stops the run
-            figures = run.train_epoch(observer)
+        try:
+            with np.errstate(all="ignore"):  # what overflows shows in the loss, and that stops the run
+                figures = run.train_epoch(observer)
+        except Diverged as error:
+            kept = (
+                f"{out / CHECKPOINT} holds epoch {run.epochs_done}, whole" if run.epochs_done else "no epoch was done"
+            )
+            raise Diverged(
+                f"{error}; {kept}; try another folder with a smaller lr than {recipe.lr:g}, "
+                f"or a smaller p_last than {recipe.p_last:g}"
+            ) from error
         p = figures["p"] if math.isfinite(figures["p"]) else "inf"  # JSON has no infinity
         lines.append(json.dumps(figures | {"p": p}, allow_nan=False))
         write_file(out / METRICS, "".join(f"{line}\n" for line in lines).encode())
@@ -315,14 +336,30 @@ def _rotate(out: Path, epoch: int, keep: int) -> None:
         return
     if epoch and (out / CHECKPOINT).exists():
         write_file(out / f"checkpoint-{epoch:05}.safetensors", (out / CHECKPOINT).read_bytes())
-    for old in sorted(out.glob("checkpoint-*.safetensors"))[:-keep]:
-        old.unlink()
+    numbered = {int(found[1]): file for file in out.iterdir() if (found := NUMBERED.fullmatch(file.name))}
+    for number in sorted(numbered)[:-keep]:
+        numbered[number].unlink()
 
 
-def recipe_in(out: Path) -> Any:
-    """The recipe of the run in a folder, a dict, as its checkpoint or its model tells it; None where neither does."""
-    files = [out / name for name in (CHECKPOINT, MODEL) if (out / name).exists()]
-    return json.loads(load_tensors(files[0])[1].get("recipe", "null")) if files else None
+def recipe_in(out: Path) -> dict[str, Any] | None:
+    """The recipe of the run in a folder, as its checkpoint or its model tells it; None where neither is there.
+
+    Raises UserError where it is told, but cannot be read.
+    """
+    for file in (out / CHECKPOINT, out / MODEL):
+        if file.exists():
+            try:
+                return _recipe_of(load_tensors(file)[1])
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise UserError(f"{file}: the recipe in it cannot be read ({error})") from None
+    return None
+
+
+def _recipe_of(metadata: dict[str, str]) -> dict[str, Any]:
+    recipe = json.loads(metadata["recipe"])
+    if not isinstance(recipe, dict):
+        raise TypeError(f"its recipe is no table, but {recipe!r:.40}")
+    return make_recipe(recipe).to_dict()
 
 
 def _metrics_up_to(path: Path, epoch: int) -> list[str]:

@@ -245,7 +245,9 @@ def expanded(config: dict[str, Any]) -> list[Layer]:
     if config["layer"] in ("Sequential", "ExactNet"):
         return config["layers"]
     if config["layer"] not in ("LinfDistNet", "LinfDistConvNet") or config.get("head"):
-        raise Disagreement(f"this checker has no rule for a {config['layer']}{' with a head' * ('head' in config)}")
+        raise Disagreement(
+            f"this checker has no rule for a {config['layer']}{' with a head' * bool(config.get('head'))}"
+        )
     layers: list[Layer] = [{"layer": "Normalize", "mean": config["mean"], "std": config["std"]}]
     if config.get("crop"):
         layers.append({"layer": "CenterCrop", "size": config["crop"]})

@@ -94,8 +94,10 @@ def test_a_recipe_over_its_own_epochs_is_itself(name: str) -> None:
 )
 def test_widths_by_hand(factor: float, width: int, channels: int) -> None:
     """Multiples of 16, and never below it: 102.4 becomes 96, 340.99 becomes 336."""
-    recipe = replace(RECIPE, width=1024, channels=96)
+    dense = replace(RECIPE, width=1024, channels=96)
+    recipe = replace(dense, net="conv")
     other = scaled(recipe, factor)
+    assert scaled(dense, factor) == replace(dense, width=width)
     assert (other.width, other.channels) == (width, channels)
     assert replace(other, width=1024, channels=96) == recipe
 
@@ -168,12 +170,12 @@ widths = st.integers(2, 32).map(lambda n: 16 * n)
 
 @given(width=widths, epochs=st.integers(10, 1000), power=powers, minutes=st.floats(0.1, 1e4), share=st.floats(-1, 2))
 def test_a_budget_is_spent(width: int, epochs: int, power: float, minutes: float, share: float) -> None:
-    """Between 60% and all of it, whatever the machine; nothing else of the recipe changes but with the schedule."""
+    """Nine tenths of it, whatever the machine; nothing else of the recipe changes but with the schedule."""
     recipe = with_epochs(replace(RECIPE, width=width), epochs)
     cost = cost_of(60 * minutes / epochs * 10**-share, power)
     result = fitted(cost, recipe, minutes)
     spent = result.epochs * cost(result)
-    assert 0.6 * 60 * minutes <= spent <= 60 * minutes
+    assert 0.9 * 60 * minutes - 1.01 * cost(result) - 0.01 <= spent <= 60 * minutes  # but for a last epoch's share
     assert unfitted(result) == unfitted(recipe)
     assert result == with_epochs(replace(recipe, width=result.width, channels=result.channels), result.epochs)
     assert result.ramp_end <= result.epochs - 1
@@ -201,7 +203,7 @@ def test_so_does_a_large_one(width: int, power: float, wanted: float) -> None:
     assert_width_stays(width, power, wanted)
 
 
-@given(width=st.integers(8, 32).map(lambda n: 16 * n), power=powers, wanted=st.floats(2.5, 50))
+@given(width=st.integers(8, 32).map(lambda n: 16 * n), power=powers, wanted=st.floats(3, 50))
 def test_much_time_widens(width: int, power: float, wanted: float) -> None:
     """As long as twice the epochs can be had, give or take a tenth of the width and a step or two of 16 neurons."""
     recipe = replace(RECIPE, width=width)
@@ -210,7 +212,8 @@ def test_much_time_widens(width: int, power: float, wanted: float) -> None:
     result = fitted(cost, recipe, budget_seconds / 0.9 / 60)
     assert result.width > width
     assert result.epochs >= 200
-    assert budget_seconds / cost(replace(recipe, width=int(1.1 * result.width) + 48)) < 200
+    wider = cost(replace(recipe, width=int(1.1 * result.width) + 48))
+    assert budget_seconds / wider < 200 or result.width == 16 * width  # and no wider than that
 
 
 @given(width=widths, power=powers, wanted=st.floats(0.001, 0.2))
@@ -281,7 +284,6 @@ OTHERS: dict[str, Any] = {
     "batch_size": 33,
     "eps_train": 0.25,
     "clip": False,
-    "published": {"clean": 98.0},
 }
 
 

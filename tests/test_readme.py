@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from linfengine.ablate import parts_of
 from linfengine.cli import main
 from linfengine.recipes import load_recipe
 
@@ -24,11 +25,15 @@ def test_the_python_of_a_page_runs(page: str, blocks: int, tmp_path: Path, monke
 
 def test_the_commands_of_the_readme_exist() -> None:
     commands = re.findall(r"^linfengine (\w+)(?: ([\w.-]+))?(.*)$", README, flags=re.MULTILINE)
-    assert {name for name, _, _ in commands} == {"demo", "train", "certify", "quantize", "verify", "audit"}
+    assert {name for name, _, _ in commands} == {
+        "demo", "train", "plot", "ablate", "certify", "quantize", "verify", "audit",
+    }  # fmt: skip
     for name, argument, options in commands:
         assert name in main.commands
-        if name == "train":
-            load_recipe(argument, re.findall(r"--set (\S+)", options))
+        if name in ("train", "ablate"):
+            recipe = load_recipe(argument, re.findall(r"--set (\S+)", options))
+            for parts in re.findall(r"--drop (\S+)", options):
+                assert set(parts.split(",")) <= set(parts_of(recipe))
 
 
 def test_links_point_at_files() -> None:

@@ -79,8 +79,16 @@ FIGURES: dict[str, dict[str, float]] = {  # of the papers' tables, % of the test
     "z22a-cifar-2": {"clean": 60.61, "pgd": 54.28, "certified": 54.12},
     "z22a-cifar-8": {"clean": 54.30, "pgd": 41.84, "certified": 40.06},
     "z22a-cifar-16": {"clean": 48.50, "pgd": 32.73, "certified": 29.04},
+    "mnist-small": {"clean": 98.56, "pgd": 94.73, "certified": 93.20},  # of the large net that it stands beside
+    "fashion-small": {"certified": 79.23},
+    "cifar-small": {"clean": 54.30, "pgd": 41.84, "certified": 40.06},
 }
-OURS = {"digits": "digits", "mnist-small": "mnist"}  # recipes of our own, and their data sets
+OURS = {
+    "digits": "digits",
+    "mnist-small": "mnist",
+    "fashion-small": "fashion-mnist",
+    "cifar-small": "cifar-10",
+}  # recipes of our own, and their data sets
 COMMON = {  # what all the published runs share
     "p_first": 8, "p_last": 1000, "cheap_orders": False, "batch_size": 512, "beta1": 0.9, "beta2": 0.99,
     "adam_eps": 1e-10, "mean_shift": True, "held_out": 0, "lr_schedule": "cosine", "lp_decay": True, "clip": True,
@@ -116,11 +124,12 @@ def test_a_recipe_gives_the_figures_of_its_paper_and_no_others(name: str) -> Non
 
 @pytest.mark.parametrize(("name", "dataset"), OURS.items())
 def test_a_recipe_of_our_own_is_whole(name: str, dataset: str) -> None:
-    """It names a data set, and leaves epochs at p = infinity after a ramp from 8 to 1000."""
+    """It names a data set, and leaves epochs at p = infinity after a ramp that begins at 8."""
     recipe = load_recipe(name)
     assert recipe.dataset == dataset
     assert recipe.ramp_start < recipe.ramp_end <= recipe.epochs - 1
-    assert (recipe.p_first, recipe.p_last) == (8, 1000)
+    assert recipe.p_first == 8
+    assert 100 <= recipe.p_last <= 1000
 
 
 def test_a_recipe_survives_its_dictionary() -> None:
@@ -245,9 +254,9 @@ def refused(values: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("digit", r"there is no recipe 'digit' \(did you mean 'digits'\?\): expected digits, .*, or a .toml file"),
+        ("digit", r"there is no recipe 'digit' \(did you mean 'digits'\?\): expected cifar-small, .*, or a .toml file"),
         ("z22a-cifar-9", "did you mean 'z22a-cifar-"),
-        ("entirely something else", "there is no recipe 'entirely something else': expected digits, "),
+        ("entirely something else", "there is no recipe 'entirely something else': expected cifar-small, "),
         ("", "there is no recipe ''"),
         ("absent.toml", r"recipe absent.toml: cannot be read \(.*No such file"),
     ],
@@ -302,10 +311,10 @@ def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
         ("flip=1", "recipe: flip must be true or false, got 1"),
         ("flip=True", "recipe: flip must be true or false, got 'True'"),
         ("dataset=3", "recipe: dataset must be text, got 3"),
-        ("eps_train=a lot", "eps: expected a number or a fraction such as 0.3 or 8/255, got 'a lot'"),
-        ("eps_train=8/0", "eps: expected a number or a fraction"),
-        ("eps_train=300/255", "eps: expected a radius in pixel units from 0 to 1, got 300/255"),
-        ("eps_test=-1/255", "eps: expected a radius in pixel units from 0 to 1, got -1/255"),
+        ("eps_train=a lot", "recipe: eps_train: expected a number or a fraction such as 0.3 or 8/255, got 'a lot'"),
+        ("eps_train=8/0", "recipe: eps_train: expected a number or a fraction"),
+        ("eps_train=300/255", "recipe: eps_train: expected a radius in pixel units from 0 to 1, got 300/255"),
+        ("eps_test=-1/255", "recipe: eps_test: expected a radius in pixel units from 0 to 1, got -1/255"),
         ("eps_train=true", "recipe: eps_train must be a number, got True"),
         ("net=3", "recipe: net must be text, got 3"),
         ("channels=2.5", "recipe: channels must be a whole number, got 2.5"),

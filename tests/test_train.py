@@ -332,15 +332,16 @@ def test_what_is_held_out_is_never_seen(digits: Dataset) -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (["loss=mixture"], {"scale", "lambda"}),
-        (["loss=hinge"], set()),
-        (["loss=cross-entropy", "held_out=40"], {"held_out_accuracy", "held_out_certified"}),
+        (["loss=mixture"], {"margin_counts", "scale", "lambda"}),
+        (["loss=hinge"], {"margin_counts"}),
+        (["loss=hinge", "head=8"], set()),
+        (["loss=cross-entropy", "held_out=40"], {"margin_counts", "held_out_accuracy", "held_out_certified"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_line_has_what_the_recipe_has(settings: list[str], expected: set[str], few: Dataset, tmp_path: Path) -> None:
     train(tiny(*settings), few, tmp_path)
-    always = {"p", "lr", "loss", "accuracy", "margin", "epoch", "eps", "beyond_2eps", "margin_counts"}
+    always = {"p", "lr", "loss", "accuracy", "margin", "epoch", "eps", "beyond_2eps"}
     assert [line.keys() for line in metrics(tmp_path)] == [always | expected] * 6
 
 
@@ -355,11 +356,11 @@ def test_eps_and_lambda_of_an_epoch_are_those_of_its_last_step(few: Dataset, tmp
     assert [line["lambda"] for line in metrics(tmp_path / "lambda")] == pytest.approx([1e-3, 1e-7, 1e-11, 1e-12])
 
 
-@pytest.mark.parametrize("settings", [["eps_ramp_end=4"], ["loss=mixture"], ["head=8", "eps_train=0.01"]], ids=" ".join)
+@pytest.mark.parametrize("settings", [["eps_ramp_end=4"], ["loss=mixture"]], ids=" ".join)
 def test_margin_counts_are_those_of_the_margins(
     settings: list[str], few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """48 bins from −2 to 4, in units of 2ε_train, or of 1 with a head; the ones at the ends count what is beyond."""
+    """48 bins from −2 to 4, in units of 2ε_train; the ones at the ends count what is beyond."""
     assert MARGIN_EDGES.tolist() == [i / 8 - 2 for i in range(49)]
     step, seen = Run.step, []
 
@@ -371,7 +372,7 @@ def test_margin_counts_are_those_of_the_margins(
     monkeypatch.setattr(Run, "step", watched)
     recipe = tiny(*settings)
     train(recipe, few, tmp_path)
-    unit = 1 if recipe.head else 2 * recipe.eps_train / 0.3757
+    unit = 2 * recipe.eps_train / 0.3757
     for epoch, line in enumerate(metrics(tmp_path)):
         margins = np.concatenate([margin for at, margin, _ in seen if at == epoch]).astype(np.float64)
         room = np.concatenate([room for at, _, room in seen if at == epoch])
@@ -380,7 +381,7 @@ def test_margin_counts_are_those_of_the_margins(
         assert sum(line["margin_counts"]) == 100
         assert sum(line["margin_counts"][16:]) == round(100 * line["accuracy"])
         assert line["beyond_2eps"] == (room > 0).mean()
-        if not recipe.head and (epoch >= 5 or recipe.eps_ramp_end == 0):  # where the radius is the whole one
+        if epoch >= 5 or recipe.eps_ramp_end == 0:  # where the radius is the whole one
             assert sum(line["margin_counts"][24:]) == (room > 0).sum()
         assert line["margin"] == pytest.approx(margins.mean(), rel=1e-5, abs=1e-6)
 
