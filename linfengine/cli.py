@@ -296,11 +296,11 @@ def train_command(
     dataset, device = load_dataset(chosen.dataset, data_dir), usable_device(device)
     if tensorboard:
         check_events(out / EVENTS)  # now rather than after an epoch
-    begun = recipe_in(out)
-    if begun and not resume:
-        raise UserError(f"{out} already holds a training run: go on with it (--resume) or choose another folder")
     if budget is not None:
-        chosen = resumed(chosen, begun) if begun else chosen if resume else fitted(chosen, dataset, budget, device)
+        begun = recipe_in(out)
+        if begun and not resume:
+            raise UserError(f"{out} already holds a training run: go on with it (--resume) or choose another folder")
+        chosen = resumed(chosen, begun) if begun else fitted(chosen, dataset, budget, device)
     try:
         with ProgressBar(chosen.epochs, out if tensorboard else None) as bar:
             train(chosen, dataset, out, resume=resume, keep=keep, device=device, observer=bar)

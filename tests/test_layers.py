@@ -423,6 +423,18 @@ def test_identity_init_makes_a_layer_nearly_an_identity() -> None:
     np.testing.assert_allclose(y.numpy(), 10 + x, rtol=1e-6)
 
 
+def test_identity_init_of_a_convolution_passes_the_middle_of_a_patch_on() -> None:
+    """Of channel o mod in_channels, so that the images of a 3 x 3 layer with padding start as those of its channels."""
+    layer = LinfDistConv2d(2, 5, 3, padding=1, seed=0)
+    places = [list(np.flatnonzero(row)) for row in layer.weight.numpy() == -10]
+    assert places == [[4], [13], [4], [13], [4]]  # of 9 columns a channel
+    x = np.random.default_rng(0).uniform(-1, 1, (3, 2, 4, 5)).astype(np.float32)
+    np.testing.assert_allclose(layer.eval()(Tensor(x)).numpy(), 10 + x[:, [0, 1, 0, 1, 0]], rtol=1e-6)
+    grouped = LinfDistConv2d(4, 4, 2, groups=2, seed=0).weight.numpy() == -10
+    assert [list(np.flatnonzero(row)) for row in grouped] == [[2], [6], [2], [6]]
+    assert not (LinfDistConv2d(3, 2, 3, seed=0).weight.numpy() == -10).any()  # fewer channels out than in
+
+
 def test_identity_init_of_groups_counts_within_the_group() -> None:
     weight = LinfDistDense(4, 6, groups=2, seed=0).weight.numpy()
     assert [list(np.flatnonzero(row)) for row in weight == -10] == [[0], [1], [0], [0], [1], [0]]

@@ -851,15 +851,13 @@ def test_numbers_beyond_float32_are_a_divergence(
     if size == 1e30 and loss != "mixture":  # large, and all of it finite
         train(recipe, few, tmp_path)
         return
-    with pytest.raises(
-        UserError, match=r"training diverged in step \d+ of epoch 1: .*\(try a smaller lr than .*\)"
-    ) as refusal:
+    with pytest.raises(UserError, match=r"training diverged in step \d+ of epoch 1: .*; try another folder") as refusal:
         train(recipe, few, tmp_path)
     assert "\n" not in str(refusal.value)
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(("epoch", "said"), [(1, "no epoch was done"), (3, "the checkpoint of epoch 2 is whole")])
+@pytest.mark.parametrize(("epoch", "said"), [(1, "no epoch was done"), (3, "{} holds epoch 2, whole")])
 def test_a_divergence_says_where_and_what_to_try(
     epoch: int, said: str, few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -874,10 +872,42 @@ def test_a_divergence_says_where_and_what_to_try(
     with pytest.raises(UserError) as refusal:
         train(tiny("lr=0.25", "p_last=500"), few, tmp_path)
     assert str(refusal.value) == (
-        f"training diverged in step 3 of epoch {epoch}: the loss is inf "
-        f"(try a smaller lr than 0.25, or a smaller p_last than 500; {said})"
+        f"training diverged in step 3 of epoch {epoch}: the loss is inf; {said.format(tmp_path / CHECKPOINT)}; "
+        "try another folder with a smaller lr than 0.25, or a smaller p_last than 500"
     )
     assert (tmp_path / CHECKPOINT).exists() == (epoch > 1)
+
+
+def test_weights_that_the_last_step_ruined_are_not_saved(
+    few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of that step is still finite, and no other step would stumble over them."""
+    sound = Run.step
+
+    def ruinous(run: Run, *arguments: Any) -> Any:
+        result = sound(run, *arguments)
+        if run.epochs_done == 5:
+            run.model.layers[2].weight.data[0, 0] = math.inf  # type: ignore[attr-defined]
+        return result
+
+    monkeypatch.setattr(Run, "step", ruinous)
+    with pytest.raises(
+        UserError, match=r"of epoch 6: .*2.weight holds .*non-finite|2.weight holds values that are not"
+    ):
+        train(tiny("batch_size=100"), few, tmp_path)
+    assert not (tmp_path / MODEL).exists()
+    assert all(np.isfinite(array).all() for array in load_tensors(tmp_path / CHECKPOINT)[0].values())
+
+
+def test_other_files_are_not_taken_for_checkpoints(few: Dataset, tmp_path: Path) -> None:
+    mine = [tmp_path / f"checkpoint-{name}.safetensors" for name in ("best", "0-mine", "12")]
+    for file in mine:
+        file.write_bytes(b"mine")
+    train(tiny(), few, tmp_path, keep=1)
+    assert [file.read_bytes() for file in mine] == [b"mine"] * 3
+    assert (tmp_path / "checkpoint-00005.safetensors").exists()
+    with pytest.raises(ValueError, match="keep must be a number of checkpoints from 0 on, got -1"):
+        train(tiny(), few, tmp_path / "other", keep=-1)
 
 
 def test_a_run_that_diverges_keeps_its_last_checkpoint(
@@ -891,9 +921,10 @@ def test_a_run_that_diverges_keeps_its_last_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "loss", diverging)
-        with pytest.raises(
-            UserError, match="step 1 of epoch 4: the loss is nan .*; the checkpoint of epoch 3 is whole"
-        ):
+        whole = (
+            rf"step 1 of epoch 4: the loss is nan; {tmp_path}/stopped/{CHECKPOINT} holds epoch 3, whole; try another"
+        )
+        with pytest.raises(UserError, match=whole):
             train(tiny(), few, tmp_path / "stopped")
     assert len(metrics(tmp_path / "stopped")) == 3
     train(tiny(), few, tmp_path / "stopped", resume=True)
