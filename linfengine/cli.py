@@ -265,7 +265,7 @@ def demo(out: Path) -> None:
     "--keep", type=click.IntRange(min=0), default=0, show_default=True, help="Also keep so many earlier checkpoints."
 )
 @click.option(
-    "--tensorboard", is_flag=True, help="Also write TensorBoard event files, after every epoch, to OUT/events."
+    "--tensorboard", is_flag=True, help="Also write TensorBoard event files, as training goes on, to OUT/events."
 )
 @device_option
 @data_dir_option
@@ -900,7 +900,8 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
     def begin(self, name: str, recipe: Recipe) -> ProgressBar:
         """The next of several runs."""
         self.progress.reset(self.epochs, description=f"{name}: epochs", total=recipe.epochs)
-        click.echo(f"{name}: {recipe.width} wide, {recipe.epochs} epochs")
+        tell = self.live.console.print if self.live else click.echo
+        tell(f"{name}: {recipe.width} wide, {recipe.epochs} epochs")
         return self
 
     def __enter__(self) -> ProgressBar:
