@@ -20,7 +20,7 @@ from .data import Dataset, split_holdout
 from .errors import UserError
 from .recipes import Recipe, did_you_mean, make_recipe
 from .runs import read_metrics
-from .train import CHECKPOINT, MODEL, Observer, recipe_in, train
+from .train import CHECKPOINT, MODEL, Diverged, Observer, recipe_in, train
 
 RESULTS = "ablation.json"
 WHOLE = "the whole recipe"
@@ -97,7 +97,8 @@ def ablate(
 
     A row: `part`, `instead`, `clean` and `certified` (fractions of the held-out samples, means over the seeds), `gain`
     (certified of the whole recipe less this row's) and `seconds` of training.  With `minutes`, the recipe is first
-    fitted to its equal share of them (`fit_budget`).  A recipe without held-out samples gets a tenth of the data.
+    fitted to its equal share of them (`fit_budget`).  A recipe without held-out samples gets a tenth of the data.  A run
+    that diverges counts as 0.
 
     Each run has a folder of its own in `out`; called again, runs that are done are taken as they are and one that was
     interrupted goes on.  `begin(name, recipe)` is told of every run and gives its observer.
@@ -164,10 +165,16 @@ def _fitted(recipe: Recipe, dataset: Dataset, out: Path, minutes: float | None, 
 def _run(
     recipe: Recipe, dataset: Dataset, out: Path, device: str, begin: Callable[[str, Recipe], Observer]
 ) -> tuple[float, float, float]:
-    """(clean, certified) accuracy on the held-out samples of a run, trained where it is not yet, and its seconds."""
+    """(clean, certified) accuracy on the held-out samples of a run, trained where it is not yet, and its seconds.
+
+    A run that diverges has neither: without the part that was dropped, there is no net.
+    """
     observer = begin(out.name, recipe)
     if not (out / MODEL).exists() or recipe_in(out) != recipe.to_dict():
-        train(recipe, dataset, out, resume=(out / CHECKPOINT).exists(), device=device, observer=observer)
+        try:
+            train(recipe, dataset, out, resume=(out / CHECKPOINT).exists(), device=device, observer=observer)
+        except Diverged:
+            return 0.0, 0.0, 0.0
     model, _ = load_model(out / MODEL)
     _, chosen = split_holdout(dataset.train_labels, recipe.held_out)
     model.to(device)

@@ -19,7 +19,7 @@ from linfengine.data import Dataset, load_dataset, split_holdout
 from linfengine.errors import UserError
 from linfengine.recipes import Recipe, load_recipe, recipe_names
 from linfengine.runs import read_metrics
-from linfengine.train import CHECKPOINT, MODEL, Observer
+from linfengine.train import CHECKPOINT, MODEL, Diverged, Observer, Run
 
 TINY = ["loss=hinge", "width=16", "depth=2", "epochs=3", "ramp_start=1", "ramp_end=2", "lr=0.05", "batch_size=32"]
 
@@ -276,6 +276,22 @@ def test_another_ablation_in_the_same_folder(
     with pytest.raises(UserError, match=message):
         ablate(asked.pop("recipe"), few, asked.pop("drop"), tmp_path, **asked)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_diverges_counts_as_nothing(few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are still worth what they are."""
+    sound = Run.step
+
+    def step(run: Run, *arguments: Any) -> Any:
+        if not run.recipe.identity:
+            raise Diverged("the loss is nan")
+        return sound(run, *arguments)
+
+    monkeypatch.setattr(Run, "step", step)
+    whole, lost, other = ablate(tiny(), few, ["identity", "mean_shift"], tmp_path)
+    assert (lost["clean"], lost["certified"], lost["seconds"]) == (0, 0, 0)
+    assert lost["gain"] == whole["certified"]
+    assert other["seconds"] > 0
 
 
 def test_one_part_more_in_the_same_folder(few: Dataset, tmp_path: Path) -> None:
