@@ -97,7 +97,7 @@ def ablate(
 
     A row: `part`, `instead`, `clean` and `certified` (fractions of the held-out samples, means over the seeds), `gain`
     (certified of the whole recipe less this row's) and `seconds` of training.  With `minutes`, the recipe is first
-    fitted to its equal share of them (`fit_budget`).  A recipe without held-out samples gets a tenth of the data.  A run
+    fitted to its equal share of them (`fit_budget`).  A recipe without held-out samples gets a tenth of the data; a run
     that diverges counts as 0.
 
     Each run has a folder of its own in `out`; called again, runs that are done are taken as they are and one that was
