@@ -5,6 +5,7 @@
     python -m benchmarks.reproduce cifar-small              one of them
     python -m benchmarks.reproduce z21-mnist-mlp --budget 30
     python -m benchmarks.reproduce --write                  and put all rows there are into README.md
+    python -m benchmarks.reproduce --table --write          that alone: nothing is trained or evaluated
 
 Each recipe is trained into RUNS/RECIPE, unless that run is there already; one that was interrupted goes on.  Then all
 test images are evaluated with the p = ∞ net: clean, after PGD with 100 steps, and certified by the interval method on
@@ -52,11 +53,12 @@ BEGIN, END = "<!-- the table of python -m benchmarks.reproduce --write -->\n", "
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Of the runs.")
 @click.option("--budget", type=float, metavar="MINUTES", help="Fit a run that is not begun yet to so many minutes.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--table", is_flag=True, help="Only the table of the rows there are.")
 @click.option("--write", is_flag=True, help="Put the table into README.md.")
-def main(recipes: tuple[str, ...], runs: Path, budget: float | None, device: str, write: bool) -> None:
+def main(recipes: tuple[str, ...], runs: Path, budget: float | None, device: str, table: bool, write: bool) -> None:
     rows: dict[str, Any] = json.loads(JSON_FILE.read_text(encoding="utf-8")) if JSON_FILE.exists() else {}
     try:
-        for name in recipes or BUDGET_RECIPES:
+        for name in () if table else recipes or BUDGET_RECIPES:
             rows[name] = reproduce(name, runs / name, budget, resolve_device(device))
             write_file(JSON_FILE, (json.dumps(rows, indent=2) + "\n").encode())
     except (UserError, ImportError) as error:
