@@ -47,7 +47,7 @@ from linfengine.optim import SGD, Adam, Optimizer
 from linfengine.recipes import Recipe, load_recipe
 from linfengine.runs import METRICS
 from linfengine.tensor import Tensor, no_grad
-from linfengine.train import CHECKPOINT, MODEL, Observer, train
+from linfengine.train import BEST, CHECKPOINT, MODEL, Observer, train
 
 ROOT = Path(__file__).parents[1]
 cupy = gpu.xp
@@ -497,7 +497,9 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert {name: array.tobytes() for name, array in tensors.items()} == {
         name: array.tobytes() for name, array in others.items()
     }
-    assert sorted(os.listdir(a)) == sorted(os.listdir(b)) == [CHECKPOINT, METRICS, MODEL]
+    best = [BEST] if (a / BEST).exists() else []
+    assert sorted(os.listdir(a)) == sorted(os.listdir(b)) == [*best, CHECKPOINT, METRICS, MODEL]
+    assert all((a / name).read_bytes() == (b / name).read_bytes() for name in best)
 
 
 @pytest.mark.parametrize(
