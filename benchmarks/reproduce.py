@@ -58,6 +58,8 @@ BEGIN, END = "<!-- the table of python -m benchmarks.reproduce --write -->\n", "
 def main(recipes: tuple[str, ...], runs: Path, budget: float | None, device: str, table: bool, write: bool) -> None:
     rows: dict[str, Any] = json.loads(JSON_FILE.read_text(encoding="utf-8")) if JSON_FILE.exists() else {}
     try:
+        if write:
+            around_the_table()  # before the work rather than after it
         for name in () if table else recipes or BUDGET_RECIPES:
             rows[name] = reproduce(name, runs / name, budget, resolve_device(device))
             write_file(JSON_FILE, (json.dumps(rows, indent=2) + "\n").encode())
@@ -68,11 +70,17 @@ def main(recipes: tuple[str, ...], runs: Path, budget: float | None, device: str
     print(markdown)
     write_file(TEX_FILE, report.results(rows, latex=True).encode())
     if write:
-        before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not (begin and end):
-            raise SystemExit(f"{README}: the lines that the table goes between are missing")
+        before, after = around_the_table()
         write_file(README, f"{before}{BEGIN}{markdown}\n{END}{after}".encode())
+
+
+def around_the_table() -> tuple[str, str]:
+    """What stands in the README before and after the table.  Raises UserError where it has no place for one."""
+    before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise UserError(f"{README}: the lines that the table goes between are missing")
+    return before, after
 
 
 def reproduce(name: str, run: Path, budget: float | None, device: str) -> dict[str, Any]:

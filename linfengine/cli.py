@@ -43,7 +43,7 @@ from .data import DATASETS, Dataset, load_dataset, split_holdout
 from .errors import UserError
 from .exact import DEFAULT_FRACTION_BITS, EXACT_LAYERS, MOST_FRACTION_BITS, ExactNet, quantize
 from .layers import DistanceNet, Module
-from .recipes import Recipe, load_recipe, recipe_names
+from .recipes import PUBLISHED, Recipe, load_recipe, recipe_names
 from .runs import EVENTS, METRICS, check_events, read_metrics, write_events
 from .train import CHECKPOINT, MODEL, Observer, recipe_in, train
 
@@ -870,7 +870,7 @@ def result_table(evaluations: Sequence[Evaluation], title: str, published: dict[
         eps = evaluation.certificate.eps
         table.add_row(f"{eps} = {float(eps):.4g}" if eps.denominator > 1 else str(eps), *cells)
     if published:
-        figures = (f"{published[key]:.2f}" if key in published else "–" for key in ("clean", "pgd", "certified"))
+        figures = (f"{published[key]:.2f}" if key in published else "–" for key in PUBLISHED)
         table.add_row("published", *figures)
     return table
 
@@ -879,7 +879,7 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
     """A bar for the epochs and one for the steps of the epoch, the figures on a line below.
 
     Where the output is no terminal, a line now and then takes their place.  With `events`, the folder of the run, its
-    TensorBoard files are written after every epoch.
+    TensorBoard files are written now and then.
     """
 
     def __init__(self, epochs: int | None = None, events: Path | None = None) -> None:

@@ -280,8 +280,7 @@ class Tanh(Module):
         return ops.tanh(x)
 
     def ball(self, centre: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-        """Centre and radius of the values at centre ∓ radius: as a Tensor, so that gradients flow; nothing is rounded
-        outward, as in training nothing has to be."""
+        """Centre and radius of the values, for training: with gradients; not a bound to the last bit."""
         low, high = ops.tanh(centre - radius), ops.tanh(centre + radius)
         return (high + low) / 2, (high - low) / 2
 
