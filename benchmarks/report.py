@@ -112,8 +112,19 @@ def chart(timings: list[Timing], title: str) -> Any:
     return figure
 
 
+def label(name: str, row: dict[str, Any]) -> str:
+    """What a row is called: the recipe's name, and how the run differs from it."""
+    if not row["changed"]:
+        return name
+    fitted = set(row["changed"]) <= set(FITTED)
+    return f"{name}, fitted to a budget" if fitted else f"{name} with other {', '.join(row['changed'])}"
+
+
 def results(rows: dict[str, Any], *, latex: bool = False) -> str:
-    """The results of `benchmarks.reproduce` beside the published ones, in Markdown or in LaTeX (booktabs)."""
+    """The results of `benchmarks.reproduce` beside the published ones, in Markdown or in LaTeX (booktabs).
+
+    Below, where and when the runs were trained.
+    """
     header = [
         "recipe",
         "ε",
@@ -132,7 +143,7 @@ def results(rows: dict[str, Any], *, latex: bool = False) -> str:
         size = f"{recipe['depth']} × {recipe['width']}" if recipe["net"] == "dense" else f"conv {recipe['channels']}"
         published = [f"{recipe['published'][key]:.2f}" if key in recipe["published"] else "–" for key in PUBLISHED]
         lines.append([
-            name + " (fitted)" * any(key in FITTED for key in row["changed"]),
+            name,
             row["eps"],
             size + (f" + {recipe['head']}" if recipe["head"] else ""),
             str(recipe["epochs"]),
@@ -143,7 +154,14 @@ def results(rows: dict[str, Any], *, latex: bool = False) -> str:
             f"{100 * row['exact']['certified']:.2f}" if "exact" in row else "–",
             " / ".join(published),
         ])  # fmt: skip
-    return latex_table(header, lines) if latex else table(header, lines)
+    places = [row["trained"] or {"machine": "a machine that was not recorded", "date": "–"} for row in rows.values()]
+    where: dict[str, list[str]] = {}
+    for name, place in zip(rows, places, strict=True):
+        where.setdefault(f"{place['machine']}, {place['date']}", []).append(name)
+    notes = [f"{', '.join(names)}: trained on {place}." for place, names in where.items()]
+    if latex:
+        return "".join(f"% {_latex(note)}\n" for note in notes) + latex_table(header, lines)
+    return table(header, lines) + "\n\n" + "\n".join(notes)
 
 
 def _steps(rows: dict[str, Any]) -> str:

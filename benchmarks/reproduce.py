@@ -7,11 +7,13 @@
     python -m benchmarks.reproduce --write                  and put all rows there are into README.md
     python -m benchmarks.reproduce --table --write          that alone: nothing is trained or evaluated
 
-Each recipe is trained into RUNS/RECIPE, unless that run is there already; one that was interrupted goes on.  Then all
-test images are evaluated with the p = ∞ net: clean, after PGD with 100 steps, and certified by the interval method on
-the box clipped to valid pixels, with the recipe's eps_test.  A plain net is also made exact and certified again in
-integers, and the independent checker re-derives some of those claims.  The figures go to benchmarks/reproduced.json,
-which keeps the rows of recipes that this call does not name, and as a LaTeX table to benchmarks/reproduced.tex.
+Each recipe, a name or a TOML file, is trained into RUNS/RECIPE, unless that run is there already; one that was
+interrupted goes on.  Then all test images are evaluated with the p = ∞ net: clean, after PGD with 100 steps, and
+certified by the interval method on the box clipped to valid pixels, with the recipe's eps_test.  A plain net is also
+made exact and certified again in integers, and the independent checker re-derives some of those claims.  The figures go
+to benchmarks/reproduced.json, which keeps the rows that this call does not make anew, and as a LaTeX table to
+benchmarks/reproduced.tex.  A run with other settings than its recipe, such as one fitted to a budget, is a row of its
+own.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from linfengine.backends import cpu, resolve_device
 from linfengine.budget import fit_budget
 from linfengine.certificate import write_certificate
 from linfengine.checkpoint import load_model, save_model, write_file
-from linfengine.cli import ProgressBar, as_written
+from linfengine.cli import ProgressBar, as_written, gpu_facts
 from linfengine.data import load_dataset
 from linfengine.errors import UserError
 from linfengine.exact import quantize
@@ -43,6 +45,7 @@ from linfengine.train import CHECKPOINT, MODEL, recipe_in, train
 HERE = Path(__file__).parent
 JSON_FILE, TEX_FILE, README = HERE / "reproduced.json", HERE / "reproduced.tex", HERE.parent / "README.md"
 BUDGET_RECIPES = ("mnist-small", "fashion-small", "cifar-small")
+TRAINED = "trained.json"  # where and when a run ended
 PGD_STEPS = 100
 CHECKED = 200  # samples of the exact certificate that the checker re-derives
 BEGIN, END = "<!-- the table of python -m benchmarks.reproduce --write -->\n", "<!-- end of the table -->\n"
@@ -56,12 +59,14 @@ BEGIN, END = "<!-- the table of python -m benchmarks.reproduce --write -->\n", "
 @click.option("--table", is_flag=True, help="Only the table of the rows there are.")
 @click.option("--write", is_flag=True, help="Put the table into README.md.")
 def main(recipes: tuple[str, ...], runs: Path, budget: float | None, device: str, table: bool, write: bool) -> None:
-    rows: dict[str, Any] = json.loads(JSON_FILE.read_text(encoding="utf-8")) if JSON_FILE.exists() else {}
     try:
+        rows = rows_made()
         if write:
             around_the_table()  # before the work rather than after it
-        for name in () if table else recipes or BUDGET_RECIPES:
-            rows[name] = reproduce(name, runs / name, budget, resolve_device(device))
+        for recipe in () if table else recipes or BUDGET_RECIPES:
+            run = runs / Path(recipe).name.removesuffix(".toml")
+            row = reproduce(recipe, run, budget, resolve_device(device))
+            rows[report.label(run.name, row)] = row
             write_file(JSON_FILE, (json.dumps(rows, indent=2) + "\n").encode())
     except (UserError, ImportError) as error:
         click.secho(f"Error: {str(error).rstrip('.')}.", fg="red", err=True)
@@ -74,6 +79,16 @@ def main(recipes: tuple[str, ...], runs: Path, budget: float | None, device: str
         write_file(README, f"{before}{BEGIN}{markdown}\n{END}{after}".encode())
 
 
+def rows_made() -> dict[str, Any]:
+    """The rows of earlier calls.  Raises UserError where their file is damaged."""
+    try:
+        rows: dict[str, Any] = json.loads(JSON_FILE.read_text(encoding="utf-8")) if JSON_FILE.exists() else {}
+        report.results(rows)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{JSON_FILE} is damaged ({error}): take it from the repository, or delete it") from None
+    return rows
+
+
 def around_the_table() -> tuple[str, str]:
     """What stands in the README before and after the table.  Raises UserError where it has no place for one."""
     before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
@@ -84,8 +99,10 @@ def around_the_table() -> tuple[str, str]:
 
 
 def reproduce(name: str, run: Path, budget: float | None, device: str) -> dict[str, Any]:
-    """The row of one recipe, trained first where it is not."""
+    """The row of one recipe, trained first where it is not.  Raises UserError for a recipe without an eps_test."""
     recipe = load_recipe(name)
+    if not recipe.eps_test:
+        raise UserError(f"recipe {name}: eps_test must be the radius to certify at, got 0.0")
     dataset = load_dataset(recipe.dataset)
     begun = recipe_in(run)
     if begun:
@@ -96,6 +113,7 @@ def reproduce(name: str, run: Path, budget: float | None, device: str) -> dict[s
         print(f"{name}: training")
         with ProgressBar(recipe.epochs) as bar:
             train(recipe, dataset, run, resume=(run / CHECKPOINT).exists(), device=device, observer=bar)
+        write_file(run / TRAINED, json.dumps({"machine": machine(device), "date": str(date.today())}).encode())
     print(f"{name}: evaluating")
     model, _ = load_model(run / MODEL)
     model.to(device)
@@ -108,14 +126,16 @@ def reproduce(name: str, run: Path, budget: float | None, device: str) -> dict[s
         "changed": changed,
         "pgd_steps": PGD_STEPS,
         "seconds": sum(figures["seconds"] for figures in read_metrics(run)),
-        "machine": f"{cpu_model()}, {cpu.threads()} threads, {cpu.instruction_set()}",
-        "device": device,
-        "date": str(date.today()),
-        "version": __version__,
+        "trained": json.loads((run / TRAINED).read_text(encoding="utf-8")) if (run / TRAINED).exists() else None,
+        "evaluated": {"machine": machine(device), "date": str(date.today()), "version": __version__},
     }
     if not recipe.head:
         row["exact"] = exactly(run / MODEL, images, labels, str(eps))
     return row
+
+
+def machine(device: str) -> str:
+    return gpu_facts() if device == "cuda" else f"{cpu_model()}, {cpu.threads()} threads, {cpu.instruction_set()}"
 
 
 def exactly(model: Path, images: Any, labels: Any, eps: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from .data import Dataset, split_holdout
 from .errors import UserError
 from .recipes import Recipe, did_you_mean, make_recipe
 from .runs import read_metrics
-from .train import CHECKPOINT, MODEL, Diverged, Observer, recipe_in, train
+from .train import CHECKPOINT, MODEL, Diverged, Observer, check_samples, recipe_in, train
 
 RESULTS = "ablation.json"
 WHOLE = "the whole recipe"
@@ -91,22 +91,22 @@ def ablate(
     minutes: float | None = None,
     seeds: int = 1,
     device: str = "cpu",
-    begin: Callable[[str, Recipe], Observer] = lambda name, recipe: Observer(),
+    begin: Callable[[str, Recipe, int, int], Observer] = lambda name, recipe, number, of: Observer(),
 ) -> list[dict[str, Any]]:
     """A row for the whole recipe, and one for each part dropped, all trained for the same epochs.
 
     A row: `part`, `instead`, `clean` and `certified` (fractions of the held-out samples, means over the seeds), `gain`
-    (certified of the whole recipe less this row's) and `seconds` of training.  With `minutes`, the recipe is first
-    fitted to its equal share of them (`fit_budget`).  A recipe without held-out samples gets a tenth of the data; a run
-    that diverges counts as 0.
+    (certified of the whole recipe less this row's), `by_seed` (certified, of each), `diverged` (how many runs did: they
+    count as 0) and `seconds` of training.  With `minutes`, the recipe is first fitted to its equal share of them
+    (`fit_budget`).  A recipe without held-out samples gets a tenth of the data.
 
     Each run has a folder of its own in `out`; called again, runs that are done are taken as they are and one that was
-    interrupted goes on.  `begin(name, recipe)` is told of every run and gives its observer.
+    interrupted goes on.  `begin(name, recipe, number, of)` is told of every run and gives its observer.
 
-    `drop` may be ["all"], for all the parts that the recipe has.
+    With "all" in `drop`, all the parts that the recipe has are dropped in turn.
 
-    Raises UserError for parts that the recipe does not have, no parts, a recipe without an eps_test, or an `out` that
-    holds another ablation.
+    Raises UserError for parts that the recipe does not have, no parts, a recipe without an eps_test or with more held
+    out than there is, or an `out` that holds another ablation; Diverged where the whole recipe does.
     """
     out = Path(out)
     names = list(dict.fromkeys(drop))
@@ -120,61 +120,67 @@ def ablate(
         raise UserError("recipe: eps_test must be the radius to certify at, got 0.0")
     if not recipe.held_out:
         recipe = replace(recipe, held_out=len(dataset.train_labels) // 10)
-    count = len(parts_of(recipe) if names == ["all"] else [without(recipe, name) for name in names])
-    recipe = _fitted(recipe, dataset, out, minutes, seeds * (count + 1), device)
-    names = parts_of(recipe) if names == ["all"] else names
+    check_samples(recipe, dataset)
+    everything = "all" in names
+    count = len(parts_of(recipe) if everything else [without(recipe, name) for name in names])
+    facts = _facts(recipe, dataset, out, minutes, seeds * (count + 1), device)
+    recipe = make_recipe(facts["recipe"])
+    names = parts_of(recipe) if everything else names
     for name in names:
         without(recipe, name)  # a recipe of few epochs may have no room for a part
+    write_file(out / RESULTS, json.dumps(facts, indent=2).encode())
     rows: list[dict[str, Any]] = []
-    for part in [None, *names]:
+    started = 0
+    for part in (None, *names):
         variant = without(recipe, part) if part else recipe
-        figures = []
+        found, diverged = [], 0
         for seed in range(recipe.seed, recipe.seed + seeds):
+            folder = out / ((part or "whole") + (f"-seed{seed}" if seeds > 1 else ""))
             run = replace(variant, seed=seed)
-            name = part or "whole"
-            figures.append(_run(run, dataset, out / (f"{name}-seed{seed}" if seeds > 1 else name), device, begin))
-        clean, certified, seconds = (statistics.fmean(column) for column in zip(*figures, strict=True))
+            started += 1
+            observer = begin(folder.name, run, started, seeds * (len(names) + 1))
+            try:
+                found.append(_run(run, dataset, folder, device, observer))
+            except Diverged:
+                if not part:
+                    raise
+                found.append((0.0, 0.0, 0.0))  # without the part, there is no net
+                diverged += 1
+        clean, certified, seconds = (statistics.fmean(column) for column in zip(*found, strict=True))
         whole = rows[0]["certified"] if rows else certified
         rows.append({
             "part": part, "instead": PARTS[part].instead if part else WHOLE, "clean": clean, "certified": certified,
-            "gain": whole - certified, "seconds": seconds,
+            "gain": whole - certified, "by_seed": [figures[1] for figures in found], "diverged": diverged,
+            "seconds": seconds,
         })  # fmt: skip
-        facts = json.loads((out / RESULTS).read_text(encoding="utf-8"))
         write_file(out / RESULTS, json.dumps(facts | {"rows": rows}, indent=2).encode())
     return rows
 
 
-def _fitted(recipe: Recipe, dataset: Dataset, out: Path, minutes: float | None, runs: int, device: str) -> Recipe:
-    """The recipe fitted to its share of the budget: once, so that an ablation that goes on trains the same nets."""
-    asked = {"recipe": recipe.to_dict(), "minutes": minutes, "runs": runs if minutes else None}
-    if (out / RESULTS).exists():
-        try:
-            facts = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-            if facts["asked"] != asked:
-                raise UserError(f"{out} holds an ablation of other settings: name another folder with --out")
-            return make_recipe(facts["recipe"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{out / RESULTS}: expected what an ablation writes ({error})") from None
-    fitted = recipe if minutes is None else fit_budget(recipe, dataset, minutes / runs, device)
-    write_file(out / RESULTS, json.dumps({"asked": asked, "recipe": fitted.to_dict()}, indent=2).encode())
-    return fitted
-
-
-def _run(
-    recipe: Recipe, dataset: Dataset, out: Path, device: str, begin: Callable[[str, Recipe], Observer]
-) -> tuple[float, float, float]:
-    """(clean, certified) accuracy on the held-out samples of a run, trained where it is not yet, and its seconds.
-
-    A run that diverges has neither: without the part that was dropped, there is no net.
+def _facts(
+    recipe: Recipe, dataset: Dataset, out: Path, minutes: float | None, runs: int, device: str
+) -> dict[str, Any]:
+    """What was asked for, and the recipe fitted to its share of the budget: once, so that an ablation that goes on
+    trains the same nets.
     """
-    observer = begin(out.name, recipe)
+    asked = {"recipe": recipe.to_dict(), "minutes": minutes, "runs": runs if minutes else None}
+    if not (out / RESULTS).exists():
+        fitted = recipe if minutes is None else fit_budget(recipe, dataset, minutes / runs, device)
+        return {"asked": asked, "recipe": fitted.to_dict()}
+    try:
+        facts: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+        theirs, _ = facts["asked"], make_recipe(facts["recipe"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{out / RESULTS}: expected what an ablation writes ({error})") from None
+    if theirs != asked:
+        raise UserError(f"{out} holds an ablation of other settings: name another folder with --out")
+    return facts
+
+
+def _run(recipe: Recipe, dataset: Dataset, out: Path, device: str, observer: Observer) -> tuple[float, float, float]:
+    """(clean, certified) accuracy on the held-out samples of a run, trained where it is not yet, and its seconds."""
     if not (out / MODEL).exists() or recipe_in(out) != recipe.to_dict():
-        try:
-            train(recipe, dataset, out, resume=(out / CHECKPOINT).exists(), device=device, observer=observer)
-        except Diverged:
-            return 0.0, 0.0, 0.0
+        train(recipe, dataset, out, resume=(out / CHECKPOINT).exists(), device=device, observer=observer)
     model, _ = load_model(out / MODEL)
     _, chosen = split_holdout(dataset.train_labels, recipe.held_out)
     model.to(device)

@@ -61,7 +61,7 @@ def fit_budget(recipe: Recipe, dataset: Dataset, minutes: float, device: str = "
     fitted = scaled(recipe, factor)
     if factor != small:
         whole = seconds_per_epoch(fitted, dataset, device)
-    epochs = math.floor((end - time.perf_counter()) / whole)
+    epochs = min(math.floor((end - time.perf_counter()) / whole), 10**9)
     if epochs < 2:
         raise UserError(f"--budget: {minutes:g} min are too few for two epochs of this recipe on this machine")
     return with_epochs(fitted, epochs)
@@ -83,10 +83,12 @@ def scaled(recipe: Recipe, factor: float) -> Recipe:
     """The recipe with so many times the neurons in every hidden layer, the width a multiple of 16; 1 is the recipe."""
     if factor == 1:
         return recipe
-    width = min(max(16, 16 * math.floor(factor * recipe.width / 16 + 1e-9)), 2**20)
+    width = min(max(min(16, recipe.width), 16 * math.floor(factor * recipe.width / 16 + 1e-9)), 2**20)
     if recipe.net != "conv":
         return replace(recipe, width=width)
-    return replace(recipe, width=width, channels=min(max(4, round(factor * recipe.channels)), 2**16))
+    return replace(
+        recipe, width=width, channels=min(max(min(4, recipe.channels), round(factor * recipe.channels)), 2**16)
+    )
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -99,13 +101,15 @@ def seconds_per_epoch(recipe: Recipe, dataset: Dataset, device: str = "cpu") -> 
     """What an epoch of the recipe takes here on average, by timing a few of its steps at moments all over the run."""
     run = Run(recipe, dataset, device)
     run.model.train()
-    steps = math.ceil(len(run.labels) / recipe.batch_size)
     moments = [(i + 0.5) / MOMENTS * recipe.epochs for i in range(MOMENTS)]
     seconds: dict[float, float] = {}  # of a step, by p
     for now in moments:
         if run.order(now) not in seconds:
             seconds[run.order(now)] = min(_timed_step(run, now) for _ in range(2))
-    return steps * sum(seconds[run.order(now)] for now in moments) / MOMENTS
+    steps = run.steps_per_epoch() * sum(seconds[run.order(now)] for now in moments) / MOMENTS
+    start, samples = time.perf_counter(), min(recipe.held_out, recipe.batch_size)
+    run.held_out_figures(samples)
+    return steps + (time.perf_counter() - start) * recipe.held_out / max(samples, 1)
 
 
 def _timed_step(run: Run, now: float) -> float:

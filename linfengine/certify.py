@@ -137,7 +137,7 @@ def certify(
     threshold = _threshold(model, eps)
     certified = margin > threshold
     by_box: Array = np.zeros(len(x), bool)
-    if method != "margin":
+    if method != "margin" and math.isfinite(threshold):  # where a layer may overflow, its bounds bound nothing
         undecided = np.flatnonzero(~certified & (margin > 0))
         with no_grad():
             for start in range(0, len(undecided), batch_size):

@@ -43,7 +43,7 @@ from .data import DATASETS, Dataset, load_dataset, split_holdout
 from .errors import UserError
 from .exact import DEFAULT_FRACTION_BITS, EXACT_LAYERS, MOST_FRACTION_BITS, ExactNet, quantize
 from .layers import DistanceNet, Module
-from .recipes import PUBLISHED, Recipe, load_recipe, recipe_names
+from .recipes import PUBLISHED, Recipe, load_recipe, make_recipe, recipe_names
 from .runs import EVENTS, METRICS, check_events, read_metrics, write_events
 from .train import CHECKPOINT, MODEL, Observer, recipe_in, train
 
@@ -172,7 +172,7 @@ def main() -> None:
 
     \b
     linfengine demo                        a certified net in under a minute
-    linfengine train mnist-small           a real one in a quarter of an hour
+    linfengine train mnist-small           a real one in half an hour
     linfengine plot runs/mnist-small       its curves
     linfengine ablate mnist-small --drop p_ramp,mean_shift --budget 30
     linfengine certify runs/mnist-small/model.safetensors --eps 0.3
@@ -300,7 +300,10 @@ def train_command(
         begun = recipe_in(out)
         if begun and not resume:
             raise UserError(f"{out} already holds a training run: go on with it (--resume) or choose another folder")
-        chosen = resumed(chosen, begun) if begun else fitted(chosen, dataset, budget, device)
+        if begun:
+            chosen = resumed(chosen, begun)
+        elif not resume:
+            chosen = fitted(chosen, dataset, budget, device)
     try:
         with ProgressBar(chosen.epochs, out if tensorboard else None) as bar:
             train(chosen, dataset, out, resume=resume, keep=keep, device=device, observer=bar)
@@ -320,9 +323,14 @@ def train_command(
 def fitted(recipe: Recipe, dataset: Dataset, minutes: float, device: str) -> Recipe:
     with console.status("timing a few steps"):
         result = fit_budget(recipe, dataset, minutes, device)
-    size = f"{result.channels} channels" if result.net == "conv" else f"{result.width} wide"
-    click.echo(f"For {minutes:g} min on this machine: {size}, {result.epochs} epochs.")
+    click.echo(f"For {minutes:g} min on this machine: {size_of(result)}, {result.epochs} epochs.")
     return result
+
+
+def size_of(recipe: Recipe) -> str:
+    """A net's size in words."""
+    body = f"{recipe.channels} channels" if recipe.net == "conv" else f"{recipe.depth} layers, {recipe.width} wide"
+    return f"{body}, an MLP of {recipe.head} on top" if recipe.head else body
 
 
 @main.command("plot")
@@ -334,20 +342,22 @@ def fitted(recipe: Recipe, dataset: Dataset, minutes: float, device: str) -> Rec
 def plot_command(runs: tuple[Path, ...], out: Path | None, tensorboard: bool, json_file: Path | None) -> None:
     """Draw the learning curves of training runs, several of them overlaid: their folders, finished or not.
 
-    Loss, accuracy, certified accuracy, p, learning rate, and the margins of the training samples.
+    Loss, accuracy, certified accuracy (of the held-out samples, where the recipe sets some apart: --set held_out=1000),
+    p, learning rate, and the margins of the training samples.
     """
     from .plots import plot_runs
 
     folder = runs[0] if runs[0].is_dir() else runs[0].parent
     out = out or folder / "curves.png"
     check_results([out, *(file for run in runs for file in (run, run / METRICS))], json_file)
-    names = [run.name or str(run) for run in map(Path.resolve, runs)]
+    folders = [run if run.is_dir() else run.parent for run in map(Path.resolve, runs)]
+    names = [folder.name or str(folder) for folder in folders]
     keys = names if len(set(names)) == len(names) else [str(run) for run in runs]
     figures = {key: read_metrics(run) for key, run in zip(keys, runs, strict=True)}
     plot_runs(out, figures)
     click.echo(f"Drawn: {out}")
     for run in runs if tensorboard else ():
-        click.echo(f"Next: tensorboard --logdir {write_events(run)}")
+        click.echo(f"Next, with TensorBoard (pip install tensorboard): tensorboard --logdir {write_events(run)}")
     if json_file:
         written = {
             key: [each | {"p": "inf"} if math.isinf(each["p"]) else each for each in figures[key]] for key in keys
@@ -396,18 +406,32 @@ def ablate_command(
     check_results([out / ABLATION], json_file)
     names = [name.strip() for name in drop.split(",") if name.strip()]
     dataset, device = load_dataset(chosen.dataset, data_dir), usable_device(device)
-    with ProgressBar() as bar:
-        rows = ablate(chosen, dataset, names, out, minutes=budget, seeds=seeds, device=device, begin=bar.begin)
-    table = Table(title=f"{recipe}, held-out samples at ε = {as_written(chosen.eps_test)}, %", title_justify="left")
+    try:
+        with ProgressBar() as bar:
+            rows = ablate(chosen, dataset, names, out, minutes=budget, seeds=seeds, device=device, begin=bar.begin)
+    except KeyboardInterrupt:
+        stop(130, f"Interrupted. What was trained is safe in {out}; the same command goes on from there.")
+    facts = json.loads((out / ABLATION).read_text(encoding="utf-8"))
+    own = make_recipe(facts["recipe"])
+    table = Table(
+        title=f"{recipe}: {size_of(own)}, {own.epochs} epochs; {own.held_out:,} held-out samples at "
+        f"ε = {as_written(own.eps_test)}, %" + (f", means of {seeds} seeds (least–most)" if seeds > 1 else ""),
+        title_justify="left",
+    )
     for heading in ("without", "instead", "clean", "certified", "lost", "s"):
         table.add_column(heading, justify="left" if heading in ("without", "instead") else "right")
     for row in rows:
-        figures = (f"{100 * row[key]:.2f}" for key in ("clean", "certified", "gain"))
-        table.add_row(row["part"] or "–", row["instead"], *figures, f"{row['seconds']:.0f}")
+        found = row["by_seed"]
+        clean, certified, gain = (f"{100 * row[key]:.2f}" for key in ("clean", "certified", "gain"))
+        if seeds > 1:
+            certified += f" ({100 * min(found):.2f}–{100 * max(found):.2f})"
+        if row["diverged"]:
+            certified += ", diverged" if seeds == 1 else f", {row['diverged']} diverged"
+        table.add_row(row["part"] or "–", row["instead"], clean, certified, gain, f"{row['seconds']:.0f}")
     console.print(table)
     click.echo(f"The runs are in {out}/.")
     if json_file:
-        write_file(json_file, json.dumps({"recipe": recipe, "rows": rows}, indent=2).encode())
+        write_file(json_file, json.dumps({"name": recipe, "seeds": seeds, **facts}, indent=2).encode())
 
 
 @main.command("certify")
@@ -481,7 +505,11 @@ def certify_command(
     title = f"{dataset.name}, {'first ' if limit else ''}{len(labels):,} test images, {method} certificate"
     console.print(result_table([result], f"{title}, % (95% Clopper-Pearson bounds)", published))
     if published:
-        click.echo(f"Published: {recipe.get('source')}.")
+        with suppress(UserError):  # a recipe of another version
+            own = make_recipe(recipe)
+            click.echo(f"This net: {size_of(own)}, {own.epochs} epochs.")
+        if recipe.get("source"):
+            click.echo(f"Published: {str(recipe['source']).rstrip('.')}.")
     tell_certificate(result.certificate)
     if certificate:
         write_certificate(certificate, result.certificate, model, images, labels, dataset=dataset.name, split="test")
@@ -495,6 +523,7 @@ def certify_command(
             "attack_steps": attack_steps or None,
             "attack_restarts": (restarts or 1) if attack else None,
             "attack_targeted": targeted if attack else None,
+            "published": published,
             "seconds": time.perf_counter() - start,
         }
         write_file(json_file, json.dumps(result.summary() | facts, indent=2).encode())
@@ -879,7 +908,7 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
     """A bar for the epochs and one for the steps of the epoch, the figures on a line below.
 
     Where the output is no terminal, a line now and then takes their place.  With `events`, the folder of the run, its
-    TensorBoard files are written now and then.
+    TensorBoard files are written now and then, and at the end; where they cannot be, the run goes on without them.
     """
 
     def __init__(self, epochs: int | None = None, events: Path | None = None) -> None:
@@ -889,6 +918,7 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            speed_estimate_period=math.inf,  # an epoch may take longer than the half minute that rich looks back
         )
         self.epochs = self.progress.add_task("epochs", total=epochs)
         self.steps = self.progress.add_task("steps", total=None)
@@ -896,12 +926,15 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
         self.live = Live(Group(self.progress, self.figures), console=console) if console.is_terminal else None
         self.told = self.shown = -math.inf  # when the last line was printed, and the last events were written
         self.events = events
+        self.held_out: dict[str, float] = {}
 
-    def begin(self, name: str, recipe: Recipe) -> ProgressBar:
+    def begin(self, name: str, recipe: Recipe, number: int, of: int) -> ProgressBar:
         """The next of several runs."""
+        name = f"{name} ({number} of {of})"
         self.progress.reset(self.epochs, description=f"{name}: epochs", total=recipe.epochs)
+        self.held_out = {}
         tell = self.live.console.print if self.live else click.echo
-        tell(f"{name}: {recipe.width} wide, {recipe.epochs} epochs")
+        tell(f"{name}: {size_of(recipe)}, {recipe.epochs} epochs")
         return self
 
     def __enter__(self) -> ProgressBar:
@@ -912,22 +945,34 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
     def __exit__(self, *exception: object) -> None:
         if self.live:
             self.live.stop()
+        self._write_events()
 
     def step(self, epoch: int, done: int, steps: int, figures: dict[str, float]) -> None:
-        self.progress.update(self.steps, completed=done, total=steps)
-        self.figures.plain = describe(figures)
+        if done == 1:
+            self.progress.reset(self.steps, total=steps)
+        self.progress.update(self.steps, completed=done)
+        self.figures.plain = describe(figures | self.held_out)
 
     def epoch(self, figures: dict[str, Any]) -> None:
         self.progress.update(self.epochs, completed=figures["epoch"])
+        self.held_out = {key: value for key, value in figures.items() if key.startswith("held_out")}
         done = figures["epoch"] == self.progress.tasks[0].total
         if not self.live and (done or time.monotonic() - self.told > SECONDS_BETWEEN_LINES):
             left = self.progress.tasks[0].time_remaining
-            minutes = "" if done or left is None else f"  {left / 60:.0f} min left"
+            minutes = "" if done or left is None else f"  {math.ceil(left / 60)} min left"
             click.echo(f"epoch {figures['epoch']}: {describe(figures)}{minutes}")
             self.told = time.monotonic()
-        if self.events and (done or time.monotonic() - self.shown > SECONDS_BETWEEN_EVENTS):
-            write_events(self.events)
+        if time.monotonic() - self.shown > SECONDS_BETWEEN_EVENTS:
+            self._write_events()
             self.shown = time.monotonic()
+
+    def _write_events(self) -> None:
+        if self.events and (self.events / METRICS).exists():
+            try:
+                write_events(self.events)
+            except UserError as error:
+                click.secho(f"No more TensorBoard files of this run: {error}.", fg="yellow", err=True)
+                self.events = None
 
 
 def describe(figures: dict[str, Any]) -> str:

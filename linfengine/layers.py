@@ -508,17 +508,20 @@ class Dense(Module):
 
             c·(W_j − W_label) + b_j − b_label + r·|W_j − W_label|,   W standing for W/√fan_in
 
-        The differences are bounded themselves: two outputs apart might not be largest and smallest at one input.  All
-        pairs of rows meet all samples in one product (n, out_features²).  For training: with gradients, and not rounded
-        outward.  Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 4.
+        The differences are bounded themselves: two outputs apart might not be largest and smallest at one input.  The
+        samples of a label share their rows W_j − W_label, and are multiplied together.  For training: with gradients,
+        and not rounded outward.  Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 4.
         """
-        matrix, (outputs, features) = self.matrix, self.weight.shape
-        pairs = ops.abs(ops.reshape(matrix, (1, outputs, features)) - ops.reshape(matrix, (outputs, 1, features)))
-        reach = ops.matmul(radius, ops.reshape(pairs, (outputs * outputs, features)).T)
-        rows = np.arange(len(labels))
-        y = self(centre)
-        own = ops.reshape(y[rows, labels], (-1, 1))
-        return y - own + ops.reshape(reach, (len(labels), outputs, outputs))[rows, labels]
+        matrix, y = self.matrix, self(centre)
+        order = np.argsort(labels, kind="stable")
+        own, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+        by_label = radius[order]
+        reach = [
+            ops.matmul(by_label[start : start + count], ops.abs(matrix - matrix[label]).T)
+            for label, start, count in zip(own.tolist(), first.tolist(), counts.tolist(), strict=True)
+        ]
+        true = ops.reshape(y[np.arange(len(labels)), labels], (-1, 1))
+        return y - true + ops.concatenate(reach)[np.argsort(order)]
 
     def lowest_margins(self, x: Interval, labels: Array) -> Array:
         """A lower bound (n,) on y_label − max_{j≠label} y_j, as the program computes the y, over the points of x.

@@ -23,7 +23,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-LARGE = sys.float_info.max
 NETS = ("dense", "conv")
 LOSSES = ("mixture", "hinge", "cross-entropy")
 LR_SCHEDULES = ("cosine", "constant")
@@ -91,41 +90,45 @@ class Recipe:
                 )
         last, size = self.epochs - 1, min(DATASETS[self.dataset].shape[1:])
         for key, low, high, expected in (
-            ("epochs", 1, 10**9, "at least 1"),
+            ("epochs", 1, 10**9, "from 1 to 1000000000"),
             ("ramp_start", 0, last, f"an epoch from 0 to {last}, before the last of {self.epochs}"),
-            ("ramp_end", self.ramp_start, LARGE, f"an epoch not before ramp_start = {self.ramp_start:g}"),
+            ("ramp_end", self.ramp_start, math.inf, f"an epoch not before ramp_start = {self.ramp_start:g}"),
             ("ramp_end", self.ramp_start, last, f"before the last of {self.epochs} epochs, where p is ∞"),
             ("eps_train", 1e-6, 1, "a radius in pixel units from 1e-6 to 1"),
-            ("lr", 1e-12, LARGE, "a positive number, from 1e-12 on"),
+            ("lr", 1e-12, 1e6, "a positive number from 1e-12 to 1e6"),
             ("width", 1, 2**20, f"from 1 to {2**20}"),
             ("depth", 1, 1000, "from 1 to 1000"),
             ("channels", 1, 2**16, f"from 1 to {2**16}"),
             ("head", 0, 2**16, f"a number of neurons from 0 (no head) to {2**16}"),
             ("mix", 0, 1, "from 0 to 1"),
             ("kappa", 0, 1, "from 0 to 1"),
-            ("lambda_first", 0, LARGE, "a number from 0 on"),
-            ("lambda_last", 1e-12, LARGE, "a positive number, from 1e-12 on"),
-            ("scale_lr", 0, LARGE, "a number from 0 on"),
+            ("lambda_first", 0, 1e6, "from 0 to 1e6"),
+            ("lambda_last", 1e-12, 1e6, "a positive number from 1e-12 to 1e6"),
+            ("scale_lr", 0, 1e6, "from 0 to 1e6"),
             ("eps_ramp_start", 0, last, f"an epoch from 0 to {last}"),
             ("eps_ramp_end", self.eps_ramp_start, last, f"from eps_ramp_start = {self.eps_ramp_start:g} to {last}"),
             ("p_first", 1, 1e5, "from 1 to 1e5"),
             ("p_last", self.p_first, 1e5, f"from p_first = {self.p_first:g} to 1e5"),
-            ("batch_size", 1, 10**9, "at least 1"),
+            ("batch_size", 2 if self.mean_shift else 1, 10**9, "from 2 (from 1 without mean_shift) to 1000000000"),
             ("lr_hold", 0, last, f"an epoch from 0 on, before the last of {self.epochs}"),
-            ("weight_decay", 0, LARGE, "a number from 0 on"),
+            ("weight_decay", 0, 1e6, "from 0 to 1e6"),
             ("beta1", 0, 0.999999, "from 0 to 0.999999"),
             ("beta2", 0, 0.999999, "from 0 to 0.999999"),
-            ("adam_eps", 1e-30, LARGE, "a positive number, from 1e-30 on"),
+            ("adam_eps", 1e-30, 1, "a positive number from 1e-30 to 1"),
             ("crop_padding", 0, 64, "a number of pixels from 0 to 64"),
             ("crop_size", 0, size, f"a number of pixels from 0 (no crop) to {size}"),
-            ("held_out", 0, 10**9, "a number of samples from 0 on"),
+            ("held_out", 0, 10**9, "a number of samples from 0 to 1000000000"),
             ("eps_test", 0, 1, "a radius in pixel units from 0 to 1"),
-            ("seed", 0, 2**63, "a number from 0 on"),
+            ("seed", 0, 2**63 - 1, f"from 0 to {2**63 - 1}"),
         ):  # fmt: skip
             value = getattr(self, key)
             if not low <= value <= high or value == math.inf:
-                closest = f" (the nearest is {min(max(value, low), high):.15g})" if math.isfinite(value) else ""
-                raise UserError(f"recipe: {key} must be {expected}, got {value!r}{closest}")
+                nearest = min(max(value, low), high)
+                nearest = f"{nearest:.15g}" if isinstance(nearest, float) else nearest
+                closest = f" (the nearest is {nearest})" if abs(value) < math.inf else ""  # a NaN has none, either
+                raise UserError(f"recipe: {key} must be {expected}, got {value!r:.40}{closest}")
+        if self.held_out and not self.eps_test:
+            raise UserError("recipe: eps_test must be the radius that held-out samples are certified at, got 0.0")
         if self.loss == "mixture" and self.eps_ramp_end > 0:
             raise UserError(
                 f"recipe: eps_ramp_end must be 0 with the mixture loss, which divides by ε, got {self.eps_ramp_end!r}: "
@@ -173,7 +176,7 @@ def load_recipe(name: str, settings: Iterable[str] = ()) -> Recipe:
         )
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise UserError(f"recipe {name}: not a TOML file ({error})") from None
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -216,7 +219,7 @@ def _convert(key: Field[Any], value: Any) -> Any:
             "str": "text",
             "dict": "a table",
         }
-        raise UserError(f"recipe: {key.name} must be {words[kind]}, got {value!r}")
+        raise UserError(f"recipe: {key.name} must be {words[kind]}, got {value!r:.40}")
     return value
 
 
@@ -224,7 +227,7 @@ def _parse_value(text: str) -> Any:
     """A value as TOML writes it; anything that is none is taken as text, so that dataset=mnist needs no quotes."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return text
 
 

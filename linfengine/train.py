@@ -15,6 +15,7 @@ import math
 import re
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +63,35 @@ def make_net(recipe: Recipe, dataset: Dataset) -> DistanceNet:
     return LinfDistNet(shape, classes, depth=recipe.depth, **settings)
 
 
+def check_samples(recipe: Recipe, dataset: Dataset) -> None:
+    """Raises UserError where the recipe is for another data set, or asks for more samples than there are."""
+    if dataset.name != recipe.dataset:
+        raise UserError(f"recipe: dataset is {recipe.dataset}, got the samples of {dataset.name}")
+    n = len(dataset.train_labels)
+    if recipe.held_out >= n:
+        raise UserError(
+            f"recipe: held_out {recipe.held_out} leaves none of the {n} training samples (the nearest is {n - 1})"
+        )
+    left = n - recipe.held_out
+    if recipe.batch_size > left:
+        raise UserError(
+            f"recipe: batch_size {recipe.batch_size} is above the {left} training samples (the nearest is {left})"
+        )
+
+
 class Run:
     """A training run between two epochs: net, scale of the logits, optimizer, and how many epochs are done."""
 
     def __init__(self, recipe: Recipe, dataset: Dataset, device: str = "cpu") -> None:
         self.recipe = recipe
-        held_out = np.empty(0, np.intp)
-        train = np.arange(len(dataset.train_labels))
-        if recipe.held_out >= len(train):
-            raise UserError(f"recipe: held_out {recipe.held_out} leaves none of the {len(train)} training samples")
+        check_samples(recipe, dataset)
+        images, labels = dataset.train_images, dataset.train_labels
+        self.held_out = to_pixels(images[:0]), labels[:0]
         if recipe.held_out:
-            train, held_out = split_holdout(dataset.train_labels, recipe.held_out)
-        if recipe.batch_size > len(train):
-            raise UserError(f"recipe: batch_size {recipe.batch_size} is above the {len(train)} training samples")
-        self.images, self.labels = to_device(dataset.train_images[train], device), dataset.train_labels[train]
-        self.held_out = to_pixels(dataset.train_images[held_out]), dataset.train_labels[held_out]
+            train, held_out = split_holdout(labels, recipe.held_out)
+            self.held_out = to_pixels(images[held_out]), labels[held_out]
+            images, labels = images[train], labels[train]
+        self.images, self.labels = to_device(images, device), labels
         self.model = make_net(recipe, dataset)
         self.model.to(device)
         self.scale = Tensor(np.ones(1, np.float32), requires_grad=True, device=device)
@@ -90,14 +105,14 @@ class Run:
             eps=recipe.adam_eps,
             weight_decay=recipe.weight_decay,
             decay_order=lambda name: self.model.decay_order(name) if recipe.lp_decay and name != "loss.scale" else 2.0,
-            rate_scale={"loss.scale": recipe.scale_lr / recipe.lr},
+            rate_scale={"loss.scale": recipe.scale_lr / recipe.lr} if recipe.loss == "mixture" else {},
         )
         self.epochs_done = 0
 
     def train_epoch(self, observer: Observer) -> dict[str, Any]:
         """One pass over the training set; returns the epoch's figures."""
         recipe, epoch, start = self.recipe, self.epochs_done, time.perf_counter()
-        steps = math.ceil(len(self.labels) / recipe.batch_size)
+        steps = self.steps_per_epoch()
         seen, total, correct, robust, margin_sum = 0, 0.0, 0, 0, 0.0
         counts, unit = np.zeros(len(MARGIN_EDGES) - 1, np.int64), 2 * self.eps(recipe.epochs)
         self.model.train()
@@ -130,13 +145,19 @@ class Run:
             figures |= {"scale": self.scale.item(), "lambda": self.cross_entropy_weight(now)}
         if not recipe.head:
             figures["margin_counts"] = counts.tolist()
-        figures |= self._held_out_figures()
+        figures |= self.held_out_figures()
         return figures | {"seconds": time.perf_counter() - start}
+
+    def steps_per_epoch(self) -> int:
+        """Mini-batches in an epoch.  One sample left over, which a mean shift would take to 0, waits for the next."""
+        whole, rest = divmod(len(self.labels), self.recipe.batch_size)
+        return whole + (rest > 1)
 
     def batches(self) -> Iterator[tuple[Array, Array]]:
         """The mini-batches of this epoch, by chance that depends on the seed and the epoch alone."""
         rng = np.random.default_rng([self.recipe.seed, self.epochs_done])
-        return batches(self.images, self.labels, self.recipe.batch_size, rng, self.augment)
+        all_batches = batches(self.images, self.labels, self.recipe.batch_size, rng, self.augment)
+        return islice(all_batches, self.steps_per_epoch())
 
     def step(self, pixels: Array, labels: Array, now: float) -> tuple[float, Array, Array]:
         """One mini-batch at the moment `now`, in epochs: the loss, margins z_y − max z_j (n,), and room (n,) to 2ε_t.
@@ -206,9 +227,12 @@ class Run:
         progress = schedules.ramp(now, recipe.ramp_start, recipe.ramp_end)
         return schedules.geometric(progress, recipe.lambda_first, recipe.lambda_last) if recipe.lambda_first else 0.0
 
-    def _held_out_figures(self) -> dict[str, float]:
-        """Clean and certified accuracy of the p = ∞ net on the held-out samples, whatever p training has reached."""
-        pixels, labels = self.held_out
+    def held_out_figures(self, limit: int | None = None) -> dict[str, float]:
+        """Clean and certified accuracy of the p = ∞ net on the held-out samples, whatever p training has reached.
+
+        With `limit`, on the first so many of them.
+        """
+        pixels, labels = (each[:limit] for each in self.held_out)
         if not len(labels):
             return {}
         p, self.model.p = self.model.p, math.inf
@@ -244,7 +268,7 @@ class Run:
                 key = changed[0]
                 raise UserError(
                     f"{path}: this run was started with {key} = {theirs[key]!r}, not {ours[key]!r}; "
-                    "resume it with the recipe and settings it began with"
+                    "resume it with the recipe, settings and budget it began with"
                 )
             parts: dict[str, dict[str, Array]] = {"model": {}, "optimizer": {}, "loss": {}}
             for name, array in tensors.items():
@@ -292,6 +316,7 @@ def train(
     device = resolve_device(device)
     out, observer = Path(out), observer or Observer()
     present = [name for name in (CHECKPOINT, MODEL, BEST, METRICS) if (out / name).exists()]
+    present += [file.name for _, file in sorted(_numbered(out).items())]
     if resume and CHECKPOINT not in present:
         raise UserError(f"{out}: there is no run to resume, since it holds no {CHECKPOINT}")
     if present and not resume and not (restart and recipe_in(out) == recipe.to_dict()):
@@ -331,14 +356,20 @@ def train(
 
 
 def _rotate(out: Path, epoch: int, keep: int) -> None:
-    """Keep the checkpoint of this epoch under its number, and `keep` of these in all."""
+    """Keep the checkpoint of this epoch under its number, and of those up to it the last `keep`."""
     if not keep:
         return
     if epoch and (out / CHECKPOINT).exists():
         write_file(out / f"checkpoint-{epoch:05}.safetensors", (out / CHECKPOINT).read_bytes())
-    numbered = {int(found[1]): file for file in out.iterdir() if (found := NUMBERED.fullmatch(file.name))}
-    for number in sorted(numbered)[:-keep]:
+    numbered = _numbered(out)
+    for number in sorted(number for number in numbered if number <= epoch)[:-keep]:
         numbered[number].unlink()
+
+
+def _numbered(out: Path) -> dict[int, Path]:
+    """The checkpoints of earlier epochs in a folder."""
+    names = (NUMBERED.fullmatch(file.name) for file in (out.iterdir() if out.is_dir() else ()))
+    return {int(name[1]): out / name[0] for name in names if name}
 
 
 def recipe_in(out: Path) -> dict[str, Any] | None:

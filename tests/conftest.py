@@ -12,7 +12,7 @@ import cupy_on_cpu
 import pytest
 from hypothesis import HealthCheck, settings
 
-from linfengine.backends import available_backends, use_backend
+from linfengine.backends import available_backends, cpu, use_backend
 
 
 def gpu_is_present() -> bool:
@@ -49,3 +49,12 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of a backend, which is the current one during the test."""
     with use_backend(request.param):
         yield request.param
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Kernels on one thread during a module's tests: small layers gain nothing from more, and have the same bits."""
+    before = cpu.threads()
+    cpu.use_threads(1)
+    yield
+    cpu.use_threads(before)

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,7 @@ def test_an_interruption_before_the_first_epoch(tmp_path: Path, monkeypatch: pyt
 
 
 def ten_seconds_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At any width: a minute pays for 5 epochs, and a few for a wider net."""
+    """At a width of 16: a minute pays for 5 epochs, and a few for a wider net."""
     monkeypatch.setattr(budget, "seconds_per_epoch", lambda recipe, dataset, device: 10.0 * recipe.width / 16)
 
 
@@ -232,7 +233,7 @@ def test_train_within_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     words = ["train", "digits", *ON_CPU, "--out", tmp_path, "--keep", 9]
     result = run(*words, "--budget", 1)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "For 1 min on this machine: 16 wide, 5 epochs." in result.stdout
+    assert "For 1 min on this machine: 2 layers, 16 wide, 5 epochs." in result.stdout
     net, metadata = load_model(tmp_path / MODEL)
     recipe = load_recipe("digits", [*TINY, "epochs=5", "ramp_start=1.67", "ramp_end=3.33"])
     assert json.loads(metadata["recipe"]) == recipe.to_dict()
@@ -256,7 +257,7 @@ def test_a_budget_can_widen_a_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert result.exit_code == 0
     width = load_model(tmp_path / MODEL)[0].config()["width"]
     assert width > 16
-    assert f"For 4 min on this machine: {width} wide, " in result.stdout
+    assert f"For 4 min on this machine: 2 layers, {width} wide, " in result.stdout
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
@@ -270,6 +271,7 @@ def test_a_budget_that_is_too_small_or_has_nothing_to_resume(tmp_path: Path, mon
     ten_seconds_an_epoch(monkeypatch)
     words = ["train", "digits", *ON_CPU, "--out", tmp_path / "out", "--budget"]
     assert "0.25 min are too few for two epochs of this recipe" in sentence(run(*words, 0.25))
+    monkeypatch.setattr(budget, "seconds_per_epoch", lambda *arguments: pytest.fail("timed in vain"))
     assert "there is no run to resume" in sentence(run(*words, 1, "--resume"))
     assert not (tmp_path / "out").exists()
 
@@ -293,6 +295,63 @@ def test_events_without_tensorboard_are_missed_at_once(tmp_path: Path, monkeypat
     said = sentence(run("train", "digits", *ON_CPU, "--out", tmp_path, "--tensorboard"))
     assert "TensorBoard's files need tensorboardX: pip install linfengine[tensorboard]" in said
     assert os.listdir(tmp_path) == []
+
+
+def test_what_the_events_cannot_hold_costs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stray file in their folder is told of once, and the run goes on."""
+    pytest.importorskip("tensorboardX")
+
+    def stray(run: Run, limit: int | None = None) -> dict[str, float]:
+        (tmp_path / EVENTS).mkdir(exist_ok=True)
+        (tmp_path / EVENTS / "notes.txt").write_text("mine")
+        return {}
+
+    monkeypatch.setattr(Run, "held_out_figures", stray)
+    result = run("train", "digits", *ON_CPU, "--out", tmp_path, "--tensorboard")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("No more TensorBoard files of this run: ")
+    assert result.stderr.count("\n") == 1
+    assert (tmp_path / EVENTS / "notes.txt").read_text() == "mine"
+    assert len(read_metrics(tmp_path)) == 3
+
+
+def test_an_interrupted_run_has_its_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboardX")
+    sound = Run.step
+
+    def step(run: Run, *arguments: Any) -> Any:
+        if run.epochs_done == 2:
+            raise KeyboardInterrupt
+        return sound(run, *arguments)
+
+    monkeypatch.setattr(Run, "step", step)
+    assert run("train", "digits", *ON_CPU, "--out", tmp_path, "--tensorboard").exit_code == 130
+    (events,) = (tmp_path / EVENTS).iterdir()
+    assert events.read_bytes().count(b"accuracy") == 2
+
+
+def test_progress_says_how_long_it_will_take(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs of 40 s, ten steps each; what was held out stays in sight while the next epoch runs."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    figures: dict[str, Any] = {"p": 8.0, "lr": 0.03, "loss": 0.5, "accuracy": 0.75, "margin": 0.0}
+    bar = cli.ProgressBar(10)
+    bar.progress.get_time = lambda: now
+    with bar:
+        for epoch in range(1, 4):
+            for step in range(1, 11):
+                now += 4
+                bar.step(epoch, step, 10, figures)
+                assert bar.progress.tasks[1].completed == step
+            bar.epoch(figures | {"epoch": epoch, "held_out_accuracy": 0.5, "held_out_certified": 0.25})
+        bar.step(4, 1, 10, figures)
+    assert bar.progress.tasks[0].time_remaining == 280
+    assert bar.figures.plain.endswith("held out 50.0%, certified 25.0%")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("epoch 3: p 8 ")
+    assert last.endswith("held out 50.0%, certified 25.0%  5 min left")
 
 
 def test_the_best_net_can_be_certified(tmp_path: Path) -> None:
@@ -362,7 +421,7 @@ def test_plot_writes_events_as_well(trained: Path, tmp_path: Path) -> None:
     (tmp_path / METRICS).write_bytes((trained / METRICS).read_bytes())
     result = run("plot", tmp_path, "--tensorboard")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert f"Next: tensorboard --logdir {tmp_path / EVENTS}" in result.stdout
+    assert f"tensorboard --logdir {tmp_path / EVENTS}\n" in result.stdout
     assert sorted(os.listdir(tmp_path)) == sorted(["curves.png", EVENTS, METRICS])
 
 
@@ -412,16 +471,18 @@ def test_ablate_shows_what_the_library_finds(tmp_path: Path) -> None:
     recipe = load_recipe("digits", SET_ABLATED[1::2])
     rows = ablate(recipe, load_dataset("digits"), ["p_ramp", "mean_hinge"], tmp_path / "out")  # trains nothing
     found = json.loads(table.read_text())
-    assert found == {"recipe": "digits", "rows": rows}
+    assert found == {"name": "digits", "seeds": 1, **json.loads((tmp_path / "out" / RESULTS).read_text())}
+    assert found["rows"] == rows
     assert [row["part"] for row in rows] == [None, "p_ramp", "mean_hinge"]
     said = " ".join(result.stdout.split())
-    assert "digits, held-out samples at ε = 8/255, %" in said
+    assert "held-out samples at ε = 8/255, %" in said
     lines = result.stdout.splitlines()
     for row in rows:
         (line,) = (line for line in lines if f"│ {row['part'] or '–':<6}" in line)
         assert all(f" {100 * row[key]:.2f} " in line for key in ("clean", "certified", "gain"))
-    size = f"{recipe.width} wide, {recipe.epochs} epochs"
-    assert all(f"{name}: {size}" in lines for name in ("whole", "p_ramp", "mean_hinge"))
+    size = f"{recipe.depth} layers, {recipe.width} wide, {recipe.epochs} epochs"
+    assert said.startswith(f"whole (1 of 3): {size}")
+    assert all(f"{name} ({i} of 3): {size}" in lines for i, name in enumerate(("whole", "p_ramp", "mean_hinge"), 1))
     assert f"The runs are in {tmp_path / 'out'}/." in said
     again = run(*words)
     assert again.exit_code == 0
@@ -435,7 +496,12 @@ def test_ablate_all_drops_every_part_that_the_recipe_has(tmp_path: Path, monkeyp
 
     def ablation(recipe: Any, dataset: Any, names: list[str], out: Path, **settings: Any) -> list[dict[str, Any]]:
         asked.update(settings | {"names": names, "out": out, "recipe": recipe})
-        return [{"part": None, "instead": "", "clean": 1.0, "certified": 0.5, "gain": 0.0, "seconds": 1.0}]
+        figures = {"clean": 1.0, "certified": 0.5, "gain": 0.0, "seconds": 1.0, "by_seed": [0.25, 0.75], "diverged": 0}
+        other = figures | {"part": "p_ramp", "instead": "", "diverged": 1}
+        rows = [figures | {"part": None, "instead": ""}, other]
+        out.mkdir(parents=True)
+        (out / RESULTS).write_text(json.dumps({"recipe": recipe.to_dict(), "rows": rows}))
+        return rows
 
     monkeypatch.setattr(cli, "ablate", ablation)
     monkeypatch.chdir(tmp_path)
@@ -444,7 +510,8 @@ def test_ablate_all_drops_every_part_that_the_recipe_has(tmp_path: Path, monkeyp
     recipe = load_recipe("digits", TINY)
     assert (asked["recipe"], asked["names"]) == (recipe, ["all"])
     assert (asked["minutes"], asked["seeds"], asked["out"]) == (3, 2, Path("runs/digits-ablation"))
-    assert os.listdir(tmp_path) == []
+    assert "50.00 (25.00–75.00) " in result.stdout
+    assert "50.00 (25.00–75.00), 1 diverged" in result.stdout
 
 
 def test_ablate_fits_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -630,7 +697,7 @@ def test_certify_shows_what_was_published_at_this_radius(
         assert (result.exit_code, result.stderr) == (0, "")
         (line,) = (line for line in result.stdout.splitlines() if "published" in line)
         assert [cell.strip() for cell in line.strip("│ ").split("│")] == ["published", *cells]
-        assert "\nPublished: A paper, table 3.\n" in result.stdout
+        assert "\nThis net: 2 layers, 16 wide, 3 epochs.\nPublished: A paper, table 3.\n" in result.stdout
     for words in (["--eps", "0.03"], ["--gray-levels", "7"], ["--gray-levels", "8", "--limit", "20"]):
         assert "ublished" not in run("certify", model, *words).stdout
 

@@ -209,7 +209,7 @@ def test_a_setting_can_add_what_the_file_lacks(tmp_path: Path) -> None:
     assert load_recipe(str(file), ["eps_train=1/10"]) == make_recipe(MINIMAL | {"eps_train": 0.1})
 
 
-@given(lr=st.floats(1e-10, 1e10), epochs=st.integers(361, 10**9))
+@given(lr=st.floats(1e-10, 1e6), epochs=st.integers(361, 10**9))
 def test_numbers_come_through_as_they_were_written(lr: float, epochs: int) -> None:
     recipe = load_recipe("digits", [f"lr={lr!r}", f"epochs={epochs}"])
     assert (recipe.lr, recipe.epochs) == (lr, epochs)
@@ -275,6 +275,8 @@ def test_a_recipe_that_is_not_there(name: str, message: str) -> None:
         (b"\xff\xfe\x00", "cannot be read"),
         (b"", "recipe: missing dataset, epochs, ramp_start, ramp_end, eps_train, lr$"),
         (b'[training]\ndataset = "mnist"\n', "recipe: unknown key 'training'"),
+        (b"epochs = " + b"9" * 5000, "not a TOML file"),
+        (b"epochs = " + b"[" * 5000 + b"]" * 5000, "not a TOML file"),
     ],
 )
 def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes, message: str) -> None:
@@ -304,6 +306,8 @@ def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
         ("epochs=10.0", "recipe: epochs must be a whole number, got 10.0"),
         ("epochs=1e2", "recipe: epochs must be a whole number, got 100.0"),
         ("epochs=true", "recipe: epochs must be a whole number, got True"),
+        (f"epochs={10**400}", r"recipe: epochs must be from 1 to 1000000000, got 10{39} \(the nearest is 1000000000\)"),
+        (f"epochs={'9' * 5000}", "recipe: epochs must be a whole number, got '9{39}$"),
         ("lr=fast", "recipe: lr must be a number, got 'fast'"),
         ("lr=true", "recipe: lr must be a number, got True"),
         ("lr=1/2", "recipe: lr must be a number, got '1/2'"),
@@ -338,11 +342,11 @@ def test_a_setting_that_is_none(setting: str, message: str) -> None:
 
 IMPOSSIBLE: dict[str, list[Any]] = {
     "dataset": ["imagenet", "MNIST", ""],
-    "epochs": [0, -1],
+    "epochs": [0, -1, 10**9 + 1],
     "ramp_start": [-0.5, math.nan],
     "ramp_end": [1.5, 10, 11, math.inf, math.nan],  # before the ramp's start at 2, or not before the end at 10
     "eps_train": [0, -0.1, 1.01, math.nan, math.inf],
-    "lr": [0, -0.1, 1e-320, math.nan, math.inf],
+    "lr": [0, -0.1, 1e-320, 2e6, math.nan, math.inf],
     "width": [0, -1, 2**20 + 1],
     "depth": [0, -1, 1001],
     "net": ["cnn", ""],
@@ -360,17 +364,17 @@ IMPOSSIBLE: dict[str, list[Any]] = {
     "scale_lr": [-1, math.inf, math.nan],
     "p_first": [0.5, math.inf, math.nan],
     "p_last": [7, 2e5, math.inf, math.nan],  # below p_first = 8
-    "batch_size": [0, -1],
+    "batch_size": [0, -1, 1],  # of one sample, a mean shift leaves nothing
     "lr_hold": [-1, 10, math.nan],
     "weight_decay": [-1, math.inf, math.nan],
     "beta1": [-0.1, 1, math.nan],
     "beta2": [-0.1, 1, math.nan],
-    "adam_eps": [0, -1, math.inf, math.nan],
+    "adam_eps": [0, -1, 1.5, math.inf, math.nan],
     "crop_padding": [-1, 65],
     "crop_mode": ["reflect", ""],
     "held_out": [-1],
     "eps_test": [-0.1, 1.01, math.nan, math.inf],
-    "seed": [-1],
+    "seed": [-1, 2**63],
 }
 
 
@@ -427,6 +431,9 @@ WORDS = ("dataset", "net", "loss", "lr_schedule", "crop_mode")
         ("held_out", -1, "0"),
         ("eps_test", 1.01, "1"),
         ("seed", -1, "0"),
+        ("seed", 2**63, "9223372036854775807"),
+        ("batch_size", 1, "2"),
+        ("adam_eps", 2, "1"),
     ],
 )
 def test_the_nearest_possible_value_is_named(key: str, value: Any, nearest: str) -> None:
@@ -535,7 +542,8 @@ def test_a_ramp_that_begins_too_late_is_told_of_its_beginning() -> None:
         {"epochs": 1, "ramp_start": 0, "ramp_end": 0},
         {"ramp_start": 8},
         {"eps_train": 1},
-        {"width": 1, "depth": 1, "batch_size": 1},
+        {"width": 1, "depth": 1, "batch_size": 2},
+        {"batch_size": 1, "mean_shift": False},
         {"mix": 0},
         {"mix": 1},
         {"scale_lr": 0, "weight_decay": 0, "adam_eps": 1e-30, "beta1": 0, "beta2": 0},
@@ -557,6 +565,10 @@ def test_a_ramp_that_begins_too_late_is_told_of_its_beginning() -> None:
 def test_values_at_the_edge_of_the_possible(values: dict[str, Any]) -> None:
     recipe = make_recipe(MINIMAL | values).to_dict()
     assert {key: recipe[key] for key in values} == values
+
+
+def test_held_out_samples_need_a_radius() -> None:
+    refused({"held_out": 10}, "recipe: eps_test must be the radius that held-out samples are certified at, got 0.0")
 
 
 def test_the_first_fault_is_named_with_what_it_depends_on() -> None:

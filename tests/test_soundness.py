@@ -395,3 +395,22 @@ def test_where_logits_overflow_a_linear_layer_proves_nothing() -> None:
     cancelling.weight.data[...], cancelling.bias.data[...] = [[3e38, -3e38], [0, 0]], [1e38, 0]
     h = np.full((1, 2), 4, np.float32)
     assert not cancelling.lowest_margins(Interval(h, h), np.array([0]))[0] > 0
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value)")
+@pytest.mark.parametrize(("shift", "pixel", "eps"), [(10.5, 0.6, "0.4"), (10.1, 0.1, "0.9")])
+def test_where_a_layer_within_overflows_nothing_is_proved(shift: float, pixel: float, eps: str) -> None:
+    """Sums of opposite infinities are NaN, and neither tanh nor an interval knows of them; or the box has no centre."""
+    net = LinfDistNet((1, 8, 8), 2, width=64, depth=1, mean=(0.0,), std=1.0, head=1)
+    weights = {
+        "2.weight": -10 * np.eye(64),
+        "3.running_mean": np.full(64, shift),
+        "4.weight": np.tile([3.3e38, -3.3e38], 32)[None],
+        "6.weight": np.full((2, 1), 1e-3),
+        "6.bias": np.array([0, 1]),
+    }
+    net.load_state(net.state() | {name: array.astype(np.float32) for name, array in weights.items()})
+    x = np.full((1, 1, 8, 8), pixel, np.float32)
+    assert predict(net, x).argmax() == 1
+    assert not np.isfinite(predict(net, np.ones_like(x))).all()
+    assert not certify(net, x, np.array([1]), eps).certified[0]

@@ -5,13 +5,11 @@ shows only under strain (a deep net, a high learning rate, a strong decay), it i
 counted in held-out samples certified at ε = 0.1; thresholds are at most a third of the least that three seeds lost.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from linfengine.ablate import ablate
-from linfengine.backends import cpu
 from linfengine.data import load_dataset
 from linfengine.recipes import load_recipe
 
@@ -20,13 +18,7 @@ QUICK = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Such small nets gain nothing from a second one."""
-    before = cpu.threads()
-    cpu.use_threads(1)
-    yield
-    cpu.use_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 from op_cases import Array
 
-from linfengine.backends import cpu
 from linfengine.certify import certify, predict
 from linfengine.checkpoint import load_model, load_tensors, save_tensors, write_file
 from linfengine.data import Dataset, load_dataset, split_holdout, to_pixels
@@ -34,13 +33,7 @@ ROOT = Path(__file__).parents[1]
 TINY = ["loss=hinge", "width=32", "depth=2", "epochs=6", "ramp_start=2", "ramp_end=5", "lr=0.03", "batch_size=32"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Layers this small gain nothing from more, and the bits are the same."""
-    before = cpu.threads()
-    cpu.use_threads(1)
-    yield
-    cpu.use_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -416,7 +409,7 @@ def test_a_worse_epoch_does_not_replace_the_best(few: Dataset, tmp_path: Path, m
     """Nor an equal one, nor one after a resumption."""
     scores = iter([0.25, 0.5, 0.125, 0.5, 0.375, 0.5])
     monkeypatch.setattr(
-        Run, "_held_out_figures", lambda run: {"held_out_accuracy": 1.0, "held_out_certified": next(scores)}
+        Run, "held_out_figures", lambda run: {"held_out_accuracy": 1.0, "held_out_certified": next(scores)}
     )
     recipe = tiny(*HELD_OUT)
     for stop in (1, 2, 3, 4, 5, None):
@@ -620,6 +613,42 @@ def test_the_last_checkpoints_are_kept_and_each_leads_to_the_same_end(few: Datas
         assert load_tensors(tmp_path / name / CHECKPOINT)[1]["epoch"] == str(epoch)
         train(recipe, few, tmp_path / name, resume=True, keep=2)
         assert_same_run(tmp_path / name, tmp_path / "whole", BEST, *files)
+
+
+def test_going_back_to_an_earlier_checkpoint_keeps_those_on_the_way(few: Dataset, tmp_path: Path) -> None:
+    """Those of epochs that are yet to come stay until they are written anew."""
+    train(tiny(), few, tmp_path, keep=4)
+    checkpoints: Callable[[], list[int]] = lambda: sorted(int(p.name[11:16]) for p in tmp_path.glob("checkpoint-*"))  # noqa: E731
+    assert checkpoints() == [2, 3, 4, 5]
+    shutil.copy(tmp_path / "checkpoint-00002.safetensors", tmp_path / CHECKPOINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(), few, tmp_path, resume=True, keep=2, observer=Stop(4, None))
+    assert checkpoints() == [2, 3, 4, 5]
+    train(tiny(), few, tmp_path, resume=True, keep=2)
+    assert checkpoints() == [4, 5]
+
+
+def test_checkpoints_alone_are_a_run_as_well(few: Dataset, tmp_path: Path) -> None:
+    train(tiny(), few, tmp_path, keep=1)
+    for name in (CHECKPOINT, MODEL, METRICS):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=r"already holds a training run \(checkpoint-00005.safetensors\)"):
+        train(tiny("seed=1"), few, tmp_path, keep=1)
+
+
+@pytest.mark.parametrize("settings", [[], ["mean_shift=false"]], ids=["mean shift", "none"])
+def test_a_sample_that_is_left_alone_waits(settings: list[str], few: Dataset, tmp_path: Path) -> None:
+    """Its features less their mean over the batch would be 0."""
+    n = len(few.train_labels)
+    run = Run(tiny(f"batch_size={n - 1}", *settings), few)
+    assert [len(labels) for _, labels in run.batches()] == [n - 1]
+    assert run.steps_per_epoch() == 1
+    assert [len(labels) for _, labels in Run(tiny(f"batch_size={n - 2}"), few).batches()] == [n - 2, 2]
+
+
+def test_samples_of_another_data_set(few: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="recipe: dataset is mnist, got the samples of digits"):
+        train(tiny("dataset=mnist"), few, tmp_path / "out")
 
 
 @pytest.mark.parametrize(("keep", "expected"), [(0, []), (1, [5]), (9, [1, 2, 3, 4, 5])])
