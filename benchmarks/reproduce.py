@@ -38,7 +38,7 @@ from linfengine.cli import ProgressBar, as_written, gpu_facts
 from linfengine.data import load_dataset
 from linfengine.errors import UserError
 from linfengine.exact import quantize
-from linfengine.recipes import NOTES, load_recipe, make_recipe
+from linfengine.recipes import NOTES, load_recipe, make_recipe, recipe_names
 from linfengine.runs import read_metrics
 from linfengine.train import CHECKPOINT, MODEL, recipe_in, train
 
@@ -65,7 +65,9 @@ def main(recipes: tuple[str, ...], runs: Path, budget: float | None, device: str
             around_the_table()  # before the work rather than after it
         for recipe in () if table else recipes or BUDGET_RECIPES:
             run = runs / Path(recipe).name.removesuffix(".toml")
-            row = reproduce(recipe, run, budget, resolve_device(device))
+            if run.name in recipe_names() and run.name != recipe:
+                raise UserError(f"{recipe}: a recipe that is shipped has this name; give yours another one")
+            row = reproduce(recipe, run, budget, resolve_device(device), rows)
             rows[report.label(run.name, row)] = row
             write_file(JSON_FILE, (json.dumps(rows, indent=2) + "\n").encode())
     except (UserError, ImportError) as error:
@@ -98,7 +100,7 @@ def around_the_table() -> tuple[str, str]:
     return before, after
 
 
-def reproduce(name: str, run: Path, budget: float | None, device: str) -> dict[str, Any]:
+def reproduce(name: str, run: Path, budget: float | None, device: str, rows: dict[str, Any]) -> dict[str, Any]:
     """The row of one recipe, trained first where it is not.  Raises UserError for a recipe without an eps_test."""
     recipe = load_recipe(name)
     if not recipe.eps_test:
@@ -121,12 +123,13 @@ def reproduce(name: str, run: Path, budget: float | None, device: str) -> dict[s
     found = evaluate(model, images, labels, eps, attack_steps=PGD_STEPS)
     shipped, own = load_recipe(name).to_dict(), recipe.to_dict()
     changed = [key for key in own if key not in NOTES and own[key] != shipped[key]]
+    seconds = sum(figures["seconds"] for figures in read_metrics(run))
     row = found.summary() | {
         "recipe": own | {key: shipped[key] for key in NOTES},
         "changed": changed,
         "pgd_steps": PGD_STEPS,
-        "seconds": sum(figures["seconds"] for figures in read_metrics(run)),
-        "trained": json.loads((run / TRAINED).read_text(encoding="utf-8")) if (run / TRAINED).exists() else None,
+        "seconds": seconds,
+        "trained": trained(run, own, seconds, rows),
         "evaluated": {"machine": machine(device), "date": str(date.today()), "version": __version__},
     }
     if not recipe.head:
@@ -134,8 +137,22 @@ def reproduce(name: str, run: Path, budget: float | None, device: str) -> dict[s
     return row
 
 
+def trained(run: Path, recipe: dict[str, Any], seconds: float, rows: dict[str, Any]) -> dict[str, str] | None:
+    """Where and when a run ended, as its folder tells it, or an earlier row of it; None where neither does."""
+    try:
+        place: dict[str, str] = json.loads((run / TRAINED).read_text(encoding="utf-8"))
+        return {key: place[key] for key in ("machine", "date")}
+    except (OSError, ValueError, KeyError, TypeError):
+        same = (row for row in rows.values() if row["recipe"] == recipe and row["seconds"] == seconds)
+        return next((row["trained"] for row in same), None)
+
+
 def machine(device: str) -> str:
-    return gpu_facts() if device == "cuda" else f"{cpu_model()}, {cpu.threads()} threads, {cpu.instruction_set()}"
+    return (
+        gpu_facts()
+        if device == "cuda"
+        else f"{cpu_model()}, {cpu.threads()} thread{'s' * (cpu.threads() > 1)}, {cpu.instruction_set()}"
+    )
 
 
 def exactly(model: Path, images: Any, labels: Any, eps: str) -> dict[str, Any]:

@@ -121,8 +121,11 @@ def ablate(
     if not recipe.held_out:
         recipe = replace(recipe, held_out=len(dataset.train_labels) // 10)
     check_samples(recipe, dataset)
+    for name in names:
+        if name != "all":
+            without(recipe, name)
     everything = "all" in names
-    count = len(parts_of(recipe) if everything else [without(recipe, name) for name in names])
+    count = len(parts_of(recipe) if everything else names)
     facts = _facts(recipe, dataset, out, minutes, seeds * (count + 1), device)
     recipe = make_recipe(facts["recipe"])
     names = parts_of(recipe) if everything else names

@@ -118,6 +118,7 @@ def _timed_step(run: Run, now: float) -> float:
     with np.errstate(all="ignore"):
         try:
             run.step(pixels, labels, now)
+            run.check_numbers()
         except Diverged as error:
             raise UserError(
                 f"--budget: training diverged while its steps were timed: {error}; try a smaller lr"

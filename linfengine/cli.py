@@ -410,24 +410,26 @@ def ablate_command(
         with ProgressBar() as bar:
             rows = ablate(chosen, dataset, names, out, minutes=budget, seeds=seeds, device=device, begin=bar.begin)
     except KeyboardInterrupt:
+        if not (out / ABLATION).exists():
+            stop(130, "Interrupted before the first run began.")
         stop(130, f"Interrupted. What was trained is safe in {out}; the same command goes on from there.")
     facts = json.loads((out / ABLATION).read_text(encoding="utf-8"))
     own = make_recipe(facts["recipe"])
     table = Table(
-        title=f"{recipe}: {size_of(own)}, {own.epochs} epochs; {own.held_out:,} held-out samples at "
-        f"ε = {as_written(own.eps_test)}, %" + (f", means of {seeds} seeds (least–most)" if seeds > 1 else ""),
+        title=f"{recipe}: {size_of(own)}, {own.epochs} epochs\n{own.held_out:,} held-out samples at "
+        f"ε = {as_written(own.eps_test)}, %" + (f", means of {seeds} seeds" if seeds > 1 else ""),
         title_justify="left",
     )
-    for heading in ("without", "instead", "clean", "certified", "lost", "s"):
-        table.add_column(heading, justify="left" if heading in ("without", "instead") else "right")
+    for heading in ("without", "instead", "clean", "certified", *["least–most"] * (seeds > 1), "lost", "s"):
+        left = heading in ("without", "instead")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "instead")
     for row in rows:
-        found = row["by_seed"]
         clean, certified, gain = (f"{100 * row[key]:.2f}" for key in ("clean", "certified", "gain"))
-        if seeds > 1:
-            certified += f" ({100 * min(found):.2f}–{100 * max(found):.2f})"
-        if row["diverged"]:
-            certified += ", diverged" if seeds == 1 else f", {row['diverged']} diverged"
-        table.add_row(row["part"] or "–", row["instead"], clean, certified, gain, f"{row['seconds']:.0f}")
+        spread = [f"{100 * min(row['by_seed']):.2f}–{100 * max(row['by_seed']):.2f}"] * (seeds > 1)
+        diverged = f" ({row['diverged']} of {seeds} diverged)" if row["diverged"] else ""
+        table.add_row(
+            row["part"] or "–", row["instead"] + diverged, clean, certified, *spread, gain, f"{row['seconds']:.0f}"
+        )
     console.print(table)
     click.echo(f"The runs are in {out}/.")
     if json_file:
@@ -945,7 +947,8 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
     def __exit__(self, *exception: object) -> None:
         if self.live:
             self.live.stop()
-        self._write_events()
+        if self.shown > -math.inf:  # an epoch was done: it is this run's folder
+            self._write_events()
 
     def step(self, epoch: int, done: int, steps: int, figures: dict[str, float]) -> None:
         if done == 1:
@@ -959,12 +962,13 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
         done = figures["epoch"] == self.progress.tasks[0].total
         if not self.live and (done or time.monotonic() - self.told > SECONDS_BETWEEN_LINES):
             left = self.progress.tasks[0].time_remaining
-            minutes = "" if done or left is None else f"  {math.ceil(left / 60)} min left"
-            click.echo(f"epoch {figures['epoch']}: {describe(figures)}{minutes}")
+            time_left = f"{left / 60:.0f} min" if left and left >= 90 else f"{left or 0:.0f} s"
+            told = "" if done or left is None else f"  {time_left} left"
+            click.echo(f"epoch {figures['epoch']}: {describe(figures)}{told}")
             self.told = time.monotonic()
         if time.monotonic() - self.shown > SECONDS_BETWEEN_EVENTS:
-            self._write_events()
             self.shown = time.monotonic()
+            self._write_events()
 
     def _write_events(self) -> None:
         if self.events and (self.events / METRICS).exists():

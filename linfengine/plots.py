@@ -146,7 +146,8 @@ def run_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Loss, accuracy, certified accuracy; p, learning rate, training margins: a colour a run, and one legend.
 
     Dashed is what training samples say, solid what held-out ones do: these are certified at eps_test with p = ∞, those
-    counted where their margin exceeds 2ε_train at the p of the moment.  `plot_runs` draws it in RUN_STYLE.
+    counted where their margin exceeds 2ε_train, or the bounds of a head are right, at the p of the moment.
+    `plot_runs` draws it in RUN_STYLE.
     Raises UserError for no runs, and for a run without epochs.
     """
     if not runs:
@@ -181,8 +182,8 @@ def run_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     accuracy.set_title("accuracy, %")
     _key(accuracy, "training", "held-out")
     proved = any("held_out_certified" in figures for epochs in runs.values() for figures in epochs)
-    certified.set_title("certified, %" if proved else "margin > 2ε, %")
-    _key(certified, "training, > 2ε (no proof)" if proved else "training", "held-out")
+    certified.set_title("certified, %" if proved else "robust in training, %")
+    _key(certified, "training (no proof)", "held-out")
     order.set_title("order p")
     _order_axis(order, top)
     rate.set_title("learning rate")
@@ -278,8 +279,8 @@ def _margins(axes: Axes, runs: Mapping[str, Sequence[Mapping[str, Any]]], colour
         axes.set(title=f"training margins / 2ε, {when}", xlabel="margin / 2ε", ylabel="samples, %", ylim=(0, None))
         axes.set_xticks(*_margin_ticks())
         if without := [name for name, epochs in counted.items() if not epochs]:
-            text = f"none of {', '.join(without)}"
-            axes.text(0.98, 0.96, text, transform=axes.transAxes, ha="right", va="top", fontsize=8, parse_math=False)
+            text = f"no histogram of {len(without)} run{'s' * (len(without) > 1)}"
+            axes.text(0.5, 0.98, text, transform=axes.transAxes, ha="center", va="top", fontsize=8, color=DARK)
 
 
 def _margin_map(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:

@@ -209,8 +209,10 @@ def _convert(key: Field[Any], value: Any) -> Any:
         except UserError as error:
             raise UserError(f"recipe: {key.name}: {str(error).removeprefix('eps: ')}") from None
     kind = str(key.type).partition("[")[0]
+    if isinstance(value, int) and abs(value) >= 2**64:
+        raise UserError(f"recipe: {key.name} must be a number of at most 64 bits, got one of {value.bit_length()}")
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 2**53 else math.inf
+        value = float(value)
     if type(value).__name__ != kind:
         words = {
             "int": "a whole number",

@@ -67,12 +67,13 @@ def check_samples(recipe: Recipe, dataset: Dataset) -> None:
     """Raises UserError where the recipe is for another data set, or asks for more samples than there are."""
     if dataset.name != recipe.dataset:
         raise UserError(f"recipe: dataset is {recipe.dataset}, got the samples of {dataset.name}")
-    n = len(dataset.train_labels)
-    if recipe.held_out >= n:
-        raise UserError(
-            f"recipe: held_out {recipe.held_out} leaves none of the {n} training samples (the nearest is {n - 1})"
-        )
+    n, fewest = len(dataset.train_labels), 2 if recipe.mean_shift else 1
     left = n - recipe.held_out
+    if left < fewest:
+        raise UserError(
+            f"recipe: held_out {recipe.held_out} leaves {'one' if left == 1 else 'none'} of the {n} training samples "
+            f"(the nearest is {n - fewest})"
+        )
     if recipe.batch_size > left:
         raise UserError(
             f"recipe: batch_size {recipe.batch_size} is above the {left} training samples (the nearest is {left})"
@@ -121,7 +122,7 @@ class Run:
             try:
                 loss, margin, room = self.step(pixels, labels, now)
                 if step + 1 == steps:
-                    self._check_numbers()
+                    self.check_numbers()
             except Diverged as error:
                 raise Diverged(f"training diverged in step {step + 1} of epoch {epoch + 1}: {error}") from error
             seen += len(labels)
@@ -149,7 +150,7 @@ class Run:
         return figures | {"seconds": time.perf_counter() - start}
 
     def steps_per_epoch(self) -> int:
-        """Mini-batches in an epoch.  One sample left over, which a mean shift would take to 0, waits for the next."""
+        """Mini-batches in an epoch.  One sample left over, which a mean shift would take to 0, is left out of it."""
         whole, rest = divmod(len(self.labels), self.recipe.batch_size)
         return whole + (rest > 1)
 
@@ -186,7 +187,7 @@ class Run:
         self.optimizer.step()
         return value, margin, room
 
-    def _check_numbers(self) -> None:
+    def check_numbers(self) -> None:
         """The step just done may have left weights that only the next one would stumble over."""
         for name, parameter in self.optimizer.parameters.items():
             if not bool(backend_of(parameter.data).xp.isfinite(parameter.data).all()):
@@ -316,7 +317,7 @@ def train(
     device = resolve_device(device)
     out, observer = Path(out), observer or Observer()
     present = [name for name in (CHECKPOINT, MODEL, BEST, METRICS) if (out / name).exists()]
-    present += [file.name for _, file in sorted(_numbered(out).items())]
+    present += [_numbered(out)[number].name for number in sorted(_numbered(out))[-1:]]
     if resume and CHECKPOINT not in present:
         raise UserError(f"{out}: there is no run to resume, since it holds no {CHECKPOINT}")
     if present and not resume and not (restart and recipe_in(out) == recipe.to_dict()):

@@ -315,6 +315,14 @@ def test_what_the_events_cannot_hold_costs_no_training(tmp_path: Path, monkeypat
     assert len(read_metrics(tmp_path)) == 3
 
 
+def test_a_refused_run_has_no_events(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    before = sorted(os.listdir(trained))
+    words = ["train", "digits", *ON_CPU, "--set", "seed=5", "--out", trained, "--tensorboard"]
+    assert "already holds a training run" in sentence(run(*words))
+    assert sorted(os.listdir(trained)) == before
+
+
 def test_an_interrupted_run_has_its_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboardX")
     sound = Run.step
@@ -510,8 +518,8 @@ def test_ablate_all_drops_every_part_that_the_recipe_has(tmp_path: Path, monkeyp
     recipe = load_recipe("digits", TINY)
     assert (asked["recipe"], asked["names"]) == (recipe, ["all"])
     assert (asked["minutes"], asked["seeds"], asked["out"]) == (3, 2, Path("runs/digits-ablation"))
-    assert "50.00 (25.00–75.00) " in result.stdout
-    assert "50.00 (25.00–75.00), 1 diverged" in result.stdout
+    assert " 50.00 │ 25.00–75.00 │ " in result.stdout
+    assert "(1 of 2 diverged)" in " ".join(result.stdout.split())
 
 
 def test_ablate_fits_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,8 +86,8 @@ def test_a_curve_has_the_epochs_that_have_the_figure() -> None:
         del each["held_out_accuracy"]
     figure = run_figure({"run": run, "bare": a_run(without=("held_out_accuracy", "held_out_certified"))})
     assert curve(panel(figure, "accuracy, %"), "run")[0] == [4, 5, 6]
-    assert [line.is_dashed() for line in panel(figure, "margin > 2ε, %").lines] == [True, True]
-    for title, key in (("accuracy, %", ["training", "held-out"]), ("margin > 2ε, %", ["training"])):
+    assert [line.is_dashed() for line in panel(figure, "robust in training, %").lines] == [True, True]
+    for title, key in (("accuracy, %", ["training", "held-out"]), ("robust in training, %", ["training (no proof)"])):
         legend = panel(figure, title).get_legend()
         assert legend
         assert [text.get_text() for text in legend.get_texts()] == key

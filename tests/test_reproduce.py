@@ -56,6 +56,10 @@ def test_a_row_is_what_the_run_says(folder: Path) -> None:
     assert readme.endswith(f"{reproduce.END}after\n")
     assert f"| mine | 8/255 | 2 × 32 | 6 | 0 | {100 * row['clean']:.2f} | " in readme
     assert f"mine: trained on {row['trained']['machine']}, {row['trained']['date']}." in readme
+    # where it was trained is not forgotten
+    (folder / "runs/mine/trained.json").unlink()
+    assert CliRunner().invoke(reproduce.main, words[:-1]).exit_code == 0
+    assert json.loads(reproduce.JSON_FILE.read_text())["mine"]["trained"] == row["trained"]
     # the recipe is another one now: the run that is there gets a row of its own
     recipe.write_text(MINE.replace("lr = 0.05", "lr = 0.04") + 'eps_test = "8/255"\n')
     assert CliRunner().invoke(reproduce.main, words[:-1]).exit_code == 0
@@ -70,6 +74,7 @@ def test_a_row_is_what_the_run_says(folder: Path) -> None:
         ("[1]", [], "reproduced.json is damaged"),
         ("{}", ["--write"], "the lines that the table goes between are missing"),
         ("{}", ["mnist-smal"], "there is no recipe 'mnist-smal'"),
+        ("{}", ["digits.toml"], "digits.toml: a recipe that is shipped has this name"),
         ("{}", ["MINE"], "eps_test must be the radius to certify at, got 0.0"),
     ],
 )
