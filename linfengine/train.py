@@ -317,7 +317,8 @@ def train(
     device = resolve_device(device)
     out, observer = Path(out), observer or Observer()
     present = [name for name in (CHECKPOINT, MODEL, BEST, METRICS) if (out / name).exists()]
-    present += [_numbered(out)[number].name for number in sorted(_numbered(out))[-1:]]
+    if numbered := _numbered(out):
+        present.append(numbered[max(numbered)].name)
     if resume and CHECKPOINT not in present:
         raise UserError(f"{out}: there is no run to resume, since it holds no {CHECKPOINT}")
     if present and not resume and not (restart and recipe_in(out) == recipe.to_dict()):
