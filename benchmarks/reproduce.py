@@ -148,11 +148,10 @@ def trained(run: Path, recipe: dict[str, Any], seconds: float, rows: dict[str, A
 
 
 def machine(device: str) -> str:
-    return (
-        gpu_facts()
-        if device == "cuda"
-        else f"{cpu_model()}, {cpu.threads()} thread{'s' * (cpu.threads() > 1)}, {cpu.instruction_set()}"
-    )
+    if device == "cuda":
+        return gpu_facts()
+    threads = cpu.threads()
+    return f"{cpu_model()}, {threads} thread{'s' * (threads > 1)}, {cpu.instruction_set()}"
 
 
 def exactly(model: Path, images: Any, labels: Any, eps: str) -> dict[str, Any]:

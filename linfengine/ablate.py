@@ -172,10 +172,12 @@ def _facts(
         return {"asked": asked, "recipe": fitted.to_dict()}
     try:
         facts: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-        theirs, _ = facts["asked"], make_recipe(facts["recipe"])
+        same = facts["asked"] == asked
+        if same:
+            make_recipe(facts["recipe"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{out / RESULTS}: expected what an ablation writes ({error})") from None
-    if theirs != asked:
+    if not same:
         raise UserError(f"{out} holds an ablation of other settings: name another folder with --out")
     return facts
 

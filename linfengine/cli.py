@@ -962,16 +962,17 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
         done = figures["epoch"] == self.progress.tasks[0].total
         if not self.live and (done or time.monotonic() - self.told > SECONDS_BETWEEN_LINES):
             left = self.progress.tasks[0].time_remaining
-            time_left = f"{left / 60:.0f} min" if left and left >= 90 else f"{left or 0:.0f} s"
-            told = "" if done or left is None else f"  {time_left} left"
-            click.echo(f"epoch {figures['epoch']}: {describe(figures)}{told}")
+            told = f"epoch {figures['epoch']}: {describe(figures)}"
+            if not done and left is not None:
+                told += f"  {left / 60:.0f} min left" if left >= 90 else f"  {left:.0f} s left"
+            click.echo(told)
             self.told = time.monotonic()
         if time.monotonic() - self.shown > SECONDS_BETWEEN_EVENTS:
             self.shown = time.monotonic()
             self._write_events()
 
     def _write_events(self) -> None:
-        if self.events and (self.events / METRICS).exists():
+        if self.events:
             try:
                 write_events(self.events)
             except UserError as error:

@@ -130,8 +130,9 @@ class Run:
             correct += int((margin > 0).sum())
             robust += int((room > 0).sum())
             margin_sum += float(margin.sum())
-            inside = np.clip(margin / unit, MARGIN_EDGES[0], MARGIN_EDGES[-1])
-            counts += np.histogram(inside, MARGIN_EDGES)[0]
+            if not recipe.head:
+                inside = np.clip(margin / unit, MARGIN_EDGES[0], MARGIN_EDGES[-1])
+                counts += np.histogram(inside, MARGIN_EDGES)[0]
             figures: dict[str, Any] = {
                 "p": self.model.p,
                 "lr": self.optimizer.lr,

@@ -342,6 +342,6 @@ def test_a_budget_that_is_none(few: Dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"asked": {}}'])
 def test_a_file_of_another_kind_in_its_place(content: str, few: Dataset, tmp_path: Path) -> None:
     (tmp_path / RESULTS).write_text(content)
-    with pytest.raises(UserError, match=RESULTS):
+    with pytest.raises(UserError, match=RESULTS if content != '{"asked": {}}' else "other settings"):
         ablate(tiny(), few, ["identity"], tmp_path)
     assert (tmp_path / RESULTS).read_text() == content

@@ -429,7 +429,9 @@ def test_plot_writes_events_as_well(trained: Path, tmp_path: Path) -> None:
     (tmp_path / METRICS).write_bytes((trained / METRICS).read_bytes())
     result = run("plot", tmp_path, "--tensorboard")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert f"tensorboard --logdir {tmp_path / EVENTS}\n" in result.stdout
+    assert (
+        f"Next, with TensorBoard (pip install tensorboard): tensorboard --logdir {tmp_path / EVENTS}\n" in result.stdout
+    )
     assert sorted(os.listdir(tmp_path)) == sorted(["curves.png", EVENTS, METRICS])
 
 
@@ -483,7 +485,8 @@ def test_ablate_shows_what_the_library_finds(tmp_path: Path) -> None:
     assert found["rows"] == rows
     assert [row["part"] for row in rows] == [None, "p_ramp", "mean_hinge"]
     said = " ".join(result.stdout.split())
-    assert "held-out samples at ε = 8/255, %" in said
+    told = f"digits: {recipe.depth} layers, {recipe.width} wide, {recipe.epochs} epochs {recipe.held_out:,} held-out"
+    assert f"{told} samples at ε = 8/255, %" in said
     lines = result.stdout.splitlines()
     for row in rows:
         (line,) = (line for line in lines if f"│ {row['part'] or '–':<6}" in line)
@@ -518,6 +521,7 @@ def test_ablate_all_drops_every_part_that_the_recipe_has(tmp_path: Path, monkeyp
     recipe = load_recipe("digits", TINY)
     assert (asked["recipe"], asked["names"]) == (recipe, ["all"])
     assert (asked["minutes"], asked["seeds"], asked["out"]) == (3, 2, Path("runs/digits-ablation"))
+    assert os.listdir(tmp_path) == ["runs"]
     assert " 50.00 │ 25.00–75.00 │ " in result.stdout
     assert "(1 of 2 diverged)" in " ".join(result.stdout.split())
 

@@ -47,7 +47,7 @@ from linfengine.optim import SGD, Adam, Optimizer
 from linfengine.recipes import Recipe, load_recipe
 from linfengine.runs import METRICS
 from linfengine.tensor import Tensor, no_grad
-from linfengine.train import BEST, CHECKPOINT, MODEL, Observer, train
+from linfengine.train import BEST, CHECKPOINT, MODEL, Observer, recipe_in, train
 
 ROOT = Path(__file__).parents[1]
 cupy = gpu.xp
@@ -497,7 +497,9 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert {name: array.tobytes() for name, array in tensors.items()} == {
         name: array.tobytes() for name, array in others.items()
     }
-    best = [BEST] if (a / BEST).exists() else []
+    recipe = recipe_in(a)
+    assert recipe
+    best = [BEST] if recipe["held_out"] else []
     assert sorted(os.listdir(a)) == sorted(os.listdir(b)) == [*best, CHECKPOINT, METRICS, MODEL]
     assert all((a / name).read_bytes() == (b / name).read_bytes() for name in best)
 

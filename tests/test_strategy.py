@@ -2,8 +2,8 @@
 
 A part that is silently broken, as good as not there, costs nothing to leave out: these tests fail then.  Where a part
 shows only under strain (a deep net, a high learning rate, a strong decay, wrong labels, a large ε), it is put under it.
-What is lost is counted in held-out samples certified at eps_test; thresholds are at most a third of the least that
-three seeds lost.  What a few parts are worth on nets this small cannot be told from chance: of these it is asked that
+What is lost is counted in held-out samples certified at eps_test; thresholds are at most about half of what was
+measured.  What a few parts are worth on nets this small cannot be told from chance: of these it is asked that
 leaving them out changes the net.
 """
 
@@ -22,18 +22,20 @@ from linfengine.train import MODEL, train
 QUICK = [
     "width=96", "epochs=40", "ramp_start=10", "ramp_end=36", "identity=false", "held_out=300", "eps_test=0.1"
 ]  # fmt: skip
-WORTH = {
-    "plain": ([], {"p_ramp": 0.09, "p_hold": 0.05, "mean_shift": 0.06, "cross_entropy": 0.2, "eps_margin": 0.015}),
-    "high rate": (["lr=0.2"], {"cosine": 0.01}),
-    "deep": (["depth=12", "identity=true"], {"identity": 0.14}),
-    "strong decay": (["loss=hinge", "weight_decay=0.5"], {"lp_decay": 0.018}),
-    "p stays 8": (["p_last=8", "ramp_end=25", "lr=0.1"], {"p_infinity": 0.018}),
-    "wrong labels": (["eps_train=0.05", "eps_test=0.05"], {"clip": 0.04}),
+WORTH = {  # settings, seeds, what is certified in all, and what is lost
+    "plain": (
+        [], 2, 0.65, {"p_ramp": 0.25, "p_hold": 0.08, "mean_shift": 0.1, "cross_entropy": 0.25, "eps_margin": 0.015}
+    ),
+    "high rate": (["lr=0.2"], 2, 0.65, {"cosine": 0.025}),
+    "deep": (["depth=12", "identity=true"], 1, 0.65, {"identity": 0.15}),
+    "strong decay": (["loss=hinge", "weight_decay=0.5"], 2, 0.65, {"lp_decay": 0.02}),
+    "p stays 8": (["p_last=8", "ramp_end=25", "lr=0.1"], 2, 0.65, {"p_infinity": 0.02}),
+    "wrong labels": (["eps_train=0.05", "eps_test=0.05"], 1, 0.65, {"clip": 0.05}),
     "large eps": (
         ["head=32", "loss=cross-entropy", "kappa=0.5", "eps_train=0.25", "eps_ramp_end=15"],
-        {"kappa": 0.06, "eps_ramp": 0.1},
+        1, 0.5, {"kappa": 0.08, "eps_ramp": 0.12},
     ),
-}
+}  # fmt: skip
 CHANGES = {
     "plain": (["weight_decay=0.1", "crop_padding=1"], ["weight_decay", "lambda_decay", "scale", "augmentation"]),
     "hinge": (["loss=hinge"], ["mean_hinge", "adam_constants"]),
@@ -57,10 +59,10 @@ def with_wrong_labels(data: Dataset) -> Dataset:
 
 @pytest.mark.parametrize("case", WORTH)
 def test_a_part_is_worth_something(case: str, digits: Dataset, tmp_path: Path) -> None:
-    settings, lost = WORTH[case]
+    settings, seeds, floor, lost = WORTH[case]
     data = with_wrong_labels(digits) if case == "wrong labels" else digits
-    whole, *others = ablate(load_recipe("digits", [*QUICK, *settings]), data, lost, tmp_path)
-    assert whole["certified"] > 0.5
+    whole, *others = ablate(load_recipe("digits", [*QUICK, *settings]), data, lost, tmp_path, seeds=seeds)
+    assert whole["certified"] > floor
     gains = {row["part"]: row["gain"] for row in others}
     assert {part: gain for part, gain in gains.items() if gain < lost[part]} == {}
 
@@ -78,7 +80,7 @@ def test_a_part_changes_the_net(case: str, digits: Dataset, tmp_path: Path) -> N
 
 
 def test_every_part_is_tested() -> None:
-    tested = [part for _, lost in WORTH.values() for part in lost] + [
+    tested = [part for *_, lost in WORTH.values() for part in lost] + [
         part for _, parts in CHANGES.values() for part in parts
     ]
     assert sorted(tested) == sorted(PARTS)

@@ -618,7 +618,10 @@ def test_the_last_checkpoints_are_kept_and_each_leads_to_the_same_end(few: Datas
 def test_going_back_to_an_earlier_checkpoint_keeps_those_on_the_way(few: Dataset, tmp_path: Path) -> None:
     """Those of epochs that are yet to come stay until they are written anew."""
     train(tiny(), few, tmp_path, keep=4)
-    checkpoints: Callable[[], list[int]] = lambda: sorted(int(p.name[11:16]) for p in tmp_path.glob("checkpoint-*"))  # noqa: E731
+
+    def checkpoints() -> list[int]:
+        return sorted(int(path.name[11:16]) for path in tmp_path.glob("checkpoint-*"))
+
     assert checkpoints() == [2, 3, 4, 5]
     shutil.copy(tmp_path / "checkpoint-00002.safetensors", tmp_path / CHECKPOINT)
     with pytest.raises(KeyboardInterrupt):
@@ -637,7 +640,7 @@ def test_checkpoints_alone_are_a_run_as_well(few: Dataset, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("settings", [[], ["mean_shift=false"]], ids=["mean shift", "none"])
-def test_a_sample_that_is_left_alone_waits(settings: list[str], few: Dataset, tmp_path: Path) -> None:
+def test_a_sample_that_is_left_alone_is_left_out(settings: list[str], few: Dataset, tmp_path: Path) -> None:
     """Its features less their mean over the batch would be 0."""
     n = len(few.train_labels)
     run = Run(tiny(f"batch_size={n - 1}", *settings), few)
