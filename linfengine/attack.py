@@ -5,21 +5,19 @@ Every point tried is an image that the net takes, at an exact distance of no mor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
 from .backends import Array, backend_of, to_device, to_numpy
-from .certify import box, check_labels, check_model, check_samples, margins, parse_eps
+from .certify import Radius, box, check_batch_size, check_labels, check_model, check_samples, margins, parse_eps
 from .exact import ExactNet
 from .interval import Interval
-from .layers import LinfDistConv2d, LinfDistDense, Module
+from .layers import Module, evaluation
 from .losses import cross_entropy
 from .ops import getitem, sum
-from .tensor import Tensor
+from .tensor import Tensor, no_grad, only_grad
 
 SMOOTH_P = 32.0  # of the stand-in whose gradient leads further than that of the maximum, which sees one coordinate
 
@@ -36,11 +34,12 @@ class Attacked:
     withstood: Array
 
 
+@np.errstate(all="ignore")
 def pgd(
     model: Module,
     pixels: Array,
     labels: Array,
-    eps: str | float | Fraction,
+    eps: Radius,
     *,
     steps: int = 20,
     restarts: int = 1,
@@ -56,20 +55,21 @@ def pgd(
     cross-entropy, projected to the ball and to valid pixels; `restarts` times from another start.  Then, with
     `targeted`, once towards every other class.  `smooth` follows, in every other restart, the gradient of the ℓp net
     with p = 32, which is not the net attacked but knows the way; `rounding` tries so many neighbours of the worst point
-    in the last place.  Only samples that have withstood so far are attacked again.
+    in the last place.  Only samples that have withstood so far are attacked again.  The net is evaluated at p = ∞ with
+    its running means, and nothing of it changes; other threads may use it at the same time.
 
     Source: Madry et al., ICLR 2018 (arXiv 1706.06083); settings of Zhang et al., ICML 2021.  Raises as `certify`.
     """
     eps = parse_eps(eps)
-    for name, count in (("steps", steps), ("restarts", restarts)):
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+    for name, count, least in (("steps", steps, 1), ("restarts", restarts, 1), ("rounding", rounding, 0)):
+        if count < least:
+            raise ValueError(f"{name} must be at least {least}, got {count}")
+    check_batch_size(batch_size)
     check_model(model)
     x, labels = check_samples(model, pixels, labels)
-    model.eval()
     rng = np.random.default_rng(seed)
     parts = []
-    with frozen(model):
+    with evaluation(), no_grad():
         for start in range(0, len(x), batch_size):
             search = _Search(model, x[start : start + batch_size], labels[start : start + batch_size], eps, rng)
             for restart in range(restarts):
@@ -117,12 +117,13 @@ class _Search:
         point = self.project(self.x[self.there(chosen)] + start, ball)
         for _ in range(steps):
             at = Tensor(point, requires_grad=True, device=self.model.device)
-            logits = self.model(at)
-            self.look(point, chosen, logits.numpy())
-            if smooth:
-                with smoothed(self.model):
-                    logits = self.model(at)
-            cross_entropy(logits * scale, classes[chosen]).backward()
+            with only_grad(at):
+                logits = self.model(at)
+                self.look(point, chosen, logits.numpy())
+                if smooth:
+                    with evaluation(SMOOTH_P):
+                        logits = self.model(at)
+                cross_entropy(logits * scale, classes[chosen]).backward()
             assert at.grad is not None
             point = self.project(point + sign * radius / 4 * self.xp.sign(at.grad), ball)
         self.look(point, chosen, self.model(point).numpy())
@@ -164,12 +165,13 @@ def push(model: Module, x: Array, label: Array, radius: Fraction, rng: np.random
     than half the margin changes the prediction; in float32 an image pushed nearly to a tie may fall on the other side.
     """
     ball = box(model, x, radius, outward=False)
-    with frozen(model):
+    with evaluation(), no_grad():
         classes = model(to_device(x, model.device)).shape[1]
-        repeated = np.repeat(x.astype(np.float32), classes - 1, axis=0)
-        at = Tensor(repeated, requires_grad=True, device=model.device)
+    repeated = np.repeat(x.astype(np.float32), classes - 1, axis=0)
+    at = Tensor(repeated, requires_grad=True, device=model.device)
+    with evaluation(), only_grad(at):
         z = model(at)
-        others = np.delete(np.arange(z.shape[1]), label[0])
+        others = np.delete(np.arange(classes), label[0])
         sum(getitem(z, (slice(None), int(label[0]))) - getitem(z, (np.arange(len(others)), others))).backward()
     assert at.grad is not None
     points = []
@@ -179,29 +181,3 @@ def push(model: Module, x: Array, label: Array, radius: Fraction, rng: np.random
         sign = np.where(way != 0, way, aside)
         points.append(np.where(sign > 0, ball.upper, np.where(sign < 0, ball.lower, x)))
     return np.concatenate(points).astype(np.float32)
-
-
-@contextmanager
-def frozen(model: Module) -> Iterator[None]:
-    """Within it the model's parameters ask for no gradient: only the input's is computed."""
-    parameters = [parameter for parameter in model.parameters().values() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad = False
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad = True
-
-
-@contextmanager
-def smoothed(model: Module) -> Iterator[None]:
-    """Within it the distance layers are at p = SMOOTH_P, all else being as in evaluation."""
-    layers = [layer for _, layer in model.modules() if isinstance(layer, LinfDistDense | LinfDistConv2d)]
-    try:
-        for layer in layers:
-            layer.training, layer.p = True, SMOOTH_P
-        yield
-    finally:
-        for layer in layers:
-            layer.training, layer.p = False, np.inf

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from . import ops, verify
-from .attack import frozen, pgd, push
+from .attack import pgd, push
 from .backends import Array, available_backends, to_numpy, use_backend
 from .certify import (
     CONFIDENCE,
     Certificate,
+    Radius,
     box,
     certify,
     check_model,
@@ -31,9 +32,10 @@ from .certify import (
     predict,
 )
 from .checkpoint import model_content
-from .exact import EXACT_LAYERS, ExactNet
-from .layers import LinfDistNet, Module
-from .tensor import Tensor, no_grad
+from .errors import UserError
+from .exact import ExactNet, rounds_nothing
+from .layers import LinfDistNet, Module, evaluation
+from .tensor import Tensor, no_grad, only_grad
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,12 @@ class SoundnessError(RuntimeError):
     """An attack broke a sample that was certified: something is wrong with the engine.  Please report it."""
 
 
+@np.errstate(all="ignore")
 def evaluate(
     model: Module,
     pixels: Array,
     labels: Array,
-    eps: str | float | Fraction,
+    eps: Radius,
     *,
     method: str = "interval",
     attack_steps: int = 0,
@@ -78,7 +81,8 @@ def evaluate(
 ) -> Evaluation:
     """Clean, attacked (PGD, where attack_steps > 0) and certified correctness of every sample at radius ε.
 
-    Raises as `certify` and `pgd`, and SoundnessError unless certified ⊆ attacked ⊆ clean, sample by sample.
+    Raises as `certify` and `pgd`, UserError for a net that was changed before the end, and SoundnessError unless
+    certified ⊆ attacked ⊆ clean, sample by sample.
     """
     certificate = certify(model, pixels, labels, eps, method=method)
     clean = certificate.correct
@@ -89,6 +93,8 @@ def evaluate(
     if attack_steps:
         found = pgd(model, pixels, labels, eps, steps=attack_steps, restarts=restarts, targeted=targeted, seed=seed)
         attacked = found.withstood
+        if model.digest() != certificate.digest:
+            raise UserError("the model was changed while it was being evaluated, by another thread: evaluate a copy")
         for sample in np.flatnonzero(certified & ~attacked):
             raise SoundnessError(f"sample {sample} is certified at eps = {certificate.eps} and yet an attack broke it")
         for sample in np.flatnonzero(attacked & ~clean):
@@ -144,11 +150,12 @@ class Subject:
         return right[np.argsort(self.certificate.margin[right], kind="stable")[:count]]
 
 
+@np.errstate(all="ignore")
 def audit(
     model: Module,
     images: Array,
     labels: Array,
-    eps: str | float | Fraction,
+    eps: Radius,
     *,
     effort: int = 1,
     seed: int = 0,
@@ -233,7 +240,7 @@ def _pairs(subject: Subject, count: int) -> Iterator[tuple[str, Array, Array]]:
 def _gradient(subject: Subject, x: Array, others: Array | None) -> Array:
     """Of each sample's largest logit; or less that of the class in `others`."""
     at = Tensor(x, requires_grad=True, device=subject.model.device)
-    with frozen(subject.model):
+    with evaluation(), only_grad(at):
         z = subject.model(at)
         rows = np.arange(len(x))
         top = z.numpy().argmax(axis=1)
@@ -280,12 +287,12 @@ def attack_section(subject: Subject, effort: int) -> Section:
 def agreement(subject: Subject, effort: int) -> Section:
     """Logits and bounds of every backend, instruction set and number of threads: the same bits where nothing but ℓ∞."""
     x = subject.x[: 32 * effort]
-    bitwise = all(isinstance(layer, EXACT_LAYERS) for name, layer in subject.model.modules() if name)
+    bitwise = all(rounds_nothing(layer) for name, layer in subject.model.modules() if name)
     results: dict[str, tuple[Array, ...]] = {}
     for name in available_backends():
         model = deepcopy(subject.model).to("cuda" if name == "gpu" else "cpu")
         for setting, pinned in _settings(name):
-            with use_backend(name), pinned, no_grad():
+            with use_backend(name), pinned, evaluation(), no_grad():
                 bounds = model(box(model, x, subject.certificate.eps).to(model.device)).to("cpu")
                 results[setting] = predict(model, x), bounds.lower, bounds.upper
     first = next(iter(results.values()))
@@ -330,7 +337,7 @@ def _pinned(isa: str, threads: int) -> Iterator[None]:
 def gradients(subject: Subject, effort: int) -> Section:
     """A margin is piecewise linear: where its gradient is the same along a segment, it predicts the change exactly."""
     name = "gradients"
-    if not all(isinstance(layer, EXACT_LAYERS) for path, layer in subject.model.modules() if path):
+    if not all(rounds_nothing(layer) for path, layer in subject.model.modules() if path):
         return Section(name, True, "not tried: the net is not piecewise linear", {})
     count = 256 * effort
     chosen = subject.rng.integers(len(subject.x), size=count)

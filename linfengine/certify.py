@@ -19,17 +19,20 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.stats import beta
 
 from .backends import Array, to_device, to_numpy
 from .data import to_pixels
+from .domain import WHITE
 from .errors import UserError
-from .exact import WHITE, ExactNet
+from .exact import ExactNet
 from .interval import Interval
-from .layers import LARGEST, Module
+from .layers import LARGEST, Module, evaluation
 from .tensor import no_grad
 
 CONFIDENCE = 0.95  # of the bounds on a proportion
@@ -44,9 +47,10 @@ class Certificate:
     `margin` (n,) is z_y − max_{j≠y} z_j, and where it exceeds `threshold` it is the proof.  `radius` (n,) is the
     largest radius proved, in pixel units, at most 1, and 0 where nothing is.  For an exact net logits, margins and
     threshold are gray levels, exact multiples of 2^-fraction_bits, and `steps` (n,) is the radius as a whole number of
-    those; for any other net `fraction_bits` and `steps` are None.
+    those; for any other net `fraction_bits` and `steps` are None.  `digest` is that of the net (`Module.digest`).
     """
 
+    digest: str
     method: str
     eps: Fraction
     fraction_bits: int | None
@@ -77,54 +81,89 @@ class Certificate:
         return margin if self.method == "margin" else f"{margin}; else bounds on the box clipped to valid pixels"
 
 
-def parse_eps(text: str | int | float | Fraction) -> Fraction:
+Radius: TypeAlias = str | int | float | Fraction | Decimal | np.floating[Any] | np.integer[Any]
+
+MOST_DIGITS = 60  # of the numerator and of the denominator of a radius
+
+
+def parse_eps(eps: Radius) -> Fraction:
     """ε as people write it, kept exact: "0.3" is 3/10, "8/255" is 8/255.  Pixel units, 0 ≤ ε ≤ 1.
 
-    Raises UserError for anything else.
+    A float means what it is nearest to: k/255 where it is within two units in the last place of that, or else a decimal
+    number of at most 12 digits (6 for float32); one that is near neither is taken as it is.  Raises UserError for
+    anything else, booleans among it, and for a fraction of more than 60 digits.
     """
-    return _parse_radius(text, "eps", 1, "a radius in pixel units from 0 to 1", "0.3 or 8/255")
+    return _parse_radius(eps, "eps", 1, "a radius in pixel units from 0 to 1", "0.3 or 8/255")
 
 
-def parse_gray_levels(text: str | int | float | Fraction) -> Fraction:
-    """A radius in gray levels, 0 to 255, as an ε in pixel units, exact: "76.5" is 3/10.  Raises UserError otherwise."""
-    return _parse_radius(text, "gray levels", WHITE, "a radius in gray levels from 0 to 255", "8 or 76.5") / WHITE
+def parse_gray_levels(levels: Radius) -> Fraction:
+    """A radius in gray levels, 0 to 255, as an ε in pixel units, exact: "76.5" is 3/10.  Otherwise as `parse_eps`."""
+    return _parse_radius(levels, "gray levels", WHITE, "a radius in gray levels from 0 to 255", "8 or 76.5") / WHITE
 
 
-def _parse_radius(text: str | int | float | Fraction, name: str, most: int, expected: str, such_as: str) -> Fraction:
+def _parse_radius(given: Radius, name: str, most: int, expected: str, such_as: str) -> Fraction:
     try:
-        if isinstance(text, str) and (len(text) > 60 or re.search(r"e[+-]?\d{4}", text, re.IGNORECASE)):
-            # 1e-99999999 would take for ever to write out
-            raise ValueError
-        radius = Fraction(str(text)) if isinstance(text, float) else Fraction(text)
-    except (ValueError, ZeroDivisionError, TypeError):
-        raise UserError(f"{name}: expected a number or a fraction such as {such_as}, got {text!r}") from None
+        if isinstance(given, str):
+            radius = _fraction_in(given)
+        elif isinstance(given, float | np.floating):
+            radius = _meant_by(given, WHITE // most)
+        elif isinstance(given, int | Fraction | Decimal | np.integer) and not isinstance(given, bool):
+            radius = Fraction(int(given) if isinstance(given, np.integer) else given)
+        else:
+            raise TypeError
+    except (ValueError, ArithmeticError, TypeError):
+        raise UserError(f"{name}: expected a number or a fraction such as {such_as}, got {given!r:.80}") from None
     if not 0 <= radius <= most:
-        raise UserError(f"{name}: expected {expected}, got {text}")
+        raise UserError(f"{name}: expected {expected}, got {str(given):.80}")
+    if max(radius.numerator, radius.denominator) >= 10**MOST_DIGITS:
+        raise UserError(f"{name}: expected a fraction of at most {MOST_DIGITS} digits, got {str(given):.80}")
     return radius
 
 
+def _fraction_in(text: str) -> Fraction:
+    """A decimal number or a fraction in ASCII; its exponent has two digits at most."""
+    number = r"[+-]?(\d+(\.\d*)?|\.\d+)"
+    if not re.fullmatch(rf"\s*({number}(e[+-]?\d{{1,2}})?|[+-]?\d+/\d+)\s*", text[:200], re.ASCII | re.IGNORECASE):
+        raise ValueError
+    return Fraction(text)
+
+
+def _meant_by(number: float | np.floating[Any], parts: int) -> Fraction:
+    """The fraction that a float means: k/parts or a short decimal within two units in its last place, or itself."""
+    exact = Fraction(*number.as_integer_ratio())
+    if not math.isfinite(number) or abs(number) > WHITE:
+        return exact
+    slack = 2 * Fraction(float(np.spacing(abs(number))))
+    digits = 12 if np.finfo(type(number)).nmant > 40 else 6
+    near = Fraction(round(exact * parts), parts), Fraction(f"{float(number):.{digits}g}")
+    return next((each for each in near if abs(each - exact) <= slack), exact)
+
+
+@np.errstate(all="ignore")  # what overflows proves nothing, and is no error
 def certify(
     model: Module,
     pixels: Array,
     labels: Array,
-    eps: str | float | Fraction,
+    eps: Radius,
     *,
     method: str = "interval",
     batch_size: int = 512,
 ) -> Certificate:
     """Certify `model`, on the device where it is, on images (n, c, h, w) at radius ε (pixel units).
 
-    Leaves it in evaluation mode.
+    The net is evaluated at p = ∞ with its running means, and is not changed; other threads may use it at the same
+    time, but not change it.  The images are uint8, or float32 pixels in [0, 1], for an exact net multiples of 1/255.
+    An exact net is evaluated exactly whatever the method, and only exact nets have the method "exact".
 
-    The images are uint8, or float32 pixels in [0, 1], for an exact net multiples of 1/255.  An exact net is evaluated
-    exactly whatever the method, and only exact nets have the method "exact".
-
-    Raises UserError for a model with a finite p or non-finite weights, or one whose exactness cannot be proved, pixels
-    that are none, labels that do not fit, or an ε that is no radius; ValueError for an unknown method.
+    Raises UserError for a model with a finite p or non-finite weights, one that does not state what a certificate rests
+    on, one whose exactness cannot be proved, or one that was changed before the end; for pixels that are none, labels
+    that do not fit, or an ε that is no radius.  ValueError for an unknown method or a batch_size below 1.
     """
     if method not in METHODS:
         raise ValueError(f"method: expected {', '.join(METHODS[:-1])} or {METHODS[-1]}, got {method!r}")
     eps = parse_eps(eps)
+    check_batch_size(batch_size)
+    digest = model.digest()
     check_model(model)
     if method == "exact" and not isinstance(model, ExactNet):
         raise UserError(
@@ -135,11 +174,11 @@ def certify(
     check_labels(logits, labels)
     margin = margins(logits, labels)
     threshold = _threshold(model, eps)
-    certified = margin > threshold
+    certified = (margin > threshold) & (margin > 0)
     by_box: Array = np.zeros(len(x), bool)
     if method != "margin" and math.isfinite(threshold):  # where a layer may overflow, its bounds bound nothing
         undecided = np.flatnonzero(~certified & (margin > 0))
-        with no_grad():
+        with no_grad(), evaluation():
             for start in range(0, len(undecided), batch_size):
                 chosen = undecided[start : start + batch_size]
                 ball = box(model, x[chosen], eps).to(model.device)
@@ -150,8 +189,11 @@ def certify(
         radius = _downward(steps / (WHITE << model.fraction_bits))
     else:
         bits, steps, radius = None, None, _radius(model, margin, eps, by_box)
+    if model.digest() != digest:
+        raise UserError("the model was changed while it was being certified, by another thread: certify a copy of it")
     prediction = logits.argmax(axis=1)
     return Certificate(
+        digest,
         method,
         eps,
         bits,
@@ -174,10 +216,27 @@ def _threshold(model: Module, eps: Fraction) -> float:
     if isinstance(model, ExactNet):
         grid = 1 << model.fraction_bits
         return math.floor(2 * WHITE * eps * grid) / grid  # a margin on the grid exceeds 2ε where it exceeds this
-    error, size = model.rounding(2.0)  # a ball of radius 1, the largest claimed, reaches to 2
-    if not size <= LARGEST:
+    lipschitz, error = _claims(model)
+    if math.isinf(error):
         return math.inf
-    return math.nextafter(float((2 * Fraction(model.lipschitz()) * eps + 4 * Fraction(error)) * GUARD), math.inf)
+    return math.nextafter(float((2 * Fraction(lipschitz) * eps + 4 * Fraction(error)) * GUARD), math.inf)
+
+
+def _claims(model: Module) -> tuple[float, float]:
+    """(L, E) as the net states them, E infinite where float32 may overflow in a ball of radius 1, the largest claimed.
+
+    Raises UserError unless L is finite, and both are numbers of at least 0.
+    """
+    try:
+        lipschitz, (error, size) = float(model.lipschitz()), model.rounding(2.0)  # the ball reaches to 2
+    except NotImplementedError as missing:
+        raise UserError(f"the model cannot be certified: {missing}") from None
+    if not (0 <= lipschitz < math.inf and error >= 0 and size >= 0):
+        raise UserError(
+            f"the model cannot be certified: it states a Lipschitz constant of {lipschitz}, a rounding of {error} and "
+            f"a size of {size}, and all have to be numbers of at least 0, the first finite"
+        )
+    return lipschitz, float(error) if size <= LARGEST else math.inf
 
 
 def _steps(model: ExactNet, margin: Array, eps: Fraction, by_box: Array) -> Array:
@@ -189,11 +248,10 @@ def _steps(model: ExactNet, margin: Array, eps: Fraction, by_box: Array) -> Arra
 
 
 def _radius(model: Module, margin: Array, eps: Fraction, by_box: Array) -> Array:
-    error, size = model.rounding(2.0)
-    lipschitz = model.lipschitz()
+    lipschitz, error = _claims(model)
+    if math.isinf(error):
+        return np.zeros(len(margin))
     room = margin - 4 * error * float(GUARD)
-    if not size <= LARGEST:
-        room[:] = 0
     if lipschitz == 0:  # a constant net
         return (room > 0).astype(np.float64)
     radius = np.clip(room / (2 * lipschitz * float(GUARD)), 0, 1)
@@ -239,12 +297,26 @@ def _within(a: Array, b: Array, radius: float) -> Array:
     return np.asarray((difference < radius) | ((difference == radius) & (lost <= 0)))
 
 
+@np.errstate(all="ignore")
 def predict(model: Module, x: Array, batch_size: int = 512) -> Array:
-    """Logits (n, classes) of the net at evaluation, a mode it is left in; x as the net takes it."""
-    model.eval()
-    with no_grad():
-        batches = [model(to_device(x[i : i + batch_size], model.device)).numpy() for i in range(0, len(x), batch_size)]
-    return np.concatenate(batches)
+    """Logits (n, classes) of the net at evaluation, p = ∞; x (n, ...) as the net takes it.  The net is not changed.
+
+    Raises UserError for an x that the net does not take, where values overflow, or where the process does not compute
+    as IEEE 754 says; ValueError for an empty x or a batch_size below 1.
+    """
+    check_batch_size(batch_size)
+    check_arithmetic()
+    if len(x) == 0:
+        raise ValueError("predict: expected at least one sample, got none")
+    try:
+        with evaluation(), no_grad():
+            parts = [to_device(x[start : start + batch_size], model.device) for start in range(0, len(x), batch_size)]
+            logits = np.concatenate([model(part).numpy() for part in parts])
+    except ValueError as error:  # numbers that are not finite, or an x that does not fit
+        raise UserError(f"the model cannot be evaluated on these images: {str(error).rstrip('.')}") from None
+    if not np.isfinite(logits).all():
+        raise UserError("the model's logits overflow on these images")
+    return logits
 
 
 def margins(logits: Array, labels: Array) -> Array:
@@ -266,22 +338,50 @@ def check_labels(logits: Array, labels: Array) -> None:
         )
 
 
+def check_batch_size(batch_size: int) -> None:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"batch_size: expected a whole number from 1 on, got {batch_size!r}")
+
+
+def check_arithmetic() -> None:
+    """Raises UserError unless this thread computes as IEEE 754 says: to the nearest number, with denormals."""
+    remedy = "unload the library that set this, or run linfengine in a process of its own"
+    if np.float32(2.0**-149) * np.float32(1) == 0:
+        raise UserError(
+            f"this process flushes denormal numbers to zero, and certificates need IEEE arithmetic: {remedy}"
+        )
+    ulp = np.float32(2.0**-24)
+    if np.float32(1) + ulp != 1 or -np.float32(1) - ulp != -1 or np.float32(1) + 3 * ulp != 1 + 4 * ulp:
+        raise UserError(
+            f"this process does not round to the nearest number, and certificates need IEEE arithmetic: {remedy}"
+        )
+
+
 def check_model(model: Module) -> None:
-    """Raises UserError unless a certificate may speak of the model: p = ∞, all numbers finite, IEEE arithmetic."""
+    """Raises UserError unless a certificate may speak of the model: p = ∞, all numbers finite, IEEE arithmetic.
+
+    No method of a class may have been replaced on an object, and a net in gray levels has to be an ExactNet itself.
+    """
     if not math.isinf(model.p):
         raise UserError(
             f"the model is at p = {model.p:g}: only the p = ∞ net is 1-Lipschitz in ℓ∞, so only that can be certified "
             "(finish its training, or set model.p = math.inf to certify the net at ∞)"
         )
-    if np.float32(2.0**-149) * np.float32(1) == 0:
-        raise UserError("this process flushes denormal numbers to zero, and certificates need IEEE arithmetic")
-    ulp = np.float32(2.0**-24)
-    if np.float32(1) + ulp != 1 or -np.float32(1) - ulp != -1 or np.float32(1) + 3 * ulp != 1 + 4 * ulp:
-        raise UserError("this process does not round to the nearest number, and certificates need IEEE arithmetic")
+    check_arithmetic()
     for name, array in model.state().items():
         if not np.isfinite(to_numpy(array)).all():
             raise UserError(f"the model cannot be certified: {name} holds values that are not finite")
+    for path, module in model.modules():
+        for name in vars(module):
+            if callable(getattr(type(module), name, None)):
+                raise UserError(
+                    f"the model cannot be certified: the {name} of its {type(module).__name__} {path} was replaced"
+                )
     if isinstance(model, ExactNet):
+        if type(model) is not ExactNet:
+            raise UserError(
+                f"a {type(model).__name__} cannot be certified: only an ExactNet itself is known to be exact"
+            )
         model.check()
 
 
@@ -299,6 +399,9 @@ def check_samples(model: Module, pixels: Array, labels: Array) -> tuple[Array, A
         raise UserError("there are no samples to certify")
     if labels.dtype.kind not in "iu":
         raise UserError(f"expected integer labels, got {labels.dtype}")
+    if labels.max() > np.iinfo(np.int64).max:
+        raise UserError(f"expected labels that are numbers of classes, got {labels.max()}")
+    labels = labels.astype(np.int64)
     if pixels.dtype == np.uint8:
         return (pixels if isinstance(model, ExactNet) else to_pixels(pixels)), labels
     if not (pixels.min() >= 0 and pixels.max() <= 1):  # false for NaN as well

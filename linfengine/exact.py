@@ -12,12 +12,15 @@ its logits are the same integers over 2^f on every machine.  Derivation: docs/ex
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .backends import Array, backend_of, to_numpy
+from .domain import WHITE, Domain
 from .errors import UserError
 from .layers import (
     LAYERS,
@@ -36,59 +39,75 @@ from .layers import (
 from .ops.base import Result
 from .tensor import Tensor
 
-WHITE = 255  # the largest gray level
 SIGNIFICAND = 24  # bits: float32 holds every integer up to 2^24
 MOST_FRACTION_BITS = 15  # 510 gray levels, the ends of the largest box, must fit in
 DEFAULT_FRACTION_BITS = 8
 EXACT_LAYERS = (Normalize, CenterCrop, Flatten, LinfDistDense, LinfDistConv2d, MeanShift, ReLU, Negate)
 
 
+def rounds_nothing(layer: Module) -> bool:
+    """Whether a layer is one of the EXACT_LAYERS themselves: a subclass may compute anything."""
+    return type(layer) in EXACT_LAYERS
+
+
 class ExactNet(Sequential):
     """A net of exact layers in gray levels, all its numbers multiples of 2^-fraction_bits; made by `quantize`.
 
     Takes images (n, c, h, w) as uint8, or as float32 (or a Tensor, or an Interval) of gray levels 0..255 on the grid,
-    and gives logits (n, classes) in gray levels, 1-Lipschitz in ℓ∞.  With `fraction_bits` 0 and dense layers, uint8
-    images on the CPU run on the byte kernel.  Its numbers are read-only, but on a GPU, where nothing is.
+    and gives logits (n, classes) in gray levels, 1-Lipschitz in ℓ∞.  `shape` is that of an image, (c, h, w), where it
+    is known.  With `fraction_bits` 0 and dense layers, uint8 images on the CPU run on the byte kernel.  On the CPU its
+    numbers are kept in memory that nobody can write to.
     """
 
-    training = False
+    _training = False
     white = WHITE
 
-    def __init__(self, *layers: Module, fraction_bits: int) -> None:
+    def __init__(self, *layers: Module, fraction_bits: int, shape: Sequence[int] | None = None) -> None:
         super().__init__(*layers)
         self.fraction_bits = check_fraction_bits(fraction_bits)
-        self._on_bytes: dict[tuple[int, ...], _ByteNet | None] = {}
+        self.shape = None if shape is None else tuple(shape)
+        self._bytes: tuple[tuple[object, ...], list[Array], _ByteNet | None] = (), [], None
         self.eval()
         for parameter in self.parameters().values():
             parameter.requires_grad = False
 
+    lipschitz, rounding, lowest_margins = Sequential.lipschitz, Sequential.rounding, Sequential.lowest_margins
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(self.shape, WHITE, self.fraction_bits)
+
     def __call__(self, x: Input) -> Result:
-        if isinstance(x, np.ndarray) and x.dtype == np.uint8:
-            if self.fraction_bits == 0 and self.device == "cpu" and (net := self._byte_net(x.shape[1:])):
+        if isinstance(x, np.ndarray) and x.dtype == np.uint8 and self.fraction_bits == 0 and self.device == "cpu":
+            self.domain.check_shape(x)
+            if len(x) and (net := self._byte_net(x.shape[1:])):
                 return Tensor(net(x))
-            x = x.astype(np.float32)
         return super().__call__(x)
 
     def to(self, device: str) -> Module:
-        self._on_bytes.clear()
         super().to(device)
-        if self.device == "cpu":
-            self._lock()
+        self._lock()
         return self
 
-    def _lock(self, locked: bool = True) -> None:
-        for array in self.state().values():
+    def _lock(self) -> None:
+        """Keep the numbers in memory that nobody can write to, where they are on the CPU."""
+        for holder, name, array in list(self._arrays()):
             if isinstance(array, np.ndarray):
-                array.flags.writeable = not locked
+                setattr(holder, name, np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape))
 
     def _byte_net(self, shape: tuple[int, ...]) -> _ByteNet | None:
-        """Made once for a shape of images, or anew each time while the numbers may still change."""
-        if any(array.flags.writeable for array in self.state().values()):
-            self._on_bytes.clear()
-        if shape not in self._on_bytes:
-            super().__call__(np.zeros((1, *shape), np.float32))  # the layers refuse what does not fit them
-            self._on_bytes[shape] = _ByteNet.of(self.layers, shape)
-        return self._on_bytes[shape]
+        """The net on bytes for images of a shape: the one made last, unless anything it was made of is another now."""
+        arrays = [array for _, _, array in self._arrays()]
+        made_of = (shape, json.dumps(self.config()), *map(id, arrays))
+        known, _, net = self._bytes
+        if made_of != known or not all(map(_is_constant, arrays)):
+            super().__call__(np.zeros((1, *shape), np.uint8))  # the layers refuse what does not fit them
+            net = _ByteNet.of(self.layers, shape)
+            self._bytes = made_of, arrays, net  # it keeps the arrays, so that no new one gets the id of one of them
+        return net
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_bytes": ((), [], None)}
 
     def train(self, training: bool = True) -> Module:
         if training:
@@ -97,21 +116,21 @@ class ExactNet(Sequential):
 
     def load_state(self, state: dict[str, Array]) -> None:
         """As every module; raises UserError when the numbers are none of an exact net: nothing has changed then."""
-        self._on_bytes.clear()
-        own = self.state()
-        before = {name: array.copy() for name, array in own.items()}
-        self._lock(False)
+        before = list(self._arrays())
+        for holder, name, array in before:
+            setattr(holder, name, array.copy())
         try:
             super().load_state(state)
             self.check()
-        except ValueError:
-            super().load_state(before)
-            raise
-        finally:
             self._lock()
+        except ValueError:
+            for holder, name, array in before:
+                setattr(holder, name, array)
+            raise
 
     def config(self) -> dict[str, Any]:
-        return super().config() | {"layer": "ExactNet", "fraction_bits": self.fraction_bits}
+        shape = {} if self.shape is None else {"shape": list(self.shape)}
+        return super().config() | {"layer": "ExactNet", "fraction_bits": self.fraction_bits} | shape
 
     def check(self) -> None:
         """Prove that nothing is rounded: every number is on the grid, and every result below 2^(24 − fraction_bits).
@@ -121,8 +140,8 @@ class ExactNet(Sequential):
         for name, layer in self.modules():
             if layer is self:
                 continue
-            if not isinstance(layer, EXACT_LAYERS):
-                raise UserError(f"the net cannot be exact: its {type(layer).__name__} layer {name} rounds")
+            if not rounds_nothing(layer):
+                raise UserError(f"the net cannot be exact: its {type(layer).__name__} layer {name} may round")
             if isinstance(layer, Normalize) and layer.std != 1:
                 raise UserError(f"the net cannot be exact: its Normalize layer {name} divides by {layer.std}, not by 1")
         means = {f"{name}.mean": layer.mean for name, layer in self.modules() if isinstance(layer, Normalize)}
@@ -166,6 +185,10 @@ def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNe
         raise UserError(
             f"the net is exact already, with {net.fraction_bits} fraction bits: quantize the one it came from"
         )
+    if type(net).__call__ is not Sequential.__call__ and isinstance(net, Sequential):
+        raise UserError(
+            f"a {type(net).__name__} has a __call__ of its own, and only layers one after the other can be exact"
+        )
     if not (isinstance(net, Sequential) and net.layers and isinstance(net.layers[0], Normalize)):
         raise UserError("only a net that begins with Normalize can be made exact: it says what a gray level is")
     if not math.isinf(net.p):
@@ -184,6 +207,8 @@ def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNe
 
     for i, layer in enumerate(net.layers):
         place = len(layers)
+        if not rounds_nothing(layer):
+            raise UserError(f"the net cannot be made exact: its {type(layer).__name__} layer {i} may round")
         match layer:
             case Normalize() if i == 0:
                 excess = WHITE * to_numpy(layer.mean).astype(np.float64).reshape(-1)
@@ -220,11 +245,9 @@ def quantize(net: Module, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNe
             case ReLU():
                 layers.append(ReLU())
                 excess = np.zeros(1)  # what is left over stops here
-            case _:
-                raise UserError(
-                    f"the net cannot be made exact: layer {i} of it is {type(layer).__name__}, which rounds"
-                )
-    result = ExactNet(*layers, fraction_bits=bits)
+            case Normalize():
+                raise UserError(f"the net cannot be made exact: its layer {i} normalizes a second time")
+    result = ExactNet(*layers, fraction_bits=bits, shape=getattr(net, "shape", None))
     with np.errstate(over="ignore"):  # what is too large is told by the check
         result.load_state({name: array.astype(np.float32) for name, array in state.items()})
     return result
@@ -251,6 +274,14 @@ def _spread(channels: Array, count: int) -> Array:
     if count % len(channels):
         raise UserError(f"the net cannot be made exact: {len(channels)} channels do not make {count} features")
     return np.repeat(channels, count // len(channels))
+
+
+def _is_constant(array: Array) -> bool:
+    """Whether an array's memory can never be written to: the bytes that `ExactNet` keeps its numbers in."""
+    base = array
+    while isinstance(base, np.ndarray):
+        base = base.base  # type: ignore[assignment]
+    return isinstance(base, bytes)
 
 
 class _ByteNet:

@@ -66,13 +66,18 @@ class Interval(Operand):
     @property
     def centre(self) -> Array:
         """(lower + upper)/2, rounded; halved first, so that it cannot overflow."""
-        return backend_of(self.lower).xp.asarray(self.lower / 2 + self.upper / 2)
+        with np.errstate(under="ignore"):
+            return backend_of(self.lower).xp.asarray(self.lower / 2 + self.upper / 2)
 
     @property
     def radius(self) -> Array:
         """How far the ends are from the centre, rounded up: centre - radius <= lower and upper <= centre + radius."""
         centre = self.centre
         xp = backend_of(self.lower).xp
+        with np.errstate(all="ignore"):  # of infinite ends
+            return self._radius(xp, centre)
+
+    def _radius(self, xp: Any, centre: Array) -> Array:
         radius = xp.maximum(self.upper - centre, centre - self.lower)
         if self.device == "cuda":  # where a difference that is denormal, as only near 0 there are, comes out as 0
             radius = xp.where(abs(centre) < 2.0**-100, radius + self.dtype.type(2.0**-125), radius)

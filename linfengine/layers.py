@@ -8,18 +8,27 @@ which.  Each states two things a certificate rests on:
 
 Distance layers use their p in training and always p = ∞ in evaluation.  Inputs of a whole net are pixels in [0, 1];
 its first layer, Normalize, brings them to net units, so that every radius can be stated in pixel units.
+
+A net may be called by many threads at once: `evaluation()` puts the calls of one thread in evaluation and changes
+nothing of the net.
 """
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from . import ops
 from .backends import Array, device_of, resolve_device, to_device, to_numpy
+from .domain import Domain
 from .interval import Interval, ends
 from .ops.base import Result
 from .tensor import Operand, Tensor, as_array
@@ -31,34 +40,95 @@ UNDERFLOW = 2.0**-126  # or, where it is nearly 0, by less than this: CuPy's ele
 LARGEST = float(np.finfo(np.float32).max)  # beyond, a result overflows, and rounding has no bound
 
 
+CLAIMS = ("lipschitz", "rounding", "lowest_margins")  # what a certificate takes from a layer without a proof
+TRANSIENT = {"_p", "_training", "_bytes"}  # attributes that an evaluation does not depend on
+
+_evaluation_order: ContextVar[float | None] = ContextVar("linfengine_evaluation_order", default=None)
+
+
+@contextmanager
+def evaluation(p: float = math.inf) -> Iterator[None]:
+    """A `with` block (of this thread or task) in which every net is in evaluation, its distance layers at order p.
+
+    Within it `training` is False and `p` is that order, whatever was set; the nets themselves do not change.
+    """
+    token = _evaluation_order.set(p)
+    try:
+        yield
+    finally:
+        _evaluation_order.reset(token)
+
+
+def gamma(n: int) -> float:
+    """γ_n = n·u/(1 − n·u): a sum of n rounded terms is off by at most that fraction of their magnitudes' sum.
+
+    Infinite from n·u = 1 on, where there is no such bound.
+    """
+    return n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF) if n * UNIT_ROUNDOFF < 1 else math.inf
+
+
 class Module:
     """A layer, or a net of layers.
 
-    Parameters are the attributes that are Tensors, buffers the arrays named in `buffer_names`, children the attributes
-    that are Modules, or lists and tuples of them (a Sequential's are numbered).  Names are joined by dots: "3.weight".
+    Parameters are the attributes that are Tensors, children those that are Modules, both also in lists, tuples and
+    dicts, at any depth; buffers are the arrays named in `buffer_names`.  Names are joined by dots: "3.weight".
+
+    A subclass that defines `__call__`, or another method that an inherited claim speaks of, computes something else:
+    it inherits none of the `CLAIMS` and has to state its own.
     """
 
-    training = True
+    _training = True
     white: int = 1  # the number that a white pixel is: 1, or 255 in an exact net
     buffer_names: tuple[str, ...] = ()
 
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        lines = [vars(each) for each in cls.__mro__]
+        for claim in CLAIMS:
+            owner = next(i for i, each in enumerate(lines) if claim in each)
+            above = {name for each in lines[owner:] for name in each if name == "__call__" or name[:2] != "__"}
+            if any(name in each for each in lines[:owner] for name in above - {"config", *CLAIMS}):
+                setattr(cls, claim, vars(Module)[claim])
+
     def __call__(self, x: Input) -> Result:
-        raise NotImplementedError
+        raise NotImplementedError(self._lacks("__call__(x)"))
 
     def lipschitz(self) -> float:
         """The ℓ∞ Lipschitz constant at evaluation."""
-        raise NotImplementedError
+        raise NotImplementedError(self._lacks("lipschitz()"))
 
     def rounding(self, magnitude: float) -> tuple[float, float]:
         """(E, M): for |x_k| ≤ magnitude the computed output is within E of the exact one, and within M of zero.
 
         Both are infinite where float32 might overflow on the way.
         """
-        raise NotImplementedError
+        raise NotImplementedError(self._lacks("rounding(magnitude)"))
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments that build this layer again, under its class name: see `build`."""
-        raise NotImplementedError
+        raise NotImplementedError(self._lacks("config()"))
+
+    def __repr__(self) -> str:
+        try:
+            settings = {key: value for key, value in self.config().items() if key != "layer"}
+        except NotImplementedError:
+            settings = {}
+        return f"{type(self).__name__}({', '.join(f'{key}={value}' for key, value in settings.items())})"
+
+    def _lacks(self, method: str) -> str:
+        return (
+            f"the class {type(self).__name__} does not define {method}: a class with a __call__ of its own states its "
+            "own lipschitz() and rounding(magnitude) to be certified, and its own config() to be saved"
+        )
+
+    @property
+    def training(self) -> bool:
+        """Whether calls are those of training; never inside an `evaluation` block."""
+        return self._training and _evaluation_order.get() is None
+
+    @training.setter
+    def training(self, value: bool) -> None:
+        self._training = value
 
     def lowest_margins(self, x: Interval, labels: Array) -> Array:
         """A float64 lower bound (n,) on z_label − max_{j≠label} z_j over the points of the Interval x, as computed.
@@ -71,27 +141,37 @@ class Module:
         return np.asarray(to_numpy(bounds.lower)[rows, labels] - upper.max(axis=1))
 
     def children(self) -> dict[str, Module]:
-        found: dict[str, Module] = {}
-        for name, value in vars(self).items():
-            if isinstance(value, Module):
-                found[name] = value
-            elif isinstance(value, list | tuple):
-                found |= {f"{name}.{i}": each for i, each in enumerate(value) if isinstance(each, Module)}
-        return found
+        return {name: each for name, each in self._held() if isinstance(each, Module)}
 
-    def modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """This module and all below it, each with its name."""
+    def _held(self) -> Iterator[tuple[str, Module | Tensor]]:
+        """The Modules and Tensors of the attributes, each with its name.
+
+        Raises TypeError for one that is hidden in anything but a list, tuple or dict.
+        """
+        for name, value in vars(self).items():
+            if name not in TRANSIENT:
+                yield from _found(name, value, self)
+
+    def modules(self, prefix: str = "", within: tuple[Module, ...] = ()) -> Iterator[tuple[str, Module]]:
+        """This module and all below it, each with its name.  Raises TypeError for a module that holds itself."""
+        if any(self is each for each in within):
+            raise TypeError(f"the {type(self).__name__} {prefix} holds itself")
         yield prefix, self
         for name, child in self.children().items():
-            yield from child.modules(f"{prefix}.{name}" if prefix else name)
+            yield from child.modules(f"{prefix}.{name}" if prefix else name, (*within, self))
 
     def parameters(self) -> dict[str, Tensor]:
-        """What training changes, by name."""
+        """What training changes, by name; a Tensor that has several names stands under its first."""
+        first: dict[int, str] = {}
+        tensors = self._tensors()
+        return {name: each for name, each in tensors.items() if first.setdefault(id(each), name) == name}
+
+    def _tensors(self) -> dict[str, Tensor]:
         return {
-            f"{prefix}.{name}" if prefix else name: value
+            f"{prefix}.{name}" if prefix else name: each
             for prefix, module in self.modules()
-            for name, value in vars(module).items()
-            if isinstance(value, Tensor)
+            for name, each in module._held()
+            if isinstance(each, Tensor)
         }
 
     def state(self) -> dict[str, Array]:
@@ -101,7 +181,20 @@ class Module:
             for prefix, module in self.modules()
             for name in module.buffer_names
         }
-        return {name: parameter.data for name, parameter in self.parameters().items()} | buffers
+        return {name: parameter.data for name, parameter in self._tensors().items()} | buffers
+
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, of all that an evaluation computes with: classes, settings and numbers.
+
+        It is the same on every device, and after saving and loading.
+        """
+        found = hashlib.sha256()
+        for path, module in self.modules():
+            found.update(f"{path} {type(module).__module__}.{type(module).__qualname__}\n".encode())
+            for name, value in sorted(vars(module).items()):
+                if name not in TRANSIENT:
+                    _feed(found, name, value)
+        return found.hexdigest()
 
     def load_state(self, state: dict[str, Array]) -> None:
         """Copy arrays into parameters and buffers, from whichever device to whichever they are on.
@@ -132,21 +225,20 @@ class Module:
         Raises ImportError, with the reason, where there is no GPU to use.
         """
         device = resolve_device(device)
-        for module, name, array in list(self._arrays()):
-            value = getattr(module, name)
-            if isinstance(value, Tensor):
-                value.data, value.grad = to_device(array, device), None
-            else:
-                setattr(module, name, to_device(array, device))
+        for holder, name, array in list(self._arrays()):
+            setattr(holder, name, to_device(array, device))
+            if isinstance(holder, Tensor):
+                holder.grad = None
         return self
 
-    def _arrays(self) -> Iterator[tuple[Module, str, Array]]:
-        """Every array of the net, with the module whose attribute it is, or is the data of."""
+    def _arrays(self) -> Iterator[tuple[Module | Tensor, str, Array]]:
+        """Every array among the attributes, with its module and name, and the data of every Tensor, with the Tensor."""
         for _, module in self.modules():
+            for _, each in module._held():
+                if isinstance(each, Tensor):
+                    yield each, "data", each.data
             for name, value in vars(module).items():
-                if isinstance(value, Tensor):
-                    yield module, name, value.data
-                elif isinstance(value, np.ndarray) or device_of(value) == "cuda":
+                if isinstance(value, np.ndarray) or device_of(value) == "cuda":
                     yield module, name, value
 
     def train(self, training: bool = True) -> Module:
@@ -182,18 +274,87 @@ class Module:
         return module.p if isinstance(module, _LinfDistLayer) and leaf == "weight" else 2.0
 
 
+def _found(name: str, value: object, owner: Module) -> Iterator[tuple[str, Module | Tensor]]:
+    """The Modules and Tensors in an attribute's value, each with its name."""
+    if isinstance(value, Module | Tensor):
+        yield name, value
+    elif isinstance(value, dict | list | tuple):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _found(f"{name}.{key}", each, owner)
+    elif not isinstance(value, _PLAIN) and _hides(value):
+        raise TypeError(
+            f"{type(owner).__name__}: the attribute {name}, a {type(value).__name__}, hides a Module or a Tensor: keep "
+            "it as an attribute of its own, or in a list, tuple or dict"
+        )
+
+
+_PLAIN = (str, bytes, bool, int, float, type(None), np.generic)
+
+
+def _hides(value: object) -> bool:
+    """Whether a Module or Tensor can be reached from an object: its attributes, its elements, a closure."""
+    seen: set[int] = set()
+    left: list[object] = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, Module | Operand):
+            return True
+        plain = isinstance(each, np.ndarray) and each.dtype.kind != "O"
+        if plain or id(each) in seen or isinstance(each, (*_PLAIN, type, ModuleType)):
+            continue
+        seen.add(id(each))
+        if isinstance(each, FunctionType):  # its globals are the program's, not the net's
+            left += [each.__closure__, each.__defaults__, each.__kwdefaults__]
+        elif isinstance(each, MethodType):
+            left += [each.__self__, each.__func__]
+        else:
+            left += gc.get_referents(each)
+    return False
+
+
+def _feed(found: Any, name: str, value: object) -> None:
+    """Add an attribute to a hash; modules are added by themselves."""
+    if isinstance(value, Tensor):
+        value = value.data
+    if isinstance(value, np.ndarray) or device_of(value) == "cuda":
+        array = np.ascontiguousarray(to_numpy(value))
+        found.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        found.update(array)
+    elif isinstance(value, dict | list | tuple):
+        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+            _feed(found, f"{name}.{key}", each)
+    elif not isinstance(value, Module):
+        found.update(f"{name} {value!r}\n".encode())
+
+
+def _short(number: Any) -> float:
+    """A float32 number as the shortest decimal that means it."""
+    return float(str(np.float32(number)))
+
+
 class Normalize(Module):
     """y = (x − mean_c) / std: pixels (n, c, h, w) in [0, 1] to net units, one scalar std for all channels.
 
-    The scalar keeps the ball a ball: ε in pixel units is ε/std in net units.  `mean` has one entry a channel.
+    The scalar keeps the ball a ball: ε in pixel units is ε/std in net units.  `mean` has one entry a channel.  Raises
+    ValueError for means that are not finite, and unless std is one positive number.
     """
 
     def __init__(self, mean: tuple[float, ...], std: float) -> None:
         means = np.array(mean, np.float32).reshape(-1, 1, 1)
-        self.std = np.float32(std)
-        if not (means.size and np.isfinite(means).all() and 0 < self.std < math.inf):
-            raise ValueError(f"Normalize: expected finite means and one positive std, got {mean} and {std}")
+        if not (means.size and np.isfinite(means).all()):
+            raise ValueError(f"Normalize: expected finite means, one a channel, got {mean}")
         self.mean = as_array(means)
+        self.std = std  # type: ignore[assignment]
+
+    @property
+    def std(self) -> np.float32:
+        return self._std
+
+    @std.setter
+    def std(self, value: float) -> None:
+        if np.ndim(value) or not 0 < np.float32(value) < math.inf:
+            raise ValueError(f"Normalize: expected one positive number for std, got {value}")
+        self._std = np.float32(value)
 
     def __call__(self, x: Input) -> Result:
         if len(x.shape) != 4 or len(self.mean) not in (1, x.shape[1]):
@@ -212,7 +373,11 @@ class Normalize(Module):
         return error, size + error
 
     def config(self) -> dict[str, Any]:
-        return {"layer": "Normalize", "mean": self.mean.reshape(-1).tolist(), "std": float(self.std)}
+        return {"layer": "Normalize"} | self.settings()
+
+    def settings(self) -> dict[str, Any]:
+        """Its mean and std as they are now, as plain numbers."""
+        return {"mean": [_short(mean) for mean in to_numpy(self.mean).reshape(-1)], "std": _short(self.std)}
 
 
 class _Choice(Module):
@@ -231,6 +396,8 @@ class _Choice(Module):
 class Flatten(_Choice):
     """(n, ...) to (n, features)."""
 
+    lipschitz = _Choice.lipschitz
+
     def rounding(self, magnitude: float) -> tuple[float, float]:
         return 0.0, magnitude
 
@@ -245,6 +412,8 @@ class CenterCrop(_Choice):
         if size < 1:
             raise ValueError(f"CenterCrop: size must be at least 1, got {size}")
         self.size = size
+
+    lipschitz = _Choice.lipschitz
 
     def rounding(self, magnitude: float) -> tuple[float, float]:
         return 0.0, magnitude
@@ -262,12 +431,16 @@ class CenterCrop(_Choice):
 class Negate(_Choice):
     """z = −y: the nearest class has the largest logit."""
 
+    lipschitz, rounding = _Choice.lipschitz, _Choice.rounding
+
     def __call__(self, x: Input) -> Result:
         return ops.neg(x)
 
 
 class ReLU(_Choice):
     """y = max(x, 0)."""
+
+    lipschitz, rounding = _Choice.lipschitz, _Choice.rounding
 
     def __call__(self, x: Input) -> Result:
         return ops.relu(x)
@@ -322,8 +495,9 @@ class _LinfDistLayer(Module):
 
     @property
     def p(self) -> float:
-        """The order used in training, ≥ 1 or ∞; evaluation is always at ∞."""
-        return self._p
+        """The order used in training, ≥ 1 or ∞; evaluation is at ∞, or at the order of the `evaluation` block."""
+        order = _evaluation_order.get()
+        return self._p if order is None else order
 
     @p.setter
     def p(self, value: float) -> None:
@@ -332,7 +506,7 @@ class _LinfDistLayer(Module):
         self._p = float(value)
 
     def distance(self, x: Input) -> Result:
-        order = self.p if self.training else math.inf
+        order = self.p if self._training or _evaluation_order.get() is not None else math.inf
         y = ops.lp_dist(x, self.weight, p=order, groups=self.groups)
         return y if self.bias is None else y + self.bias
 
@@ -371,6 +545,8 @@ class LinfDistDense(_LinfDistLayer):
         if groups < 1 or in_features % groups:
             raise ValueError(f"LinfDistDense: {in_features} inputs cannot be divided into {groups} groups")
         super().__init__(out_features, in_features // groups, groups, bias, identity, seed)
+
+    lipschitz, rounding = _LinfDistLayer.lipschitz, _LinfDistLayer.rounding
 
     def __call__(self, x: Input) -> Result:
         return self.distance(x)
@@ -418,6 +594,8 @@ class LinfDistConv2d(_LinfDistLayer):
         middle = slice(taps // 2, None, taps)  # of every channel's patch
         super().__init__(out_channels, in_channels // groups * taps, groups, bias, identity, seed, middle)
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+
+    lipschitz, rounding = _LinfDistLayer.lipschitz, _LinfDistLayer.rounding
 
     def __call__(self, x: Input) -> Result:
         patches = ops.unfold(x, self.kernel_size, stride=self.stride, padding=self.padding)
@@ -534,18 +712,18 @@ class Dense(Module):
         matrix, bias = self.matrix.numpy().astype(np.float64), self.bias.numpy().astype(np.float64)
         size = np.maximum(abs(lower), abs(upper))
         terms = matrix.shape[1] + 4
-        gamma = terms * UNIT_ROUNDOFF / (1 - terms * UNIT_ROUNDOFF) * (1 + 2.0**-10)  # and for float64's own rounding
+        slack = gamma(terms) * (1 + 2.0**-10)  # and for float64's own rounding
         magnitude = size @ abs(matrix).T + abs(bias)
-        error = gamma * magnitude + terms * (1 + size.max(axis=1, keepdims=True)) * UNDERFLOW
+        error = slack * magnitude + terms * (1 + size.max(axis=1, keepdims=True)) * UNDERFLOW
         worst = np.full(len(lower), -np.inf)
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)
             others = np.arange(len(matrix)) != label
             difference = matrix[label] - matrix[others]
             least = (lower[rows] + upper[rows]) @ difference.T - (upper[rows] - lower[rows]) @ abs(difference).T
-            slack = error[rows][:, others] + error[rows, label][:, None]
-            worst[rows] = (least / 2 + (bias[label] - bias[others]) - slack).min(axis=1)
-        return np.where(magnitude.max(axis=1) * (1 + gamma) < LARGEST, worst, -np.inf)
+            errors = error[rows][:, others] + error[rows, label][:, None]
+            worst[rows] = (least / 2 + (bias[label] - bias[others]) - errors).min(axis=1)
+        return np.where(magnitude.max(axis=1) * (1 + slack) < LARGEST, worst, -np.inf)
 
     def _row_sum(self) -> float:
         return float(abs(self.weight.data.astype(np.float64)).sum(axis=1).max()) / math.sqrt(self.weight.shape[1])
@@ -555,9 +733,8 @@ class Dense(Module):
 
     def rounding(self, magnitude: float) -> tuple[float, float]:
         n = self.weight.shape[1] + 4  # the sum, the division of W, and the bias, in any order
-        gamma = n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF)
         size = magnitude * self.lipschitz() + float(abs(self.bias.data).max())
-        error = gamma * size + n * (1 + magnitude) * UNDERFLOW
+        error = gamma(n) * size + n * (1 + magnitude) * UNDERFLOW
         return error, size + error
 
     def config(self) -> dict[str, Any]:
@@ -565,16 +742,30 @@ class Dense(Module):
 
 
 class Sequential(Module):
-    """One layer after the other; its Lipschitz constant is the product of theirs."""
+    """One layer after the other; its Lipschitz constant is the product of theirs.
+
+    One that begins with Normalize takes images: uint8, or float32 pixels in [0, 1].  Raises TypeError for a layer that
+    is no Module.
+    """
 
     def __init__(self, *layers: Module) -> None:
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, Module):
+                raise TypeError(f"Sequential: layer {i} must be a Module, got {type(layer).__name__}")
         self.layers = layers
 
-    def children(self) -> dict[str, Module]:
-        return {str(i): layer for i, layer in enumerate(self.layers)}
+    @property
+    def domain(self) -> Domain | None:
+        """What the net takes, where its first layer says it."""
+        return Domain(None) if self.layers and type(self.layers[0]) is Normalize else None
+
+    def _held(self) -> Iterator[tuple[str, Module | Tensor]]:
+        return ((name.removeprefix("layers."), each) for name, each in super()._held())
 
     def __call__(self, x: Input) -> Result:
-        if not isinstance(x, Operand):
+        if domain := self.domain:
+            x = domain.take(x, self.device)
+        elif not isinstance(x, Operand):
             x = Tensor(x, device=self.device)
         for layer in self.layers:
             x = layer(x)
@@ -603,6 +794,10 @@ class Sequential(Module):
     def config(self) -> dict[str, Any]:
         return {"layer": "Sequential", "layers": [layer.config() for layer in self.layers]}
 
+    def __repr__(self) -> str:
+        layers = "".join(f"\n{i}: {layer!r}" for i, layer in enumerate(self.layers)).replace("\n", "\n  ")
+        return f"{type(self).__name__}({layers}\n)"
+
 
 class DistanceNet(Sequential):
     """Pixels (n, c, h, w) in [0, 1] to logits (n, classes): Normalize, perhaps a crop, hidden distance layers, an end.
@@ -621,6 +816,7 @@ class DistanceNet(Sequential):
         std: float,
         crop: int,
         head: int,
+        identity: bool,
         seed: list[int],
     ) -> None:
         self.shape, self.classes, self.head = tuple(shape), classes, head
@@ -628,13 +824,21 @@ class DistanceNet(Sequential):
         if head:
             layers += [Dense(features, head, seed=[*seed, 0]), Tanh(), Dense(head, classes, seed=[*seed, 1])]
         else:
-            layers += [LinfDistDense(features, classes, bias=True, identity=False, seed=seed), Negate()]
+            layers += [LinfDistDense(features, classes, bias=True, identity=identity, seed=seed), Negate()]
         super().__init__(*layers)
-        self._config = {"shape": list(shape), "classes": classes, "mean": list(map(float, mean)), "std": float(std)}
-        self._config |= {"crop": crop, "head": head}
+        self._config = {"shape": list(shape), "classes": classes, "crop": crop, "head": head}
+
+    lipschitz, rounding, lowest_margins = Sequential.lipschitz, Sequential.rounding, Sequential.lowest_margins
+    __repr__ = Module.__repr__
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(self.shape)
 
     def config(self) -> dict[str, Any]:
-        return {"layer": type(self).__name__} | self._config
+        normalize = self.layers[0]
+        assert isinstance(normalize, Normalize)
+        return {"layer": type(self).__name__} | self._config | normalize.settings()
 
     def worst_case(self, x: Input, labels: Array, eps: float) -> tuple[Tensor, Tensor | None]:
         """Logits z (n, classes), and how large z_j − z_label may get within `eps` (net units), 0 at the label.
@@ -692,7 +896,9 @@ class LinfDistNet(DistanceNet):
                 hidden.append(MeanShift(width))
             features = width
         end = [seed, depth if head else depth - 1]
-        super().__init__(shape, classes, hidden, features, mean=mean, std=std, crop=crop, head=head, seed=end)
+        super().__init__(
+            shape, classes, hidden, features, mean=mean, std=std, crop=crop, head=head, identity=identity, seed=end
+        )
         self._config |= {"width": width, "depth": depth, "mean_shift": mean_shift}
 
 
@@ -731,7 +937,9 @@ class LinfDistConvNet(DistanceNet):
         hidden += [Flatten(), LinfDistDense(c * height * length, width, identity=identity, seed=[seed, 5])]
         if mean_shift:
             hidden.append(MeanShift(width))
-        super().__init__(shape, classes, hidden, width, mean=mean, std=std, crop=crop, head=head, seed=[seed, 6])
+        super().__init__(
+            shape, classes, hidden, width, mean=mean, std=std, crop=crop, head=head, identity=identity, seed=[seed, 6]
+        )
         self._config |= {"channels": channels, "width": width, "mean_shift": mean_shift}
 
 

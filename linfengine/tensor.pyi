@@ -1,7 +1,7 @@
 """Types of tensor.pyx. The methods of an Operand answer in kind: a Tensor with a Tensor, an Interval with its like."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ContextDecorator
+from contextlib import AbstractContextManager, ContextDecorator
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ class _NoGrad(ContextDecorator):
     def __exit__(self, *error: object) -> None: ...
 
 def no_grad() -> _NoGrad: ...
+def only_grad(*tensors: Tensor) -> AbstractContextManager[None]: ...
+def gradient_needs(inputs: tuple[Any, ...]) -> tuple[bool, ...]: ...
 
 class Operand:
     @property

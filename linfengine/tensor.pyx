@@ -30,7 +30,7 @@ def register_functions(dict table):
 
 def is_grad_enabled():
     """Whether ops record what a later backward() needs: False inside `no_grad`."""
-    return grad_enabled.get()
+    return grad_enabled.get() is not False
 
 
 @contextlib.contextmanager
@@ -41,6 +41,33 @@ def no_grad():
         yield
     finally:
         grad_enabled.reset(token)
+
+
+@contextlib.contextmanager
+def only_grad(*tensors):
+    """A `with only_grad(x):` block in which ops record only what is computed from these leaves (in this thread).
+
+    All other Tensors count as constants, whatever their `requires_grad` says: the gradient of a net's output with
+    respect to its input costs nothing for the weights, and leaves their `grad` alone. A backward() belongs inside.
+    """
+    token = grad_enabled.set(frozenset(tensors))
+    try:
+        yield
+    finally:
+        grad_enabled.reset(token)
+
+
+def gradient_needs(tuple inputs):
+    """For each input of an op, whether its gradient is wanted here: a tuple of booleans."""
+    mode = grad_enabled.get()
+    if mode is False:
+        return (False,) * len(inputs)
+    return tuple([isinstance(x, Tensor) and asks(x, mode) for x in inputs])
+
+
+cdef bint asks(Tensor x, mode):
+    """Whether a Tensor asks for a gradient: in an `only_grad` block a leaf of its list, or what was computed there."""
+    return x.requires_grad and (mode is True or x in mode or x.mode is mode)
 
 
 def as_array(data, dtype=None, device=None):
@@ -162,10 +189,10 @@ cdef class Tensor(Operand):
     that backward() adds to; `requires_grad`, whether it does so.
     """
 
-    cdef object _data, __weakref__
-    cdef public object grad
+    cdef object _data, _grad, __weakref__
     cdef public bint requires_grad
     cdef object op       # the Op that made this Tensor; None for a leaf
+    cdef object mode     # of gradients, when the op made it: True, or the leaves of an `only_grad` block
     cdef tuple parents   # the op's inputs, None in place of one that needs no gradient
     cdef bint walked     # a backward() has been here and took op and parents away
 
@@ -186,6 +213,19 @@ cdef class Tensor(Operand):
             raise ValueError(f"data of shape {array.shape} and dtype {array.dtype} cannot take the place of "
                              f"shape {self._data.shape} and dtype {self._data.dtype}.")
         self._data = array
+
+    @property
+    def grad(self): return self._grad
+
+    @grad.setter
+    def grad(self, value):
+        if value is not None:
+            found = getattr(value, "shape", None), getattr(value, "dtype", None), device_of(value)
+            if found != (self._data.shape, self._data.dtype, self.device):
+                raise ValueError(f"grad: expected None or an array of shape {self.shape} and dtype {self.dtype} on "
+                                 f"{self.device}, got {type(value).__name__} of shape {found[0]} and dtype {found[1]} "
+                                 f"on {found[2]}.")
+        self._grad = value
 
     @property
     def shape(self): return self._data.shape
@@ -222,7 +262,14 @@ cdef class Tensor(Operand):
     def __array__(self, dtype=None, copy=None):
         if self.device == "cuda":
             raise TypeError("a Tensor on a GPU does not become a NumPy array by itself: call its numpy().")
+        self.refuse_to_cut("NumPy would compute on its numbers alone")
         return np.array(self._data, dtype=dtype, copy=copy)
+
+    cdef refuse_to_cut(self, str reason):
+        """Raises TypeError where a gradient would be lost without a word."""
+        if self.requires_grad and grad_enabled.get() is not False:
+            raise TypeError(f"this Tensor requires a gradient and {reason}: use the functions of linfengine, or call "
+                            "detach(), numpy() or item() to go on without a gradient.")
 
     def detach(self):
         """A leaf over the same array, through which no gradient flows."""
@@ -234,7 +281,9 @@ cdef class Tensor(Operand):
             raise ValueError(f"item() needs a Tensor with one number, not shape {self.shape}.")
         return self._data.item()
 
-    def __float__(self): return self.item()
+    def __float__(self):
+        self.refuse_to_cut("float() has none")
+        return self.item()
 
     def __bool__(self): return bool(self._data)
 
@@ -245,7 +294,7 @@ cdef class Tensor(Operand):
 
     def zero_grad(self):
         """Forget the gradient: `grad` is None again."""
-        self.grad = None
+        self._grad = None
 
     def backward(self, gradient=None):
         """For every leaf x that requires it:  x.grad += (d self / d x)^T gradient.
@@ -257,36 +306,45 @@ cdef class Tensor(Operand):
         Raises RuntimeError when this Tensor requires no gradient or its graph has been walked before, ValueError when
         the gradient is missing or of another shape.
         """
-        cdef Tensor node, parent
-        cdef tuple parents
         if not self.requires_grad:
             raise RuntimeError("backward() starts from a Tensor that requires no gradient: none of its inputs did, "
                                "or it was computed under no_grad().")
         consumers = count_consumers(self)
         gradients = {self: (first_gradient(self, gradient), True)}
         ready = [self]
-        while ready:  # every node after all the nodes that consume it
-            node = ready.pop()
-            del consumers[node]
-            g, own = gradients.pop(node)
-            if node.op is None:
-                if node.grad is not None:
-                    g, own = unscalar(node.grad + g), True
-                node.grad = g if own and g.flags.c_contiguous else g.copy()
-                continue
-            op, parents = node.op, node.parents
-            node.op, node.parents, node.walked = None, None, True
-            for parent, part in zip(parents, op.backward(op.be, g)):
-                if parent is not None:
-                    add_up(gradients, parent, part, g)
-                    consumers[parent] -= 1
-                    if consumers[parent] == 0:
-                        ready.append(parent)
-            op = parents = parent = None  # what was saved for this node is free before the next one is asked
+        with np.errstate(under="ignore"):
+            walk(ready, consumers, gradients)
+
+
+cdef walk(list ready, dict consumers, dict gradients):
+    """Take the ready nodes, and those that become ready, from the graph; leave the gradients in the leaves."""
+    cdef Tensor node, parent
+    cdef tuple parents
+    while ready:  # every node after all the nodes that consume it
+        node = ready.pop()
+        del consumers[node]
+        g, own = gradients.pop(node)
+        if node.op is None:
+            if node._grad is not None:
+                g, own = unscalar(node._grad + g), True
+            node._grad = g if own and g.flags.c_contiguous else g.copy()
+            continue
+        op, parents = node.op, node.parents
+        node.op, node.parents, node.walked = None, None, True
+        for parent, part in zip(parents, op.backward(op.be, g)):
+            if parent is not None:
+                add_up(gradients, parent, part, g)
+                consumers[parent] -= 1
+                if consumers[parent] == 0:
+                    ready.append(parent)
+        op = parents = parent = None  # what was saved for this node is free before the next one is asked
 
 
 cdef add_up(dict gradients, Tensor tensor, part, g):
-    """Add an op's answer to g to the gradient of a tensor; with it stands whether the walk alone holds that array."""
+    """Add an op's answer to g to the gradient of a tensor.
+
+    Each entry is (array, own); the flag says that nobody else holds the array, so it may be added to in place.
+    """
     part = unscalar(part)
     if part.dtype != tensor._data.dtype:
         part = part.astype(tensor._data.dtype)
@@ -350,5 +408,6 @@ def node(data, op, tuple inputs):
     if True in op.needs:
         tensor.requires_grad = True
         tensor.op = op
+        tensor.mode = grad_enabled.get()
         tensor.parents = tuple([x if needed else None for x, needed in zip(inputs, op.needs)])
     return tensor

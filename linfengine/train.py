@@ -27,7 +27,7 @@ from .certify import certify, margins
 from .checkpoint import check_writable, load_tensors, save_model, save_tensors, write_file
 from .data import Dataset, batches, random_crop, random_flip, split_holdout, to_pixels
 from .errors import UserError
-from .layers import DistanceNet, LinfDistConvNet, LinfDistNet
+from .layers import DistanceNet, LinfDistConvNet, LinfDistNet, evaluation
 from .optim import Adam
 from .recipes import NOTES, Recipe, make_recipe
 from .runs import MARGIN_EDGES, METRICS
@@ -237,20 +237,18 @@ class Run:
         pixels, labels = (each[:limit] for each in self.held_out)
         if not len(labels):
             return {}
-        p, self.model.p = self.model.p, math.inf
         method = "interval" if self.recipe.head else "margin"  # a head's Lipschitz constant proves next to nothing
-        proof = certify(self.model, pixels, labels, self.recipe.eps_test, method=method)
-        self.model.p = p
+        with evaluation():
+            proof = certify(self.model, pixels, labels, self.recipe.eps_test, method=method)
         return {
             "held_out_accuracy": float(proof.correct.mean()),
             "held_out_certified": float((proof.certified & proof.correct).mean()),
         }
 
     def save_net(self, path: Path) -> None:
-        """The net at p = ∞, as it is certified; the run goes on with it unchanged."""
-        p, self.model.p = self.model.p, math.inf
-        save_model(self.model.eval(), path, dataset=self.recipe.dataset, recipe=json.dumps(self.recipe.to_dict()))
-        self.model.p = p
+        """The net at p = ∞, as it is certified."""
+        with evaluation():
+            save_model(self.model, path, dataset=self.recipe.dataset, recipe=json.dumps(self.recipe.to_dict()))
 
     def save(self, path: Path) -> None:
         """The whole state between two epochs."""
@@ -355,6 +353,7 @@ def train(
         run.save(out / CHECKPOINT)
         observer.epoch(figures)
     run.save_net(out / MODEL)
+    run.model.eval()
     return run.model
 
 

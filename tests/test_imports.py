@@ -20,6 +20,7 @@ FLOORS = [  # from the ground up; what stands on one line does not know of each 
     {"backends"},
     {"tensor"},
     {"interval"},
+    {"domain"},
     {"ops"},
     {"data", "gradcheck", "layers", "losses", "optim", "schedules"},
     {"exact"},

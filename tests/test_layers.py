@@ -816,10 +816,14 @@ def test_depth_counts_the_distance_layers(depth: int, mean_shift: bool) -> None:
     assert net(np.zeros((5, 3, 2, 2), np.float32)).shape == (5, 4)
 
 
-def test_identity_init_is_for_hidden_layers_and_can_be_left_out() -> None:
-    made = [LinfDistNet((1, 2, 2), 4, width=4, depth=2, mean=(0,), std=1, identity=i) for i in (True, False)]
-    tens = [[(net.state()[name] == -10).sum() for name in ("2.weight", "4.weight")] for net in made]
-    assert tens == [[4, 0], [0, 0]]
+def test_every_distance_layer_starts_as_an_identity_where_it_is_no_narrower_than_its_input() -> None:
+    def tens(classes: int, identity: bool = True) -> list[int]:
+        net = LinfDistNet((1, 2, 2), classes, width=4, depth=2, mean=(0,), std=1, identity=identity)
+        return [int((net.state()[name] == -10).sum()) for name in ("2.weight", "4.weight")]
+
+    assert [tens(3), tens(4), tens(6), tens(4, identity=False)] == [[4, 0], [4, 4], [4, 6], [0, 0]]
+    conv = LinfDistConvNet((1, 2, 2), 5, channels=1, width=4, mean=(0,), std=1)
+    assert (conv.state()["14.weight"] == -10).sum() == 5
 
 
 def test_logits_are_negative_distances() -> None:
@@ -1099,7 +1103,8 @@ def test_normalize_by_hand() -> None:
         (lambda: MeanShift(0), "MeanShift: expected at least 1 channel"),
         (lambda: MeanShift(2, momentum=1.5), r"MeanShift: .*momentum in \[0, 1\], got 2 and 1.5"),
         (lambda: MeanShift(2, momentum=math.nan), "MeanShift"),
-        (lambda: Normalize((0.5,), 0), "Normalize: expected finite means and one positive std"),
+        (lambda: Normalize((0.5,), 0), "Normalize: expected one positive number for std, got 0"),
+        (lambda: Normalize((0.5,), (0.2, 0.2)), r"one positive number for std, got \(0.2, 0.2\)"),  # type: ignore[arg-type]
         (lambda: Normalize((0.5,), -1), "Normalize"),
         (lambda: Normalize((0.5,), math.nan), "Normalize"),
         (lambda: Normalize((0.5,), 1e-60), "Normalize"),  # 0 in float32
@@ -1148,16 +1153,16 @@ def test_sizes_that_make_no_layer(make: Callable[[], Module], message: str) -> N
         (
             LinfDistNet((1, 4, 4), 3, width=4, depth=2, mean=(0,), std=1, crop=3),
             (2, 1, 2, 2),
-            "CenterCrop: expected images of at least 3 x 3",
+            r"the net takes images \(n, 1, 4, 4\), got shape \(2, 1, 2, 2\)",
         ),
         (
             LinfDistConvNet((1, 4, 4), 3, channels=1, width=4, mean=(0,), std=1),
             (2, 1, 6, 6),
-            "x has 18 features where w has 8",
+            r"the net takes images \(n, 1, 4, 4\), got shape \(2, 1, 6, 6\)",
         ),
         (Normalize((0.5,), 0.2), (2, 16), r"Normalize: expected pixels \(n, 1, height, width\), got \(2, 16\)"),
         (LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0,), std=1), (0, 1, 2, 2), "nothing to compute"),
-        (LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0,), std=1), (2, 1, 3, 3), "x has 9 features where w has 4"),
+        (LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0,), std=1), (2, 1, 3, 3), r"the net takes images \(n, 1, 2, 2\), got shape \(2, 1, 3, 3\)"),
     ],
 )
 def test_inputs_that_do_not_fit(layer: Module, shape: tuple[int, ...], message: str) -> None:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from ..backends import Array, Backend, backend_of, device_of
 from ..interval import Interval, ends
-from ..tensor import Operand, Tensor, as_array, is_grad_enabled, node
+from ..tensor import Operand, Tensor, as_array, gradient_needs, node
 
 Like: TypeAlias = Operand | npt.ArrayLike  # what an op takes
 Result: TypeAlias = Any  # what it gives: an Interval if any of its inputs is one, otherwise a Tensor
@@ -62,13 +62,13 @@ def apply(op: Op, *inputs: Like) -> Result:
     dtype of the other inputs; arrays of two dtypes meet as NumPy lets them.
     """
     op.be, operands = _operands(inputs)
-    if any(isinstance(x, Interval) for x in operands):
-        op.needs = (False,) * len(operands)
-        lower, upper = op.bounds(op.be, *operands)
-        return Interval(lower, upper, device=device_of(lower))
-    enabled = is_grad_enabled()
-    op.needs = tuple([enabled and isinstance(x, Tensor) and x.requires_grad for x in inputs])
-    return node(op.forward(op.be, *operands), op, inputs)
+    with np.errstate(under="ignore"):  # a number too small for its dtype is 0, and no error, whatever the caller set
+        if any(isinstance(x, Interval) for x in operands):
+            op.needs = (False,) * len(operands)
+            lower, upper = op.bounds(op.be, *operands)
+            return Interval(lower, upper, device=device_of(lower))
+        op.needs = gradient_needs(inputs)
+        return node(op.forward(op.be, *operands), op, inputs)
 
 
 def _operands(inputs: tuple[Any, ...]) -> tuple[Backend, list[Any]]:
