@@ -1,0 +1,85 @@
+"""From stored images to what a net sees: pixels, random crops and flips, minibatches."""
+
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeVar, cast
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from ..backends import backend_of
+from ..ops.shape import windows_of
+from .arrays import Array, Floats, Images, Labels
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+Augment = Callable[[Array, Generator], Array]
+
+
+def to_pixels(images: Images) -> Floats:
+    """``p / 255`` of uint8 images, correctly rounded to float32, in [0, 1]."""
+    if images.dtype != np.uint8:
+        raise TypeError(f"images must be uint8 with values 0..255, got {images.dtype}")
+    return images.astype(np.float32) / np.float32(255)
+
+
+def random_crop(
+    images: NDArray[Scalar],
+    padding: int,
+    rng: Generator,
+    mode: Literal["constant", "edge"] = "constant",
+    size: int | None = None,
+) -> NDArray[Scalar]:
+    """Each image (c, h, w) becomes a window of itself padded by ``padding`` pixels, zeros or edge values.
+
+    The window is ``size`` x ``size``, by default h x w; all windows, then ``(2 * padding + 1)**2``, are equally likely.
+    ``images`` is (n, c, h, w), of any dtype, and is kept. Raises ValueError for a size with no window.
+    """
+    xp = backend_of(images).xp
+    n, _, height, width = images.shape
+    padded = xp.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)), mode=mode)
+    window = (height, width) if size is None else (size, size)
+    places = [side + 2 * padding - length + 1 for side, length in zip((height, width), window, strict=True)]
+    if size is not None and (size < 1 or min(places) < 1):
+        raise ValueError(
+            f"size must be from 1 to {min(places) + size - 1}, the padded image's smaller side, got {size}"
+        )
+    row, column = xp.asarray(np.stack([rng.integers(count, size=n) for count in places]))
+    return cast(NDArray[Scalar], windows_of(padded, window)[xp.arange(n), :, row, column])
+
+
+def random_flip(images: NDArray[Scalar], rng: Generator) -> NDArray[Scalar]:
+    """Each image of (n, c, h, w), of any dtype, is mirrored left to right with probability 1/2; ``images`` is kept."""
+    xp = backend_of(images).xp
+    mirrored = xp.asarray(np.flatnonzero(rng.integers(2, size=len(images), dtype=bool)))
+    flipped = images.copy()
+    flipped[mirrored] = images[mirrored, ..., ::-1]
+    return flipped
+
+
+def batches(
+    images: Array,
+    labels: Labels,
+    batch_size: int,
+    rng: Generator,
+    augment: Augment | None = None,
+    drop_last: bool = False,
+) -> Iterator[tuple[Floats, Labels]]:
+    """One epoch of shuffled minibatches ``(pixels, labels)``: each sample once, the last batch smaller or dropped.
+
+    ``augment(batch, rng)`` acts on the images as stored; uint8 images then become pixels (`to_pixels`), others are only
+    made float32. Images on a GPU stay there, and only what chance decided is sent to it. Raises ValueError for unequal
+    lengths or an empty batch, when the first batch is asked for.
+    """
+    xp = backend_of(images).xp
+    n = len(images)
+    if len(labels) != n:
+        raise ValueError(f"images and labels must have one length, got {n} and {len(labels)}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    order = rng.permutation(n)
+    for start in range(0, n - n % batch_size if drop_last else n, batch_size):
+        chosen = order[start : start + batch_size]
+        batch = images[xp.asarray(chosen)]
+        if augment is not None:
+            batch = augment(batch, rng)
+        yield to_pixels(batch) if batch.dtype == np.uint8 else batch.astype(np.float32, copy=False), labels[chosen]
