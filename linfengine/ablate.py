@@ -17,8 +17,8 @@ from .budget import check_minutes, fit_budget
 from .certify import certify
 from .checkpoint import load_model, write_file
 from .data import Dataset, split_holdout
-from .errors import UserError
-from .recipes import Recipe, did_you_mean, make_recipe
+from .errors import UserError, did_you_mean
+from .recipes import Recipe, make_recipe
 from .runs import read_metrics
 from .train import CHECKPOINT, MODEL, Diverged, Observer, check_samples, recipe_in, train
 

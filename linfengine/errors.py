@@ -1,4 +1,7 @@
-"""The one exception meant for the person at the keyboard."""
+"""The one exception meant for the person at the keyboard, and hints for its message."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -7,3 +10,10 @@ class UserError(ValueError):
     The command line prints that sentence and exits with status 2. Misuse of the Python interface raises the ordinary
     ValueError, TypeError or RuntimeError instead.
     """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint at the known word that looks most like this one, upper or lower case, or nothing."""
+    words = {each.casefold(): each for each in known}
+    close = difflib.get_close_matches(word.casefold(), words, n=1)
+    return f" (did you mean {words[close[0]]!r}?)" if close else ""

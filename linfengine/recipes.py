@@ -5,7 +5,6 @@ The shipped ones lie in `linfengine/recipes/`; a path to one's own works as well
 
 from __future__ import annotations
 
-import difflib
 import math
 import sys
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from typing import Any
 
 from .certify import parse_eps
 from .data import DATASETS
-from .errors import UserError
+from .errors import UserError, did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -231,9 +230,3 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         return text
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint at the known word that looks most like this one, or nothing."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -8,8 +8,10 @@ import os
 import pickle
 import struct
 import tarfile
+import traceback
+import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -25,7 +27,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from linfengine import data
-from linfengine.data import DATASETS, Dataset, load_dataset, random_crop, random_flip, split_holdout, to_pixels
+from linfengine.data import DATASETS, Dataset, files, load_dataset, random_crop, random_flip, split_holdout, to_pixels
 from linfengine.errors import UserError
 
 REAL_DATA = os.environ.get("LINFENGINE_DATA")
@@ -189,6 +191,11 @@ def test_digits_facts() -> None:
     assert (round(pixels.mean(), 4), round(pixels.std(), 4)) == (*digits.mean, digits.std)
 
 
+def test_repr_tells_what_is_in_a_data_set() -> None:
+    described = "Dataset('digits': 1,437 train and 360 test images of 1 x 8 x 8, 10 classes)"
+    assert repr(load_dataset("digits")) == described
+
+
 def test_digits_split_never_changes() -> None:
     digest = hashlib.sha256(load_dataset("digits").test_images.tobytes()).hexdigest()
     assert digest == "36adb962e227fc90da2ec4dccb85309c9b77f45f5308d52ff39f6d8f32b52656"
@@ -290,6 +297,33 @@ def test_cifar_folders(empty_cache: Path, tmp_path: Path, folder: str) -> None:
     assert_tiny(load_dataset("cifar-10", tmp_path / "root"), 3, 32)
 
 
+@pytest.mark.parametrize("form", ["train-images.idx3-ubyte", "train-images-idx3-ubyte/train-images-idx3-ubyte"])
+def test_idx_files_as_kaggle_has_them(empty_cache: Path, tmp_path: Path, form: str) -> None:
+    write_idx(tmp_path / "mnist")
+    for file in IDX_FILES:
+        path = tmp_path / "mnist" / file
+        packed = path.rename(tmp_path / "file")
+        place = path.parent / (f"{file}/{file}" if "/" in form else file.replace("-idx", ".idx"))
+        place.parent.mkdir(exist_ok=True)
+        packed.rename(place)
+    assert (tmp_path / "mnist" / form).is_file()
+    assert_tiny(load_dataset("mnist", tmp_path), 1, 28)
+
+
+@pytest.mark.parametrize("folder", ["MNIST", "Mnist/RAW", "MNIST/raw", "mnist/raw"])
+def test_folders_in_upper_or_lower_case(empty_cache: Path, tmp_path: Path, folder: str) -> None:
+    write_idx(tmp_path / "root" / folder)
+    assert_tiny(load_dataset("mnist", tmp_path / "root"), 1, 28)
+    if "/" not in folder or folder.endswith("raw"):
+        assert_tiny(load_dataset("mnist", tmp_path / "root" / folder.split("/")[0]), 1, 28)
+
+
+def test_folder_of_torchvision_as_the_root(empty_cache: Path, tmp_path: Path) -> None:
+    write_idx(tmp_path / "FashionMNIST" / "raw")
+    assert_tiny(load_dataset("fashion-mnist", tmp_path / "FashionMNIST"), 1, 28)
+    assert_tiny(load_dataset("fashion-mnist", tmp_path), 1, 28)
+
+
 def test_root_named_after_the_data_set_may_hold_idx_files_itself(empty_cache: Path, tmp_path: Path) -> None:
     write_idx(tmp_path / "mnist")
     assert_tiny(load_dataset("mnist", tmp_path / "mnist"), 1, 28)
@@ -311,6 +345,14 @@ def test_tiny_imagenet_lists_may_be_packed(empty_cache: Path, tmp_path: Path) ->
     words = tmp_path / "tiny-imagenet" / "words.txt"
     (words.parent / "words.txt.gz").write_bytes(gzip.compress(words.read_bytes()))
     words.unlink()
+    assert_tiny_imagenet(load_dataset("tiny-imagenet", tmp_path))
+
+
+def test_hidden_files_are_no_images(empty_cache: Path, tmp_path: Path) -> None:
+    """macOS leaves a file ._x.JPEG beside x.JPEG wherever it copies one to another file system."""
+    write_tiny_imagenet(tmp_path / "tiny-imagenet")
+    for path in list(tmp_path.rglob("*.JPEG")):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
     assert_tiny_imagenet(load_dataset("tiny-imagenet", tmp_path))
 
 
@@ -371,20 +413,21 @@ def fault(name: str, root: Path) -> str:
 
 
 IMAGES, LABELS = tiny(1, 28)[:2]
+CIFAR_IMAGES, CIFAR_LABELS = (part[:4] for part in tiny(3, 32)[:2])
 
 
 @pytest.mark.parametrize(
     ("file", "content", "expected"),
     [
         (0, idx_bytes(IMAGES[:, 0])[:-1], "expected 15,696 bytes for shape (20, 28, 28), found 15,695"),
-        (0, idx_bytes(IMAGES[:, 0]) + b"\0", "expected 15,696 bytes for shape (20, 28, 28), found 15,697"),
-        (0, idx_bytes(IMAGES[:19, 0]), "expected images of shape (20, 1, 28, 28), found (19, 1, 28, 28)"),
-        (0, idx_bytes(IMAGES[:, 0, 1:]), "expected images of shape (20, 1, 28, 28), found (20, 1, 27, 28)"),
+        (0, idx_bytes(IMAGES[:, 0]) + b"\0", "expected 15,696 bytes for shape (20, 28, 28), found more"),
+        (0, idx_bytes(IMAGES[:19, 0]), "expected an array of shape (20, 28, 28), found (19, 28, 28)"),
+        (0, idx_bytes(IMAGES[:, 0, 1:]), "expected an array of shape (20, 28, 28), found (20, 27, 28)"),
         (0, idx_bytes(LABELS), "expected idx magic 2051, found 2049"),
         (0, b"\0\0\x08", "expected an idx header of 16 bytes, found 3 bytes"),
-        (0, struct.pack(">4I", 2051, *[2**32 - 1] * 3), "found 16"),
+        (0, struct.pack(">4I", 2051, *[2**32 - 1] * 3), f"found {(2**32 - 1,) * 3}"),
         (1, idx_bytes(IMAGES[:, 0]), "expected idx magic 2049, found 2051"),
-        (1, idx_bytes(LABELS[:-1]), "expected 20 labels, found an array of shape (19,)"),
+        (1, idx_bytes(LABELS[:-1]), "expected an array of shape (20,), found (19,)"),
         (1, idx_bytes(np.r_[LABELS[:-1], 10]), "expected labels 0..9, found also [10]"),
         (1, b"", "expected an idx header of 8 bytes, found 0 bytes"),
     ],
@@ -415,6 +458,70 @@ def test_packed_file_faults(empty_cache: Path, tmp_path: Path, ending: str, harm
     assert f"{path}: expected a whole, readable file, found a fault" in message
 
 
+@pytest.fixture
+def peak_memory() -> Iterator[Callable[[], int]]:
+    """Tells the most bytes that Python has held at a time since the test began."""
+    tracemalloc.start()
+    yield lambda: tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+
+def squeezed(blob: bytes, ending: str) -> bytes:
+    """Packed such that unpacking needs little memory."""
+    return lzma.compress(blob, preset=0) if ending == ".xz" else PACK[ending](blob)
+
+
+@pytest.mark.parametrize("ending", PACK)
+@pytest.mark.parametrize("reader", ["images", "labels", "binary", "pickle", "text"])
+def test_no_more_is_unpacked_than_expected(
+    tmp_path: Path, reader: str, ending: str, peak_memory: Callable[[], int]
+) -> None:
+    """The right content and 8 MB of zeros after it."""
+    read, blob = {
+        "images": (lambda path: data.read_idx(path, (20, 28, 28)), idx_bytes(IMAGES[:, 0])),
+        "labels": (lambda path: data.read_idx(path, (20,)), idx_bytes(LABELS)),
+        "binary": (lambda path: data.read_cifar_binary(path, (4, 3, 32, 32)), binary_bytes(CIFAR_IMAGES, CIFAR_LABELS)),
+        "pickle": (lambda path: data.read_cifar_pickle(path, (4, 3, 32, 32)), pickle_bytes(CIFAR_IMAGES, CIFAR_LABELS)),
+        "text": (lambda path: files.read_text(path, 4), b"text"),
+    }[reader]
+    path, bomb = tmp_path / f"file{ending}", tmp_path / f"bomb{ending}"
+    path.write_bytes(squeezed(blob, ending))
+    bomb.write_bytes(squeezed(blob + bytes(2**23), ending))
+    read(path)
+    tracemalloc.reset_peak()
+    with pytest.raises(UserError, match="found more$"):
+        read(bomb)
+    assert peak_memory() < 2**20
+
+
+@pytest.mark.parametrize(
+    ("ending", "blob", "reason"),
+    [
+        (
+            ".xz",
+            lzma.compress(b"\0", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 2**28}]),
+            "Memory usage limit exceeded",
+        ),
+        (".xz", lzma.compress(b"\0") * 2, "data after the end of the packed bytes"),
+        (".gz", gzip.compress(b"\0") * 2, "data after the end of the packed bytes"),
+        (".gz", b"\x1f\x8b\x08\x08" + b"\1" * 10_000, "no end in 4,097 packed bytes"),  # the name in it never ends
+    ],
+)
+def test_packed_files_are_one_stream_in_bounded_memory(tmp_path: Path, ending: str, blob: bytes, reason: str) -> None:
+    path = tmp_path / f"file{ending}"
+    path.write_bytes(blob)
+    with pytest.raises(UserError, match=f"expected a whole, readable file, found a fault .{reason}"):
+        files.read_bytes(path, most=1)
+
+
+@pytest.mark.parametrize("ending", PACK)
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 1001, 5000])
+def test_one_byte_more_than_expected_is_read(tmp_path: Path, size: int, ending: str) -> None:
+    path = tmp_path / f"file{ending}"
+    path.write_bytes(PACK[ending](bytes(size)))
+    assert files.read_bytes(path, most=1000) == bytes(min(size, 1001))
+
+
 @pytest.mark.parametrize("name", ["mnist", "cifar-10"])
 def test_missing_file_is_named(empty_cache: Path, tmp_path: Path, name: str) -> None:
     write_idx(tmp_path / "mnist")
@@ -427,8 +534,9 @@ def test_missing_file_is_named(empty_cache: Path, tmp_path: Path, name: str) -> 
 VAL_LIST, VAL_FILE = "val/val_annotations.txt", "val/images/val_3.JPEG"
 FOLDER, OTHER_FOLDER = (f"train/{wnid}/images" for wnid in WNIDS)
 NO_LIST = "expected this file, plain, .gz or .xz, beside the others, found none"
-NO_NAME = "expected a name for each WordNet id of wnids.txt, found none for "
+NO_NAME = "expected a printable name for each WordNet id of wnids.txt, found none for "
 NO_JPEG = "expected a whole JPEG, found a fault "
+PLAIN_NAMES = "expected plain file names that end in .JPEG, found also "
 
 
 def rewritten(old: str, new: str) -> Callable[[Path], Any]:
@@ -442,6 +550,22 @@ def rewritten(old: str, new: str) -> Callable[[Path], Any]:
 
 def sized(width: int, height: int) -> Callable[[Path], Any]:
     return lambda path: write_jpeg(path, 0, side=(width, height))
+
+
+def replaced_by_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def claimed(side: int) -> Callable[[Path], Any]:
+    """The header of the JPEG tells another size than its data have."""
+
+    def harm(path: Path) -> None:
+        blob = path.read_bytes()
+        assert blob.count(b"\0\x40\0\x40\3") == 1
+        path.write_bytes(blob.replace(b"\0\x40\0\x40\3", struct.pack(">2HB", side, side, 3)))
+
+    return harm
 
 
 @pytest.mark.parametrize(
@@ -461,6 +585,31 @@ def sized(width: int, height: int) -> Callable[[Path], Any]:
         (OTHER_FOLDER, lambda path: path.rename(path.parent / "no"), "expected 4 JPEG files, found 0"),
         (VAL_LIST, rewritten(annotation("val_3.JPEG", 1), ""), "expected 6 different files, found 5"),
         (VAL_LIST, rewritten("val_3", "val_4"), "expected 6 different files, found 5"),
+        ("wnids.txt", rewritten(WNIDS[0], "../../x"), "expected WordNet ids such as n01443537, found also ['../../x']"),
+        ("wnids.txt", rewritten(WNIDS[0], "/etc"), "expected WordNet ids such as n01443537, found also ['/etc']"),
+        ("wnids.txt", rewritten(WNIDS[0], "n١"), "expected WordNet ids such as n01443537, found also ['n١']"),
+        ("wnids.txt", lambda path: path.write_bytes(b" " * 513), "expected at most 512 bytes, found more"),
+        ("words.txt", rewritten("bell", "\x1b[31m"), NO_NAME + "['n07720875']"),
+        (
+            "words.txt",
+            lambda path: path.write_bytes(b" " * (2**22 + 1)),
+            "expected at most 4,194,304 bytes, found more",
+        ),
+        (VAL_LIST, lambda path: path.write_bytes(b"\n" * 2000), "expected at most 1,536 bytes, found more"),
+        *(
+            (VAL_LIST, rewritten("val_3.JPEG", file), f"{PLAIN_NAMES}{file!r}")
+            for file in (
+                "../../x.JPEG",
+                "/x.JPEG",
+                "..\\x.JPEG",
+                "\0.JPEG",
+                ".JPEG",
+                "._x.JPEG",
+                "x.jpeg",
+                "x.JPEG/",
+                "",
+            )
+        ),
         (VAL_LIST, rewritten(WNIDS[1], "n9"), "expected WordNet ids of wnids.txt, found also 'n9'"),
         (
             VAL_LIST,
@@ -468,6 +617,14 @@ def sized(width: int, height: int) -> Callable[[Path], Any]:
             "expected lines of six fields between tabs, found 'val_3\\t0",
         ),
         (VAL_FILE, Path.unlink, NO_JPEG + "([Errno 2] No such file"),
+        (VAL_FILE, lambda path: path.write_bytes(path.read_bytes() + bytes(2**18)), NO_JPEG + "(no regular file of at"),
+        (
+            VAL_FILE,
+            replaced_by_a_pipe,
+            NO_JPEG + "(no regular file of at most 163,840 bytes)",
+        ),
+        (VAL_FILE, claimed(65_500), NO_JPEG + "(Image size (4290250000 pixels) exceeds limit"),
+        (VAL_FILE, claimed(8_000), "expected 64 x 64 pixels, found 8000 x 8000"),
         (VAL_FILE, sized(64, 63), "expected 64 x 64 pixels, found 64 x 63"),
         (f"{FOLDER}/{WNIDS[0]}_10.JPEG", sized(32, 64), "expected 64 x 64 pixels, found 32 x 64"),
         (VAL_FILE, lambda path: path.write_bytes(path.read_bytes()[:-20]), NO_JPEG + "(image file is truncated"),
@@ -498,18 +655,70 @@ def test_missing_folder_and_unknown_name(empty_cache: Path, tmp_path: Path) -> N
         UserError, match="'svhn' is unknown: expected one of digits, mnist, fashion-mnist, cifar-10, tiny"
     ):
         load_dataset("svhn")
+    with pytest.raises(UserError, match="data set None is unknown: expected"):
+        load_dataset(None)  # type: ignore[arg-type]
 
 
-CIFAR_IMAGES, CIFAR_LABELS = (part[:4] for part in tiny(3, 32)[:2])
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("MNIST", "mnist"),
+        ("FashionMNIST", "fashion-mnist"),
+        ("CIFAR10", "cifar-10"),
+        ("Tiny-ImageNet-200", "tiny-imagenet"),
+        ("digit", "digits"),
+    ],
+)
+def test_unknown_name_gets_a_hint(name: str, meant: str) -> None:
+    with pytest.raises(UserError, match=rf"data set '{name}' is unknown \(did you mean '{meant}'\?\): expected one of"):
+        load_dataset(name)
+
+
+def printed(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def test_a_fault_is_one_exception(empty_cache: Path, tmp_path: Path) -> None:
+    """Python shows no other traceback before that of the UserError."""
+    write_idx(tmp_path / "mnist", ".gz")
+    (tmp_path / "mnist" / f"{IDX_FILES[2]}.gz").write_bytes(b"damaged")
+    write_cifar(tmp_path / "cifar-10", pickle_bytes, "")
+    (tmp_path / "cifar-10" / "test_batch").write_bytes(b"damaged")
+    write_tiny_imagenet(tmp_path / "tiny-imagenet")
+    (tmp_path / "tiny-imagenet" / "val" / "images" / "val_0.JPEG").write_bytes(b"damaged")
+    for name in ("mnist", "fashion-mnist", "cifar-10", "tiny-imagenet"):  # fashion-mnist: no network
+        with pytest.raises(UserError) as caught:
+            load_dataset(name, tmp_path)
+        assert printed(caught.value).count("Traceback") == 1
+
+
+@pytest.mark.parametrize("folder", ["a" * 300, "a\0b", "~nobody-is-called-so"])
+def test_names_that_no_folder_can_have(empty_cache: Path, folder: str) -> None:
+    assert folder in fault("mnist", Path(folder))
+
+
+def test_names_that_are_not_utf_8(empty_cache: Path, tmp_path: Path) -> None:
+    """They do as folders, and a message with one can be printed once its surrogates are replaced."""
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b"))
+    write_idx(root / "mnist")
+    assert_tiny(load_dataset("mnist", root), 1, 28)
+    (root / "mnist" / IDX_FILES[0]).write_bytes(b"")
+    message = fault("mnist", root)
+    assert str(root) in message
+    assert message.encode(errors="replace")
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (binary_bytes(CIFAR_IMAGES, CIFAR_LABELS)[:-1], "expected whole records of 3,073 bytes, found 12,291 bytes"),
-        (binary_bytes(CIFAR_IMAGES[:3], CIFAR_LABELS[:3]), "found (3, 3, 32, 32)"),
+        (
+            binary_bytes(CIFAR_IMAGES, CIFAR_LABELS)[:-1],
+            "expected 12,292 bytes for 4 records of 3,073, found 12,291 bytes",
+        ),
+        (binary_bytes(CIFAR_IMAGES[:3], CIFAR_LABELS[:3]), "found 9,219 bytes"),
+        (binary_bytes(CIFAR_IMAGES, CIFAR_LABELS) + b"\0", "found more"),
         (binary_bytes(CIFAR_IMAGES, np.r_[CIFAR_LABELS[:3], 10]), "expected labels 0..9, found also [10]"),
-        (b"", "found (0, 3, 32, 32)"),
+        (b"", "found 0 bytes"),
     ],
 )
 def test_cifar_binary_faults(empty_cache: Path, tmp_path: Path, content: bytes, expected: str) -> None:
@@ -534,6 +743,7 @@ def dumped(batch: Any, protocol: int = 4) -> bytes:
 
 FLAT = CIFAR_IMAGES.reshape(4, -1)
 GOOD_LABELS = CIFAR_LABELS.tolist()
+NO_BATCH = "expected an official CIFAR-10 pickle (a dict with data, a C-ordered uint8 array of rows of 3,072 bytes"
 
 
 @pytest.mark.parametrize(
@@ -541,25 +751,46 @@ GOOD_LABELS = CIFAR_LABELS.tolist()
     [
         (dumped(Evil()), "is refused"),
         (dumped({b"data": FLAT, b"labels": GOOD_LABELS, b"x": Evil()}), "is refused"),
-        (b"cos\nsystem\n(S'touch crime'\ntR.", "a reference to os.system is refused"),
-        (b"cbuiltins\neval\n(S'1'\ntR.", "a reference to builtins.eval is refused"),
-        (b"cnumpy\nload\n(S'x'\ntR.", "a reference to numpy.load is refused"),
-        (b"\x80\x04\x8c\x05numpy\x8c\x09ma.extras\x93.", "a reference to numpy.ma.extras is refused"),
-        (dumped({b"data": FLAT}), "KeyError"),
-        (dumped([FLAT, GOOD_LABELS]), "TypeError"),
-        (dumped({b"data": FLAT.astype(np.int8), b"labels": GOOD_LABELS}), "C-ordered uint8 array"),
-        (dumped({b"data": FLAT.astype(object), b"labels": GOOD_LABELS}), "C-ordered uint8 array"),
-        (dumped({b"data": np.asfortranarray(FLAT), b"labels": GOOD_LABELS}), "C-ordered uint8 array"),
-        (dumped({b"data": FLAT, b"labels": ["0"] * 4}), "labels a list of int"),
-        (dumped({b"data": FLAT, b"labels": [2**70] * 4}), "labels a list of int"),
-        (dumped({b"data": FLAT, b"labels": [[0], [1, 2]]}), "ValueError"),
-        (dumped({b"data": FLAT, b"labels": GOOD_LABELS[:3]}), "(4, 3072) for 3 labels"),
-        (dumped({b"data": FLAT.T.copy(), b"labels": GOOD_LABELS}), "(3072, 4) for 4 labels"),
-        (pickle_bytes(CIFAR_IMAGES, CIFAR_LABELS)[:-100], "expected an official CIFAR-10 pickle"),
-        (b"", "EOFError"),
+        (b"cos\nsystem\n(S'touch crime'\ntR.", "a reference to 'os.system' is refused"),
+        (b"cbuiltins\neval\n(S'1'\ntR.", "a reference to 'builtins.eval' is refused"),
+        (b"cnumpy\nload\n(S'x'\ntR.", "a reference to 'numpy.load' is refused"),
+        (b"\x80\x04\x8c\x05numpy\x8c\x09ma.extras\x93.", "a reference to 'numpy.ma.extras' is refused"),
+        (dumped({b"data": FLAT}), NO_BATCH),
+        (dumped([FLAT, GOOD_LABELS]), NO_BATCH),
+        (dumped({b"data": FLAT.astype(np.int8), b"labels": GOOD_LABELS}), NO_BATCH),
+        (dumped({b"data": np.full(4, None), b"labels": GOOD_LABELS}), NO_BATCH),
+        (dumped({b"data": np.asfortranarray(FLAT), b"labels": GOOD_LABELS}), NO_BATCH),
+        (dumped({b"data": FLAT.T.copy(), b"labels": GOOD_LABELS}), NO_BATCH),
+        (dumped({b"data": FLAT, b"labels": ["0"] * 4}), NO_BATCH),
+        (dumped({b"data": FLAT, b"labels": [True] * 4}), NO_BATCH),
+        (dumped({b"data": FLAT, b"labels": [[0], [1, 2]]}), NO_BATCH),
+        (dumped({b"data": FLAT, b"labels": [2**70] * 4}), r"(opcode b'\x8a' is refused)"),
+        (dumped({b"data": FLAT, b"labels": GOOD_LABELS[:3]}), "expected 4 images and labels, found 4 and 3"),
+        (dumped({b"data": FLAT[:3], b"labels": GOOD_LABELS[:3]}), "expected 4 images and labels, found 3 and 3"),
         (dumped({b"data": FLAT, b"labels": [10] * 4}), "expected labels 0..9, found also [10]"),
-        (dumped({b"data": FLAT, b"labels": [[label] for label in GOOD_LABELS]}), "expected 4 labels"),
-        (dumped({b"data": FLAT[:3], b"labels": GOOD_LABELS[:3]}), "found (3, 3, 32, 32)"),
+        (pickle_bytes(CIFAR_IMAGES, CIFAR_LABELS)[:-100], "(12,288 bytes are announced where "),
+        (pickle_bytes(CIFAR_IMAGES, CIFAR_LABELS) + bytes(2**17), "expected at most 78,848 bytes, found more"),
+        (b"", "(1 bytes are announced where 0 are left)"),
+        # what would crash Python, fill the memory or never end, if it were run
+        (b"})" + b"\x85" * 70_000 + b"I1\ns.", "(there are more than 1,032 opcodes)"),
+        (b"})" + b"\x85" * 1000 + b"K\x01s.", "(a key is no string)"),
+        (b")" + b"\x85" * 1000 + b"U\x00\x93.", "(a reference to what is no name is refused)"),
+        (b"Nr\xff\xff\xff\x0f.", NO_BATCH),
+        (b"]" + b"q\x00]h\x00ah\x00aq\x00" * 60 + b".", "(an object that is no string is used twice)"),
+        (b"]\x94](h\x00h\x00e.", "(an object that is no string is used twice)"),
+        (b"T\xff\xff\xff\x7f.", "(2,147,483,647 bytes are announced where 1 are left)"),
+        (b"T\xff\xff\xff\xff.", "(4,294,967,295 bytes are announced where 1 are left)"),
+        (b"X\xff\xff\xff\xff.", "(4,294,967,295 bytes are announced where 1 are left)"),
+        (b"B\xff\xff\xff\xff.", "(4,294,967,295 bytes are announced where 1 are left)"),
+        (b"\x8b\xff\xff\xff\x7f.", r"(opcode b'\x8b' is refused)"),
+        (b"\x8e" + b"\xff" * 8 + b".", r"(opcode b'\x8e' is refused)"),
+        (b"\x95" + b"\xff" * 8 + b".", "(its stack is empty)"),
+        (b"I" + b"9" * 5000 + b"\n.", "(opcode b'I' is refused)"),
+        (b"N" * 5000, "(there are more than 1,032 opcodes)"),
+        (b"(" * 1000 + b".", "(its stack is empty)"),
+        (b"c\x1b[31m\nx\n.", r"(a reference to '\x1b[31m.x' is refused)"),
+        (b"]]b.", "(an object is changed that cannot be)"),
+        (b"N)R.", "(a call of something else than NumPy is refused)"),
     ],
 )
 def test_pickle_faults(
@@ -582,9 +813,9 @@ def test_damage_gives_an_array_or_a_user_error(tmp_path: Path, reader: str, draw
     """No change of some bytes near the start, nor of the length, ends in any other exception."""
     images, labels = CIFAR_IMAGES[:1], CIFAR_LABELS[:1]
     read, blob = {
-        "idx": (lambda path: data.read_idx(path, 1), bytearray(idx_bytes(labels))),
-        "binary": (data.read_cifar_binary, bytearray(binary_bytes(images, labels))),
-        "pickle": (data.read_cifar_pickle, bytearray(pickle_bytes(images, labels))),
+        "idx": (lambda path: data.read_idx(path, (1,)), bytearray(idx_bytes(labels))),
+        "binary": (lambda path: data.read_cifar_binary(path, (1, 3, 32, 32)), bytearray(binary_bytes(images, labels))),
+        "pickle": (lambda path: data.read_cifar_pickle(path, (1, 3, 32, 32)), bytearray(pickle_bytes(images, labels))),
         "jpeg": (lambda path: data.read_jpegs([path], (3, 8, 8)), bytearray(jpeg_bytes(images[0, :, :8, :8]))),
     }[reader]
     for _ in range(draw.draw(st.integers(0, 3))):
@@ -677,6 +908,8 @@ def test_to_pixels_is_correctly_rounded() -> None:
     np.testing.assert_array_equal(pixels, (np.arange(256) / np.longdouble(255)).astype(np.float32))
     with pytest.raises(TypeError, match="must be uint8"):
         to_pixels(pixels)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="images must be uint8 with values 0..255, got list"):
+        to_pixels([0, 1])  # type: ignore[arg-type]
 
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=200), st.data(), st.integers(0, 2**32))
@@ -703,10 +936,45 @@ def test_holdout_is_fixed() -> None:
     assert split_holdout(labels, 8, seed=1)[1].tolist() != held_out.tolist()
 
 
-@pytest.mark.parametrize("size", [0, 40, -1, 0.0, 1.0, 0.001])
+INFINITE = float("inf")
+
+
+@pytest.mark.parametrize(
+    "size", [0, 40, -1, 0.0, 1.0, 0.001, -0.5, 5.0, INFINITE, -INFINITE, float("nan"), np.float32(2)]
+)
 def test_holdout_needs_two_parts(size: float) -> None:
-    with pytest.raises(ValueError, match="size must hold out between 1 and 39 of 40 samples"):
+    kind = "number" if isinstance(size, int) else "fraction"
+    with pytest.raises(ValueError, match=f"size must hold out between 1 and 39 of 40 samples, got the {kind} {size}"):
         split_holdout(np.arange(40) % 4, size)
+
+
+@pytest.mark.parametrize("size", [True, "8", None, [8], np.bool_(True), 8j])
+def test_holdout_needs_a_number(size: Any) -> None:
+    with pytest.raises(ValueError, match="size must be a whole number or a fraction, got "):
+        split_holdout(np.arange(40) % 4, size)
+
+
+def test_holdout_of_any_number_type() -> None:
+    labels = (np.arange(40) % 4).astype(np.uint8)
+    expected = split_holdout(np.arange(40) % 4, 8)
+    for size in (8, np.int64(8), np.uint8(8), 0.2, np.float32(0.2), np.float64(0.2)):
+        for found, indices in zip(split_holdout(labels, size), expected, strict=True):  # type: ignore[arg-type]
+            np.testing.assert_array_equal(found, indices)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        ([], ValueError, "labels must have at least 2 samples to be split, got 0"),
+        ([3], ValueError, "labels must have at least 2 samples to be split, got 1"),
+        ([[0, 1]], ValueError, r"labels must have shape \(n,\), got \(1, 2\)"),
+        ([0.0, 1.0], TypeError, "labels must be integers, got float64"),
+        (["a", "b"], TypeError, "labels must be integers, got <U1"),
+    ],
+)
+def test_holdout_needs_labels(labels: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        split_holdout(labels, 1)
 
 
 def image_batch(n: int, channels: int, height: int, width: int, dtype: str) -> Any:
@@ -750,10 +1018,24 @@ def test_crops_without_a_size_are_drawn_as_ever(n: int, height: int, width: int,
     assert rng.bit_generator.state == other.bit_generator.state
 
 
-@pytest.mark.parametrize("size", [-1, 0, 7])
+@pytest.mark.parametrize("size", [-1, 0, 7, 2.0, True])
 def test_crops_need_a_window(size: int) -> None:
-    with pytest.raises(ValueError, match=f"size must be from 1 to 6, the padded image's smaller side, got {size}"):
+    with pytest.raises(ValueError, match=f"size must be a whole number from 1 to 6, got {size}"):
         random_crop(image_batch(2, 1, 4, 5, "uint8"), 1, np.random.default_rng(0), size=size)
+
+
+@pytest.mark.parametrize("padding", [-1, 1.0, True, "1"])
+def test_crops_need_a_padding(padding: Any) -> None:
+    with pytest.raises(ValueError, match=f"padding must be a whole number of at least 0, got {padding!r}"):
+        random_crop(image_batch(2, 1, 4, 5, "uint8"), padding, np.random.default_rng(0))
+
+
+def test_crops_need_images_and_a_mode() -> None:
+    images, rng = image_batch(2, 1, 4, 5, "uint8"), np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"images must have shape \(n, channels, height, width\), got \(1, 4, 5\)"):
+        random_crop(images[0], 1, rng)
+    with pytest.raises(ValueError, match="mode must be 'constant' or 'edge', got 'reflect'"):
+        random_crop(images, 1, rng, mode="reflect")  # type: ignore[arg-type]
 
 
 @given(st.integers(0, 5), st.integers(1, 3), sides, sides, seeds, dtypes)
@@ -812,12 +1094,33 @@ def test_batches_augment_and_keep_points() -> None:
         np.testing.assert_array_equal(labels[chosen], y)
 
 
-def test_batches_refuse_misuse() -> None:
+@pytest.mark.parametrize("size", [0, -1, 2.0, True, "2", None])
+def test_batches_refuse_a_batch_size_at_the_call(size: Any) -> None:
     images, labels = np.zeros((3, 1, 2, 2), np.uint8), np.zeros(3, np.int64)
-    with pytest.raises(ValueError, match="images and labels must have one length, got 3 and 2"):
-        next(data.batches(images, labels[:2], 1, np.random.default_rng(0)))
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        next(data.batches(images, labels, 0, np.random.default_rng(0)))
+    with pytest.raises(ValueError, match=f"batch_size must be a whole number of at least 1, got {size!r}"):
+        data.batches(images, labels, size, np.random.default_rng(0))
+
+
+def test_batches_refuse_labels_that_are_none() -> None:
+    images, rng = np.zeros((3, 1, 2, 2), np.uint8), np.random.default_rng(0)
+    for labels, error, message in [
+        (np.zeros(2, int), ValueError, "images and labels must have one length, got 3 and 2"),
+        (np.zeros((3, 1), int), ValueError, r"labels must have shape \(n,\), got \(3, 1\)"),
+        (np.zeros(3), TypeError, "labels must be integers, got float64"),
+        (np.zeros(3, bool), TypeError, "labels must be integers, got bool"),
+        (["a", "b", "c"], TypeError, "labels must be integers, got <U1"),
+    ]:
+        with pytest.raises(error, match=message):
+            data.batches(images, labels, 1, rng)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32"])
+def test_batches_widen_labels(dtype: str) -> None:
+    """So that no sum or difference of labels wraps."""
+    labels = np.array([3, 127, 0]).astype(dtype)
+    ((_, found),) = data.batches(np.zeros((3, 1), np.uint8), labels, 3, np.random.default_rng(0))
+    assert found.dtype == np.int64
+    assert sorted(found.tolist()) == [0, 3, 127]
 
 
 # Toy problems
@@ -844,3 +1147,43 @@ def test_toy_classes_are_apart() -> None:
     assert l_inf_gap(*data.toy_checkerboard(2000, np.random.default_rng(0))) >= 0.05 - 1e-6
     assert l_inf_gap(*data.toy_checkerboard(2000, np.random.default_rng(0), cells=2, gap=0.2)) >= 0.2 - 1e-6
     assert l_inf_gap(*data.toy_moons(2000, np.random.default_rng(0), noise=0)) > 0.1
+
+
+@pytest.mark.parametrize("noise", [-0.1, INFINITE, float("nan")])
+def test_moons_need_a_noise(noise: float) -> None:
+    with pytest.raises(ValueError, match=f"noise must be finite and at least 0, got {noise}"):
+        data.toy_moons(5, np.random.default_rng(0), noise=noise)
+
+
+@pytest.mark.parametrize(
+    ("cells", "gap", "message"),
+    [
+        (0, 0.05, "cells must be a whole number of at least 1, got 0"),
+        (2.0, 0.05, "cells must be a whole number of at least 1, got 2.0"),
+        (4, 0.25, "gap must be at least 0 and less than a cell's side of 1/4, got 0.25"),
+        (4, -0.1, "gap must be at least 0 and less than a cell's side of 1/4, got -0.1"),
+        (4, float("nan"), "gap must be at least 0 and less than a cell's side of 1/4, got nan"),
+    ],
+)
+def test_checkerboards_need_room_in_a_cell(cells: Any, gap: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        data.toy_checkerboard(5, np.random.default_rng(0), cells, gap)
+
+
+def test_strict_floating_point_changes_nothing(empty_cache: Path, tmp_path: Path) -> None:
+    """A caller may have NumPy raise at every underflow."""
+    write_idx(tmp_path / "mnist")
+    write_cifar(tmp_path / "cifar-10", pickle_bytes, ".xz")
+    write_tiny_imagenet(tmp_path / "tiny-imagenet")
+    with np.errstate(all="raise"):
+        assert_tiny(load_dataset("mnist", tmp_path), 1, 28)
+        assert_tiny(load_dataset("cifar-10", tmp_path), 3, 32)
+        assert_tiny_imagenet(load_dataset("tiny-imagenet", tmp_path))
+        digits, rng = load_dataset("digits"), np.random.default_rng(0)
+        split_holdout(digits.train_labels, 0.1)
+        augmented = random_flip(random_crop(digits.train_images, 2, rng, "edge"), rng)
+        assert len(list(data.batches(augmented, digits.train_labels, 500, rng))) == 3
+        ((tiny_pixels, _),) = data.batches(np.full((4, 2), 1e-300), np.arange(4), 4, rng)
+        assert (tiny_pixels == 0).all()
+        data.toy_moons(20, rng, noise=1e-323)
+        data.toy_checkerboard(20, rng)

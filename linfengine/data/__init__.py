@@ -7,14 +7,8 @@ Images are uint8 (n, channels, height, width) with values 0..255, labels int64 (
 from .arrays import Contents, Floats, Images, Labels
 from .augment import Augment, batches, random_crop, random_flip, to_pixels
 from .load import Dataset, load_dataset
-from .readers import (
-    read_cifar_binary,
-    read_cifar_pickle,
-    read_idx,
-    read_idx_pair,
-    read_jpegs,
-    read_tiny_imagenet,
-)
+from .pickles import read_cifar_pickle
+from .readers import read_cifar_binary, read_idx, read_idx_pair, read_jpegs, read_tiny_imagenet
 from .sources import DATASETS, Layout, Source
 from .splits import split_holdout
 from .toy import toy_checkerboard, toy_moons

@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 
 from ..backends import backend_of
 from ..ops.shape import windows_of
-from .arrays import Array, Floats, Images, Labels
+from .arrays import Array, Floats, Images, Labels, class_numbers, whole_number
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 Augment = Callable[[Array, Generator], Array]
 
 
 def to_pixels(images: Images) -> Floats:
-    """``p / 255`` of uint8 images, correctly rounded to float32, in [0, 1]."""
-    if images.dtype != np.uint8:
-        raise TypeError(f"images must be uint8 with values 0..255, got {images.dtype}")
+    """``p / 255`` of uint8 images, correctly rounded to float32, in [0, 1]. Raises TypeError for other images."""
+    found = getattr(images, "dtype", type(images).__name__)
+    if found != np.uint8:
+        raise TypeError(f"images must be uint8 with values 0..255, got {found}")
     return images.astype(np.float32) / np.float32(255)
 
 
@@ -32,17 +33,21 @@ def random_crop(
     """Each image (c, h, w) becomes a window of itself padded by ``padding`` pixels, zeros or edge values.
 
     The window is ``size`` x ``size``, by default h x w; all windows, then ``(2 * padding + 1)**2``, are equally likely.
-    ``images`` is (n, c, h, w), of any dtype, and is kept. Raises ValueError for a size with no window.
+    ``images`` is (n, c, h, w), of any dtype, and is kept. Raises ValueError for images of another shape, a negative
+    padding, an unknown mode, and a size with no window.
     """
     xp = backend_of(images).xp
+    if images.ndim != 4:
+        raise ValueError(f"images must have shape (n, channels, height, width), got {images.shape}")
+    if mode not in ("constant", "edge"):
+        raise ValueError(f"mode must be 'constant' or 'edge', got {mode!r}")
+    padding = whole_number("padding", padding, 0)
     n, _, height, width = images.shape
+    if size is not None:  # the window lies in the padded image
+        size = whole_number("size", size, 1, min(height, width) + 2 * padding)
     padded = xp.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)), mode=mode)
     window = (height, width) if size is None else (size, size)
     places = [side + 2 * padding - length + 1 for side, length in zip((height, width), window, strict=True)]
-    if size is not None and (size < 1 or min(places) < 1):
-        raise ValueError(
-            f"size must be from 1 to {min(places) + size - 1}, the padded image's smaller side, got {size}"
-        )
     row, column = xp.asarray(np.stack([rng.integers(count, size=n) for count in places]))
     return cast(NDArray[Scalar], windows_of(padded, window)[xp.arange(n), :, row, column])
 
@@ -67,19 +72,31 @@ def batches(
     """One epoch of shuffled minibatches ``(pixels, labels)``: each sample once, the last batch smaller or dropped.
 
     ``augment(batch, rng)`` acts on the images as stored; uint8 images then become pixels (`to_pixels`), others are only
-    made float32. Images on a GPU stay there, and only what chance decided is sent to it. Raises ValueError for unequal
-    lengths or an empty batch, when the first batch is asked for.
+    made float32. Labels of any integer type come as int64. Images on a GPU stay there, and only what chance decided is
+    sent to it. ``rng`` is first used when the first batch is asked for. Raises ValueError for unequal lengths or an
+    empty batch, and TypeError unless labels are integers.
     """
-    xp = backend_of(images).xp
     n = len(images)
+    labels = class_numbers(labels)
     if len(labels) != n:
         raise ValueError(f"images and labels must have one length, got {n} and {len(labels)}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    return _batches(images, labels, whole_number("batch_size", batch_size, 1), rng, augment, drop_last)
+
+
+def _batches(
+    images: Array, labels: Labels, batch_size: int, rng: Generator, augment: Augment | None, drop_last: bool
+) -> Iterator[tuple[Floats, Labels]]:
+    xp = backend_of(images).xp
+    n = len(images)
     order = rng.permutation(n)
     for start in range(0, n - n % batch_size if drop_last else n, batch_size):
         chosen = order[start : start + batch_size]
         batch = images[xp.asarray(chosen)]
         if augment is not None:
             batch = augment(batch, rng)
-        yield to_pixels(batch) if batch.dtype == np.uint8 else batch.astype(np.float32, copy=False), labels[chosen]
+        yield _as_pixels(batch), labels[chosen]
+
+
+@np.errstate(under="ignore")  # what is too small for float32 becomes 0
+def _as_pixels(batch: Array) -> Floats:
+    return to_pixels(batch) if batch.dtype == np.uint8 else batch.astype(np.float32, copy=False)

@@ -3,6 +3,7 @@
 import os
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,13 +12,14 @@ from typing import cast
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from .arrays import Contents, Images, Labels
-from .readers import expect, read_digits
+from .files import expect
+from .readers import read_digits
 from .sources import DATASETS, Layout, Source
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """A data set in memory, and the constants which normalise it: ``(p / 255 - mean) / std``.
 
@@ -34,6 +36,12 @@ class Dataset:
     mean: tuple[float, ...]
     std: float
 
+    def __repr__(self) -> str:
+        """Name, sizes, shape of an image and number of classes."""
+        train, test = f"{len(self.train_images):,}", f"{len(self.test_images):,}"
+        shape = " x ".join(map(str, self.train_images.shape[1:]))
+        return f"Dataset({self.name!r}: {train} train and {test} test images of {shape}, {len(self.classes)} classes)"
+
 
 def load_dataset(name: str, data_dir: str | Path | None = None, download: bool = True) -> Dataset:
     """Data set ``name`` (a key of `DATASETS`), every file checked.
@@ -45,27 +53,30 @@ def load_dataset(name: str, data_dir: str | Path | None = None, download: bool =
     user's cache; one that is nowhere is downloaded to the cache if ``download`` is true, and its SHA-256 checked. Under
     each root the folder called ``name`` comes first, then those of the official archives and of torchvision. Files may
     lie in the root itself for CIFAR-10 and Tiny ImageNet, whose file names tell what they are; MNIST and Fashion-MNIST
-    share theirs, so for these the root must then be called ``name``. Each file but a JPEG may be plain, .gz or .xz.
+    share theirs, so for these the root must then be called like one of the folders. Upper and lower case are one in
+    the names of folders. Each file but a JPEG may be plain, .gz or .xz; Kaggle's names (``train-images.idx3-ubyte``, or
+    a folder around each file) do as well.
 
     Raises UserError, one sentence, if the name is unknown, nothing is found, the download fails, or a file is missing,
     damaged, of the wrong size, or has a label which is no class.
     """
-    if name not in DATASETS:
-        raise UserError(f"data set {name!r} is unknown: expected one of {', '.join(DATASETS)}")
+    if not isinstance(name, str) or name not in DATASETS:
+        hint = did_you_mean(str(name), DATASETS)
+        raise UserError(f"data set {name!r} is unknown{hint}: expected one of {', '.join(DATASETS)}")
     source = DATASETS[name]
     if not source.layouts:
         return Dataset(name, source.names, *read_digits(), source.mean, source.std)
     try:
         contents = _read(source, *_locate(name, source, data_dir, download))
-    except UserError as error:
+    except (UserError, OSError) as error:
         advice = f"get the files from {source.url} and name their folder by data_dir (--data-dir) or LINFENGINE_DATA"
-        raise UserError(f"{error}; {advice}") from error
+        raise UserError(f"{error}; {advice}") from None
     return Dataset(name, *contents, source.mean, source.std)
 
 
 def _locate(name: str, source: Source, data_dir: str | Path | None, download: bool) -> tuple[Layout, dict[str, Path]]:
     """The first set of files in the named roots, in the cache, or on the network."""
-    roots = [Path(root).expanduser() for root in (data_dir, os.environ.get("LINFENGINE_DATA")) if root]
+    roots = [Path(os.path.expanduser(root)) for root in (data_dir, os.environ.get("LINFENGINE_DATA")) if root]
     for root in roots:
         expect(root.is_dir(), root, "a folder of data sets", "none")
         if found := _find(name, source, root):
@@ -80,12 +91,12 @@ def _locate(name: str, source: Source, data_dir: str | Path | None, download: bo
     for file, sha256 in source.sha256.items() if download else ():
         address = source.url + file
         unpack = {".tar.gz": pooch.Untar, ".zip": pooch.Unzip}.get("".join(Path(file).suffixes))
-        processor = unpack and unpack(extract_dir=".")
+        processor = unpack and unpack(extract_dir=".")  # runs once the SHA-256 is right: the names in it are known
         try:
             pooch.retrieve(address, f"sha256:{sha256}", file, cache / name, processor=processor)
         except (OSError, ValueError, tarfile.TarError, zipfile.BadZipFile) as error:
             reason = "wrong SHA-256" if type(error) is ValueError else type(error).__name__
-            raise UserError(f"{name} is in no folder, and {address} could not be downloaded ({reason})") from error
+            raise UserError(f"{name} is in no folder, and {address} could not be downloaded ({reason})") from None
     if found := _find(name, source, cache):
         return found
     raise UserError(f"{name} was not found in {', '.join(map(str, [*roots, cache]))}")
@@ -93,17 +104,46 @@ def _locate(name: str, source: Source, data_dir: str | Path | None, download: bo
 
 def _find(name: str, source: Source, root: Path) -> tuple[Layout, dict[str, Path]] | None:
     """A layout and the path of each of its files under ``root``; None if there is none, UserError if one is missing."""
-    folders = [root / folder for folder in source.folders] + [root] * (root.resolve().name == name)
-    for folder in folders:
+    for folder in _folders(name, source, root):
         for layout in source.layouts:
             files = [file for group in layout.groups for file in group]
-            options = [(file, folder / (file + ending)) for ending in (".xz", ".gz", "") for file in files]
-            paths = {file: path for file, path in options if path.is_file()}  # the last, the plain file, wins
-            missing = [folder / file for file in files if file not in paths]
+            found = {file: path for file in files if (path := _file(folder, file))}
+            missing = [folder / file for file in files if file not in found]
             if not missing:
-                return layout, paths
-            if paths:
+                return layout, found
+            if found:
                 raise UserError(f"{missing[0]}: expected this file, plain, .gz or .xz, beside the others, found none")
+    return None
+
+
+def _folders(name: str, source: Source, root: Path) -> Iterator[Path]:
+    """The folders under ``root`` that may hold the files; the root itself where it is called like one of them."""
+    names = {name}
+    for wanted in source.folders:
+        parts = Path(wanted).parts
+        names.update(part.casefold() for part in parts[:1])
+        folders = [root]
+        for part in parts:
+            folders = [child for folder in folders for child in _children(folder, part)]
+        yield from folders
+    if root.resolve().name.casefold() in names:
+        yield from (root, root / "raw")
+
+
+def _children(folder: Path, name: str) -> list[Path]:
+    """What is called ``name`` in ``folder``, else what is so but for upper and lower case."""
+    if (folder / name).exists() or not folder.is_dir():
+        return [folder / name]
+    return sorted(child for child in folder.iterdir() if child.name.casefold() == name.casefold())
+
+
+def _file(folder: Path, file: str) -> Path | None:
+    """The plain or packed file under its published name, or as Kaggle has it: another name, or a folder around it."""
+    for form in (file, file.replace("-idx", ".idx"), f"{file}/{Path(file).name}"):
+        for ending in ("", ".gz", ".xz"):
+            path = folder / (form + ending)
+            if path.is_file():
+                return path
     return None
 
 
@@ -112,14 +152,11 @@ def _read(source: Source, layout: Layout, paths: dict[str, Path]) -> Contents:
     groups = [[paths[file] for file in group] for group in layout.groups]
     if len(groups) == 1:  # one reader of it all
         return cast(Contents, layout.read(source, *groups[0]))
-    with ThreadPoolExecutor() as pool:  # unpacking runs outside the interpreter lock
-        parts = list(pool.map(lambda group: layout.read(*group), groups))
-    train_parts = len(parts) - 1
+    train_parts = len(groups) - 1
     counts = [source.sizes[0] // train_parts] * train_parts + [source.sizes[1]]
-    for group, (images, labels), count in zip(groups, parts, counts, strict=True):
-        shape = (count, *source.shape)
-        expect(images.shape == shape, group[0], f"images of shape {shape}", images.shape)
-        expect(labels.shape == (count,), group[-1], f"{count:,} labels", f"an array of shape {labels.shape}")
+    with ThreadPoolExecutor() as pool:  # unpacking runs outside the interpreter lock
+        parts = list(pool.map(lambda group, count: layout.read(*group, (count, *source.shape)), groups, counts))
+    for group, (_, labels) in zip(groups, parts, strict=True):
         wrong = np.setdiff1d(labels, np.arange(source.classes)).tolist()
         expect(not wrong, group[-1], f"labels 0..{source.classes - 1}", f"also {wrong[:3]}")
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

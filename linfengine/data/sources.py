@@ -4,13 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .readers import read_cifar_binary, read_cifar_pickle, read_idx_pair, read_tiny_imagenet
+from .pickles import read_cifar_pickle
+from .readers import read_cifar_binary, read_idx_pair, read_tiny_imagenet
 
 
 class Layout(NamedTuple):
     """One published form: the reader, and the groups of files it takes, one a call; the last group is the test set.
 
-    The reader of a single group is given the `Source` first, and reads and checks the whole data set.
+    After the files, the reader is given the shape (n, channels, height, width) of the images it must find in them. The
+    reader of a single group reads the whole data set, and is given the `Source`, before the files, instead.
     """
 
     read: Callable[..., Any]
