@@ -196,6 +196,45 @@ def test_repr_tells_what_is_in_a_data_set() -> None:
     assert repr(load_dataset("digits")) == described
 
 
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"test_labels": np.zeros(360)}, TypeError, "labels must be integers, got float64"),
+        (
+            {"test_labels": np.zeros(359, int)},
+            ValueError,
+            "test_images and test_labels must have one length, got 360, 359",
+        ),
+        ({"train_labels": np.full(1437, 10)}, ValueError, r"train_labels must lie in 0\.\.9, got 10 to 10"),
+        ({"train_labels": np.full(1437, -1, np.int8)}, ValueError, r"train_labels must lie in 0\.\.9, got -1 to -1"),
+        ({"test_images": np.zeros((360, 1, 8, 8), np.float32)}, TypeError, "test_images must be uint8 .* got float32"),
+        (
+            {"train_images": np.zeros((1437, 64), np.uint8)},
+            ValueError,
+            r"train_images must have shape .* got \(1437, 64\)",
+        ),
+        (
+            {"test_images": np.zeros((360, 8, 8, 1), np.uint8)},
+            ValueError,
+            r"test_images must have shape .* \(360, 8, 8, 1",
+        ),
+        ({"mean": (0.3, 0.3)}, ValueError, r"mean must be one finite number a channel, got \(0.3, 0.3\)"),
+        ({"mean": (float("nan"),)}, ValueError, "mean must be one finite number a channel"),
+        ({"std": 0.0}, ValueError, "std must be finite and above 0, got 0.0"),
+    ],
+)
+def test_data_sets_made_by_hand_are_checked(changes: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        replace(load_dataset("digits"), **changes)
+
+
+def test_data_sets_made_by_hand_have_wide_labels() -> None:
+    digits = load_dataset("digits")
+    narrow = replace(digits, train_labels=digits.train_labels.astype(np.uint8))
+    assert narrow.train_labels.dtype == np.int64
+    np.testing.assert_array_equal(narrow.train_labels, digits.train_labels)
+
+
 def test_digits_split_never_changes() -> None:
     digest = hashlib.sha256(load_dataset("digits").test_images.tobytes()).hexdigest()
     assert digest == "36adb962e227fc90da2ec4dccb85309c9b77f45f5308d52ff39f6d8f32b52656"

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 
 from ..errors import UserError, did_you_mean
-from .arrays import Contents, Images, Labels
+from .arrays import Contents, Images, Labels, class_numbers
 from .files import expect
 from .readers import read_digits
 from .sources import DATASETS, Layout, Source
@@ -25,6 +25,10 @@ class Dataset:
 
     There is one ``mean`` a channel but only one ``std``: a standard deviation per channel would turn the l-inf ball of
     the input into a box with unequal sides, and the margin would no longer be a radius.
+
+    Labels of any integer type become int64. Raises ValueError or TypeError unless images are uint8
+    (n, channels, height, width), of one shape in both sets, with one label from 0 to ``len(classes) - 1`` an image, and
+    unless there are one finite ``mean`` a channel and a finite ``std`` above 0.
     """
 
     name: str
@@ -35,6 +39,28 @@ class Dataset:
     test_labels: Labels
     mean: tuple[float, ...]
     std: float
+
+    def __post_init__(self) -> None:
+        for part in ("train", "test"):
+            images, labels = getattr(self, f"{part}_images"), class_numbers(getattr(self, f"{part}_labels"))
+            object.__setattr__(self, f"{part}_labels", labels)
+            found = getattr(images, "dtype", type(images).__name__)
+            if found != np.uint8:
+                raise TypeError(f"{part}_images must be uint8 with values 0..255, got {found}")
+            if images.ndim != 4 or images.shape[1:] != self.train_images.shape[1:]:
+                expected = "(n, channels, height, width), the same in train and test"
+                raise ValueError(f"{part}_images must have shape {expected}, got {images.shape}")
+            if len(images) != len(labels):
+                raise ValueError(
+                    f"{part}_images and {part}_labels must have one length, got {len(images)}, {len(labels)}"
+                )
+            if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
+                extent = f"{labels.min()} to {labels.max()}"
+                raise ValueError(f"{part}_labels must lie in 0..{len(self.classes) - 1}, got {extent}")
+        if len(self.mean) != self.train_images.shape[1] or not np.isfinite(self.mean).all():
+            raise ValueError(f"mean must be one finite number a channel, got {self.mean}")
+        if not 0 < self.std < np.inf:
+            raise ValueError(f"std must be finite and above 0, got {self.std}")
 
     def __repr__(self) -> str:
         """Name, sizes, shape of an image and number of classes."""
