@@ -13,7 +13,7 @@ class UserError(ValueError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint at the known word that looks most like this one, upper or lower case, or nothing."""
+    """A hint at the known word most similar to this one, in upper or lower case; empty if none is similar."""
     words = {each.casefold(): each for each in known}
     close = difflib.get_close_matches(word.casefold(), words, n=1)
     return f" (did you mean {words[close[0]]!r}?)" if close else ""

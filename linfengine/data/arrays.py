@@ -1,4 +1,4 @@
-"""The arrays of this package by name, and checks of what a caller gives for them."""
+"""Names for the array types of this package, and checks of arguments."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ Contents = tuple[tuple[str, ...], Images, Labels, Images, Labels]  # class names
 
 
 def class_numbers(labels: ArrayLike) -> Labels:
-    """Labels of any integer type as int64 (n,). Raises TypeError or ValueError if they are no row of integers."""
+    """Labels (n,) of any integer type as int64. Raises ValueError for another shape, TypeError for another type."""
     array = np.asarray(labels)
     if array.ndim != 1:
         raise ValueError(f"labels must have shape (n,), got {array.shape}")
@@ -23,7 +23,7 @@ def class_numbers(labels: ArrayLike) -> Labels:
 
 
 def whole_number(name: str, value: object, least: int, most: int | None = None) -> int:
-    """``value`` if it is an integer in the range; else raises ValueError."""
+    """``value`` as an int. Raises ValueError unless it is an integer in the range ``least`` to ``most``."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):  # type: ignore[operator]
         extent = f"of at least {least}" if most is None else f"from {least} to {most}"

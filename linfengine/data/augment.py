@@ -32,9 +32,9 @@ def random_crop(
 ) -> NDArray[Scalar]:
     """Each image (c, h, w) becomes a window of itself padded by ``padding`` pixels, zeros or edge values.
 
-    The window is ``size`` x ``size``, by default h x w; all windows, then ``(2 * padding + 1)**2``, are equally likely.
-    ``images`` is (n, c, h, w), of any dtype, and is kept. Raises ValueError for images of another shape, a negative
-    padding, an unknown mode, and a size with no window.
+    The window is ``size`` x ``size``, by default h x w: there are then ``(2 * padding + 1)**2`` of them. All are
+    equally likely. ``images`` (n, c, h, w), of any dtype, stay as they are. Raises ValueError for another shape,
+    a negative padding, an unknown mode, and a size below 1 or above the padded image's smaller side.
     """
     xp = backend_of(images).xp
     if images.ndim != 4:
@@ -72,9 +72,9 @@ def batches(
     """One epoch of shuffled minibatches ``(pixels, labels)``: each sample once, the last batch smaller or dropped.
 
     ``augment(batch, rng)`` acts on the images as stored; uint8 images then become pixels (`to_pixels`), others are only
-    made float32. Labels of any integer type come as int64. Images on a GPU stay there, and only what chance decided is
-    sent to it. ``rng`` is first used when the first batch is asked for. Raises ValueError for unequal lengths or an
-    empty batch, and TypeError unless labels are integers.
+    made float32. Labels of any integer type become int64. Images on a GPU stay there; only random numbers are sent to
+    it. ``rng`` is first used when the first batch is asked for. Raises, at the call, ValueError for unequal lengths or
+    a batch_size below 1, and TypeError if the labels are not integers.
     """
     n = len(images)
     labels = class_numbers(labels)
@@ -97,6 +97,6 @@ def _batches(
         yield _as_pixels(batch), labels[chosen]
 
 
-@np.errstate(under="ignore")  # what is too small for float32 becomes 0
+@np.errstate(under="ignore")  # values too small for float32 become 0
 def _as_pixels(batch: Array) -> Floats:
     return to_pixels(batch) if batch.dtype == np.uint8 else batch.astype(np.float32, copy=False)

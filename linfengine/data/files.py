@@ -22,10 +22,10 @@ def expect(ok: bool, path: Path, expected: str, found: object) -> None:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The whole file, or its first ``most + 1`` bytes if it is longer; unpacked if its name ends in .gz or .xz.
+    """The whole file, or its first ``most + 1`` bytes if it is longer. Files called .gz or .xz are unpacked.
 
-    The one byte more tells the caller that the file is too long. A packed file holds one stream; its checksum is
-    verified unless the file is too long. Raises UserError if the file cannot be read or is damaged.
+    The additional byte shows that the file is too long. A packed file must hold one stream. Its checksum is verified
+    unless the file is too long. Raises UserError if the file cannot be read or is damaged.
     """
     try:
         with path.open("rb") as file:
@@ -44,7 +44,7 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def length(blob: bytes, most: int) -> str:
-    """How many bytes `read_bytes` found."""
+    """The number of bytes that `read_bytes` found, for a message."""
     return f"{len(blob):,} bytes" if len(blob) <= most else "more"
 
 

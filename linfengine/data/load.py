@@ -21,14 +21,16 @@ from .sources import DATASETS, Layout, Source
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A data set in memory, and the constants which normalise it: ``(p / 255 - mean) / std``.
+    """A data set in memory, and the constants that normalise it: ``(p / 255 - mean) / std``.
 
-    There is one ``mean`` a channel but only one ``std``: a standard deviation per channel would turn the l-inf ball of
-    the input into a box with unequal sides, and the margin would no longer be a radius.
+    Images are uint8 (n, channels, height, width); train and test images have the same channels, height and width.
+    Labels (n,) are integers from 0 to ``len(classes) - 1``; any integer type is accepted and becomes int64.
 
-    Labels of any integer type become int64. Raises ValueError or TypeError unless images are uint8
-    (n, channels, height, width), of one shape in both sets, with one label from 0 to ``len(classes) - 1`` an image, and
-    unless there are one finite ``mean`` a channel and a finite ``std`` above 0.
+    Each channel has its own ``mean``, but there is only one ``std``: with a standard deviation for each channel the
+    l-inf ball of the input would become a box with unequal sides, and the margin would no longer be a radius.
+
+    Raises TypeError for images or labels of another type. Raises ValueError for a wrong shape or length, a label that
+    is no class, a ``mean`` that is not one finite number for each channel, and a ``std`` that is not in (0, inf).
     """
 
     name: str
@@ -70,21 +72,23 @@ class Dataset:
 
 
 def load_dataset(name: str, data_dir: str | Path | None = None, download: bool = True) -> Dataset:
-    """Data set ``name`` (a key of `DATASETS`), every file checked.
+    """The data set called ``name``, a key of `DATASETS`. Every file is checked.
 
-    ``digits`` comes with the package: 1,797 images of 8 x 8 pixels, 0..16 made ``round(p * 255 / 16)``. The test set
-    is the 360 samples that ``split_holdout(labels, 360)`` holds out, the train set the other 1,437: always the same.
+    ``digits`` comes with the package: 1,797 images of 8 x 8 pixels, whose values 0..16 become ``round(p * 255 / 16)``.
+    The test set is the 360 samples that ``split_holdout(labels, 360)`` holds out, the train set the other 1,437.
 
-    The others are searched in ``data_dir``, the folder named by the environment variable LINFENGINE_DATA, and the
-    user's cache; one that is nowhere is downloaded to the cache if ``download`` is true, and its SHA-256 checked. Under
-    each root the folder called ``name`` comes first, then those of the official archives and of torchvision. Files may
-    lie in the root itself for CIFAR-10 and Tiny ImageNet, whose file names tell what they are; MNIST and Fashion-MNIST
-    share theirs, so for these the root must then be called like one of the folders. Upper and lower case are one in
-    the names of folders. Each file but a JPEG may be plain, .gz or .xz; Kaggle's names (``train-images.idx3-ubyte``, or
-    a folder around each file) do as well.
+    The other data sets are searched in ``data_dir``, then in the folder that the environment variable LINFENGINE_DATA
+    names, then in the user's cache. If none of them has it and ``download`` is true, the data set is downloaded to the
+    cache and its SHA-256 is checked.
+
+    Each of these roots may hold a folder called ``name`` or one of the folders that the official archives and
+    torchvision make; upper and lower case do not matter. The files of CIFAR-10 and Tiny ImageNet may also lie in the
+    root itself. MNIST and Fashion-MNIST use the same file names, so their files may lie in the root only if it has the
+    name of such a folder. A file may be plain, .gz or .xz, except JPEGs. Kaggle's forms are accepted, too:
+    ``train-images.idx3-ubyte``, and a folder around each file.
 
     Raises UserError, one sentence, if the name is unknown, nothing is found, the download fails, or a file is missing,
-    damaged, of the wrong size, or has a label which is no class.
+    damaged, of the wrong size, or has a label that is no class.
     """
     if not isinstance(name, str) or name not in DATASETS:
         hint = did_you_mean(str(name), DATASETS)
@@ -143,7 +147,7 @@ def _find(name: str, source: Source, root: Path) -> tuple[Layout, dict[str, Path
 
 
 def _folders(name: str, source: Source, root: Path) -> Iterator[Path]:
-    """The folders under ``root`` that may hold the files; the root itself where it is called like one of them."""
+    """The folders under ``root`` that may hold the files, and the root itself if it has the name of such a folder."""
     names = {name}
     for wanted in source.folders:
         parts = Path(wanted).parts
@@ -157,14 +161,14 @@ def _folders(name: str, source: Source, root: Path) -> Iterator[Path]:
 
 
 def _children(folder: Path, name: str) -> list[Path]:
-    """What is called ``name`` in ``folder``, else what is so but for upper and lower case."""
+    """The entry ``name`` of ``folder``; if there is none, the entries that differ from it only in case."""
     if (folder / name).exists() or not folder.is_dir():
         return [folder / name]
     return sorted(child for child in folder.iterdir() if child.name.casefold() == name.casefold())
 
 
 def _file(folder: Path, file: str) -> Path | None:
-    """The plain or packed file under its published name, or as Kaggle has it: another name, or a folder around it."""
+    """The path of ``file``, plain or packed, under its published name or in one of Kaggle's two forms."""
     for form in (file, file.replace("-idx", ".idx"), f"{file}/{Path(file).name}"):
         for ending in ("", ".gz", ".xz"):
             path = folder / (form + ending)

@@ -1,8 +1,8 @@
 """CIFAR-10's "Python version", read without running it.
 
 A pickle is a program for a stack machine that may call any function. This machine knows only the opcodes that the
-official files and their copies by Python 3 (protocols 2 to 4) use. It calls nothing: where a pickle calls NumPy, the
-arguments are noted. No object but a string is used twice, so what is built is no larger than the file.
+official files and their copies by Python 3 (protocols 2 to 4) use. It calls nothing: where a pickle calls NumPy, it
+only stores the arguments. Only strings and names may be used twice, so the result is no larger than the file.
 """
 
 import pickle
@@ -38,12 +38,12 @@ NUMPY = {
 
 
 class _Name:
-    """Stands for each of NumPy's names."""
+    """Any of NumPy's names in a pickle."""
 
 
 @dataclass(eq=False)
 class _Call:
-    """A call of NumPy, noted but not made, and the state that the pickle gives to its result."""
+    """A call of NumPy that is not made: its arguments, and the state that the pickle sets on its result."""
 
     arguments: tuple[Any, ...]
     state: Any = None

@@ -95,12 +95,12 @@ def read_jpegs(paths: list[Path], shape: tuple[int, int, int]) -> Images:
 
 
 def read_tiny_imagenet(source: "Source", wnids: Path, words: Path, annotations: Path) -> Contents:
-    """The folder `tiny-imagenet-200`, given its lists; `val` is the test set, for labels of `test` are not published.
+    """The folder `tiny-imagenet-200`, given its lists. `val` is the test set, for labels of `test` are not published.
 
-    Classes are numbered by sorted WordNet id, as by torchvision's ImageFolder, whatever the order of wnids.txt, and
-    called by their first name in words.txt. Train images are in the order of class and file name, test images, which
-    mix the classes, of file name. Hidden files, such as the ``._*.JPEG`` of macOS, are no images. Ids and file names
-    are plain: none leads out of the folder.
+    Classes are numbered in the order of their WordNet ids, as torchvision's ImageFolder does, and have their first name
+    in words.txt. Train images are in the order of class and file name, test images in the order of file name. Hidden
+    files, such as the ``._*.JPEG`` of macOS, are ignored. Ids and file names must be plain: none can name a file
+    outside the folder.
     """
     ids = sorted(set(read_text(wnids, 256 * source.classes).split()))
     expect(len(ids) == source.classes, wnids, f"{source.classes} different WordNet ids", len(ids))

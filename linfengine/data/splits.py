@@ -8,12 +8,12 @@ from .arrays import class_numbers
 
 
 def split_holdout(labels: ArrayLike, size: int | float, *, seed: int = 0) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Ascending indices ``(train, held_out)``: a fixed part of the training set, kept out for choosing anything.
+    """Ascending indices ``(train, held_out)``: the held-out samples serve to choose settings.
 
-    ``size`` is a number of samples, or a fraction of them if it is a float. Each class gives its share, rounded up or
-    down such that the sum is exact. The split depends on ``labels``, ``size`` and ``seed`` alone, on no training seed,
-    and is the same with every version of NumPy. Raises ValueError unless both parts get a sample, and TypeError unless
-    labels are integers.
+    ``size`` is the number of samples to hold out, or, if it is a float, their fraction. Each class gives its share,
+    rounded up or down such that the sum is exact. The split depends only on ``labels``, ``size`` and ``seed``, which is
+    not the training seed, and is the same with every version of NumPy. Raises ValueError if ``size`` is no number or
+    leaves one of the parts empty, and TypeError if the labels are not integers.
     """
     _, classes, counts = np.unique(class_numbers(labels), return_inverse=True, return_counts=True)
     n = len(classes)
