@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -305,10 +305,10 @@ def _hides(value: object) -> bool:
         seen.add(id(each))
         if isinstance(each, FunctionType):  # its globals are the program's, not the net's
             left += [each.__closure__, each.__defaults__, each.__kwdefaults__]
-        elif isinstance(each, MethodType):
-            left += [each.__self__, each.__func__]
+        elif isinstance(each, np.ndarray):
+            left += list(each.flat)
         else:
-            left += gc.get_referents(each)
+            left += [*gc.get_referents(each), getattr(each, "__self__", None)]  # a bound method's object
     return False
 
 
