@@ -9,7 +9,6 @@ that a name always stands for a whole file.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,41 +20,10 @@ from ._version import __version__
 from .backends import Array, to_numpy
 from .errors import UserError
 from .exact import ExactNet as _ExactNet  # noqa: F401 (so that `build` knows it)
+from .files import check_writable, write_file  # noqa: F401 (until all callers import them from files)
 from .layers import Module, build
 
 FORMAT = "linfengine-1"
-
-
-def write_file(path: str | Path, content: bytes) -> None:
-    """Write a whole file or none: to a temporary name beside it, flushed to the disk, then renamed.
-
-    Raises UserError when the place cannot be written to.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")  # one that a killed process left is written over
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)  # an interruption may come right after the renaming
-            raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def check_writable(path: str | Path) -> None:
-    """Raises UserError when `write_file` could not write there; to be known before long work rather than after it."""
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path}: expected a file's name, and this is a folder")
-    probe = path.with_name(f".{path.name}.probe")
-    write_file(probe, b"")
-    probe.unlink()
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:

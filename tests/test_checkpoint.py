@@ -1,12 +1,9 @@
 """A file is whole or it is refused: what was saved comes back to the bit, and nothing else comes back at all."""
 
-import errno
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +16,7 @@ from safetensors.numpy import save as save_safetensors
 from safetensors.numpy import save_file
 
 from linfengine._version import __version__
-from linfengine.checkpoint import FORMAT, load_model, load_tensors, save_model, save_tensors, write_file
+from linfengine.checkpoint import FORMAT, load_model, load_tensors, save_model, save_tensors
 from linfengine.errors import UserError
 from linfengine.layers import (
     Dense,
@@ -302,91 +299,6 @@ def test_a_file_that_is_no_model_says_what_is_missing(whole: Path) -> None:
     for key, message in (("config", "without a net's description"), ("p", "fits its own description")):
         save_tensors(whole, tensors, {name: text for name, text in metadata.items() if name != key})
         assert message in complaint(lambda: load_model(whole))
-
-
-# A name always stands for a whole file.
-
-
-def test_write_file_makes_folders_and_replaces(tmp_path: Path) -> None:
-    path = tmp_path / "runs" / "deep" / "file"
-    write_file(path, b"first")
-    write_file(str(path), b"second")
-    assert path.read_bytes() == b"second"
-    assert os.listdir(path.parent) == ["file"]
-    (tmp_path / "plain").touch()
-    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode  # others may read it, as the user has it
-
-
-def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-
-    def noting(name: str) -> Callable[..., None]:
-        real = getattr(os, name)
-
-        def note(*arguments: Any) -> None:
-            calls.append(name)
-            real(*arguments)
-
-        return note
-
-    for name in ("fsync", "replace"):
-        monkeypatch.setattr(os, name, noting(name))
-    write_file(tmp_path / "file", b"content")
-    assert calls == ["fsync", "replace"]
-
-
-@pytest.mark.parametrize("name", ["fsync", "replace"])
-@pytest.mark.parametrize(
-    ("failure", "raised"), [(OSError(errno.ENOSPC, "No space left on device"), UserError), (KeyboardInterrupt(), None)]
-)
-def test_a_write_that_fails_leaves_the_old_file_alone(
-    name: str, failure: BaseException, raised: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "file"
-    write_file(path, b"old")
-
-    def fail(*arguments: object) -> None:
-        raise failure
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, name, fail)
-        with pytest.raises(raised or type(failure)) as caught:
-            write_file(path, b"new")
-    if raised:
-        assert str(caught.value) == f"{path}: cannot be written (No space left on device)"
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_an_interruption_right_after_the_renaming_is_still_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.replace
-
-    def replace_and_stop(*arguments: Any) -> None:
-        real(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", replace_and_stop)
-    with pytest.raises(KeyboardInterrupt):
-        write_file(tmp_path / "file", b"new")
-    assert (tmp_path / "file").read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_places_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no folder")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "inside").touch()
-    for path in (tmp_path / "file" / "model", tmp_path / "folder", tmp_path / ("long" * 100)):
-        assert f"{path}: cannot be written (" in complaint(lambda path=path: write_file(path, b""))  # type: ignore[misc]
-        assert f"{path}: cannot" in complaint(lambda path=path: save_model(NETS["net"](), path))  # type: ignore[misc]
-    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    assert "cannot be written (Permission denied)" in complaint(lambda: write_file(tmp_path / "file", b""))
-    tmp_path.chmod(0o700)
 
 
 def test_a_file_of_another_program_in_the_way_is_never_read_as_a_model(tmp_path: Path) -> None:

@@ -1,0 +1,250 @@
+"""Whole files or none, and a lock for the folder of a run."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import UserError
+
+LOCK = ".lock"
+MOST_LINKS = 40  # symbolic links that a path may lead through, as on Linux
+DESCRIPTOR = re.compile(r"/(?:dev|proc/(?:self|thread-self|(\d+))(?:/task/\d+)?)/fd/(\d+)")
+BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
+NO_FOLLOW: int = getattr(os, "O_NOFOLLOW", 0)
+_held = threading.local()  # `folders`: those that this thread has locked
+
+
+def write_file(path: str | Path, content: bytes) -> None:
+    """Write a whole file or none: to a new temporary file beside it, flushed to the disk, then renamed.
+
+    A symbolic link is followed: its target is replaced, and the link stays.  A file that exists keeps its mode and,
+    where the system allows it, its owner; a new one gets the mode that the umask gives.  Missing folders are made.
+    Anything that is no regular file (a device, a pipe, /dev/stdout, /dev/fd/3) is opened and written to.
+
+    Raises UserError when the place cannot be written to; what is no regular file may then hold a part of the content.
+    """
+    with _told(path):
+        target = _end_of_links(Path(path))
+        if (descriptor := _descriptor(target)) is not None:
+            with open(os.dup(descriptor), "wb") as stream:
+                stream.write(content)
+            return
+        old = _stat(target)
+        if old is None or stat.S_ISREG(old.st_mode):
+            _replace(target, content, old)
+        else:
+            with open(target, "wb") as stream:  # a folder is refused here
+                stream.write(content)
+
+
+def check_writable(path: str | Path) -> None:
+    """Raises UserError where `write_file` could not write; call it before long work.
+
+    An existing file is not changed, a pipe or a device is not opened, and no folder is made.
+    """
+    with _told(path):
+        target = _end_of_links(Path(path))
+        if (descriptor := _descriptor(target)) is not None:
+            os.fstat(descriptor)
+            return
+        old = _stat(target)
+        if old is not None and stat.S_ISDIR(old.st_mode):
+            raise UserError(f"{path}: expected a file's name, and this is a folder")
+        if old is not None:
+            _check_permission(target)
+        if old is None or stat.S_ISREG(old.st_mode):
+            probe = _temporary(_first_folder(target) / target.name)
+            try:
+                probe.touch(exist_ok=False)
+            finally:
+                probe.unlink(missing_ok=True)
+
+
+def remove_temporaries(path: str | Path) -> None:
+    """Remove the temporary files of `write_file` that killed processes left beside `path`.
+
+    Only for a path that no other process is writing (see `folder_lock`).
+    """
+    target = Path(path)
+    pattern = re.compile(rf"\.{re.escape(target.name[:50])}\.[0-9a-f]{{16}}\.part")
+    for file in target.parent.iterdir() if target.parent.is_dir() else ():
+        if pattern.fullmatch(file.name):
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_lock(folder: str | Path) -> Iterator[None]:
+    """Hold a folder, made if it is missing, for this thread alone, until the block ends or the process dies.
+
+    The lock is one of the operating system, on the file `.lock` in the folder, which holds the process id and is
+    removed at the end; so is a folder that was made here and is empty.  The thread that holds a folder may lock it
+    again.  On a file system without locks nothing is held.
+
+    Raises UserError, with the process id, where the folder is held, and where it cannot be made or written to.
+    """
+    folder = Path(folder)
+    own: set[str] = vars(_held).setdefault("folders", set())
+    name = os.path.realpath(folder)
+    if name in own:
+        yield
+        return
+    made: list[Path] = []
+    try:
+        with _told(folder):
+            made += _make_folders(folder)
+            file = _locked_file(folder)
+        own.add(name)
+        try:
+            yield
+        finally:
+            own.discard(name)
+            with suppress(OSError):  # Windows does not remove an open file
+                (folder / LOCK).unlink()
+            os.close(file)
+    finally:
+        with suppress(OSError):  # it is no longer empty
+            for parent in reversed(made):
+                parent.rmdir()
+
+
+@contextmanager
+def _told(path: str | Path) -> Iterator[None]:
+    """OSErrors as UserErrors that name the path."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _end_of_links(path: Path) -> Path:
+    """The path at the end of a chain of symbolic links; a descriptor (/dev/stdout, /dev/fd/3) is such an end."""
+    for _ in range(MOST_LINKS):
+        if path.name in ("", ".."):  # a folder
+            return path
+        path = Path(os.path.realpath(path.parent)) / path.name
+        if DESCRIPTOR.fullmatch(str(path)) or not path.is_symlink():
+            return path
+        path = path.parent / os.readlink(path)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of the open file that a path names, where it is one of this process."""
+    found = DESCRIPTOR.fullmatch(str(path))
+    return int(found[2]) if found and int(found[1] or os.getpid()) == os.getpid() else None
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _check_permission(path: Path) -> None:
+    """Renaming would replace a file that is read-only."""
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _temporary(path: Path) -> Path:
+    """A new name beside the path, which nobody can foresee."""
+    return path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.part")
+
+
+def _replace(path: Path, content: bytes, old: os.stat_result | None) -> None:
+    mode = 0o666 if old is None else old.st_mode & 0o777
+    if old is not None:
+        _check_permission(path)
+    _make_folders(path.parent)
+    temporary = _temporary(path)
+    try:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            if old is not None and sys.platform != "win32":
+                _keep_owner(file.fileno(), old)
+                os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # an interruption may come right after the renaming
+        raise
+
+
+def _keep_owner(file: int, old: os.stat_result) -> None:
+    new = os.fstat(file)
+    if sys.platform != "win32" and (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        with suppress(OSError):
+            os.fchown(file, old.st_uid, old.st_gid)
+
+
+def _first_folder(path: Path) -> Path:
+    """The nearest folder above the path that is there."""
+    return next(parent for parent in path.absolute().parents if _stat(parent) is not None)
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Make the folder and those above it; returns the ones that were missing, from the top."""
+    missing = [each for each in (folder, *folder.parents) if _stat(each) is None]
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]
+
+
+def _locked_file(folder: Path) -> int:
+    """A descriptor of the folder's lock file, locked."""
+    path = folder / LOCK
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | NO_FOLLOW | BINARY, 0o666)
+        try:
+            if not _lock(file):
+                pid = os.read(file, 20).decode("ascii", "replace").strip()
+                owner = f"process {pid}" if pid.isdigit() else "another process"
+                raise UserError(f"{folder}: {owner} is training in this folder: wait for it, or choose another folder")
+            now = _stat(path)
+            if now is not None and os.path.samestat(os.fstat(file), now):  # else its owner has just removed it
+                os.ftruncate(file, 0)
+                os.write(file, f"{os.getpid()}\n".encode())
+                return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: int) -> bool:
+        """Whether the file is ours now; the byte that is locked lies behind the process id, which can be read."""
+        os.lseek(file, 1 << 20, os.SEEK_SET)
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        finally:
+            os.lseek(file, 0, os.SEEK_SET)
+        return True
+
+else:
+    import fcntl
+
+    def _lock(file: int) -> bool:
+        """Whether the file is ours now, or cannot be locked on this file system."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
