@@ -37,7 +37,7 @@ from benchmarks import certificates, kernels, peers, report, training
 from benchmarks.timing import Case, Timing, interleave
 from linfengine import __version__
 from linfengine.backends import cpu
-from linfengine.checkpoint import write_file
+from linfengine.files import write_file
 
 PARTS = ("kernels", "shapes", "training", "ramp", "epoch")
 CERTIFY = "certify"

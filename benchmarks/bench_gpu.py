@@ -36,7 +36,7 @@ from benchmarks.report import table
 from benchmarks.training import dataset
 from linfengine import __version__
 from linfengine.backends import cuda, gpu
-from linfengine.checkpoint import write_file
+from linfengine.files import write_file
 from linfengine.layers import LinfDistNet
 from linfengine.losses import mixture
 from linfengine.optim import Adam

@@ -31,7 +31,7 @@ from benchmarks.ceilings import CEILINGS
 from linfengine.backends import cuda
 from linfengine.backends.cuda import Kernel
 from linfengine.backends.cuda.compiler import CompileError, compile_kernel
-from linfengine.checkpoint import write_file
+from linfengine.files import write_file
 
 COMPUTE_CAPABILITIES = ("7.0", "8.0", "8.9", "9.0", "10.0", "12.0")
 EXPECTED = "deprecated and may be removed"  # what NVRTC has to say of 7.0

@@ -33,11 +33,12 @@ from linfengine.audit import evaluate
 from linfengine.backends import cpu, resolve_device
 from linfengine.budget import fit_budget
 from linfengine.certificate import write_certificate
-from linfengine.checkpoint import load_model, save_model, write_file
+from linfengine.checkpoint import load_model, save_model
 from linfengine.cli import ProgressBar, as_written, gpu_facts
 from linfengine.data import load_dataset
 from linfengine.errors import UserError
 from linfengine.exact import quantize
+from linfengine.files import write_file
 from linfengine.recipes import NOTES, load_recipe, make_recipe, recipe_names
 from linfengine.runs import read_metrics
 from linfengine.train import CHECKPOINT, MODEL, recipe_in, train

@@ -15,12 +15,14 @@ from typing import Any
 
 from .budget import check_minutes, fit_budget
 from .certify import certify
-from .checkpoint import load_model, write_file
+from .checkpoint import load_model
 from .data import Dataset, split_holdout
 from .errors import UserError, did_you_mean
+from .files import write_file
+from .progress import Observer, watching
 from .recipes import Recipe, make_recipe
 from .runs import read_metrics
-from .train import CHECKPOINT, MODEL, Diverged, Observer, check_samples, recipe_in, train
+from .train import CHECKPOINT, MODEL, Diverged, check_samples, recipe_in, train
 
 RESULTS = "ablation.json"
 WHOLE = "the whole recipe"
@@ -91,7 +93,7 @@ def ablate(
     minutes: float | None = None,
     seeds: int = 1,
     device: str = "cpu",
-    begin: Callable[[str, Recipe, int, int], Observer] = lambda name, recipe, number, of: Observer(),
+    begin: Callable[[str, Recipe, int, int], Observer] | None = None,
 ) -> list[dict[str, Any]]:
     """A row for the whole recipe, and one for each part dropped, all trained for the same epochs.
 
@@ -101,13 +103,17 @@ def ablate(
     (`fit_budget`).  A recipe without held-out samples gets a tenth of the data.
 
     Each run has a folder of its own in `out`; called again, runs that are done are taken as they are and one that was
-    interrupted goes on.  `begin(name, recipe, number, of)` is told of every run and gives its observer.
+    interrupted goes on.  `begin(name, recipe, number, of)` is told of every run and gives its observer; without it,
+    progress is shown as `train` shows it.
 
     With "all" in `drop`, all the parts that the recipe has are dropped in turn.
 
     Raises UserError for parts that the recipe does not have, no parts, a recipe without an eps_test or with more held
     out than there is, or an `out` that holds another ablation; Diverged where the whole recipe does.
     """
+    if begin is None:
+        with watching(None) as observer:
+            return ablate(recipe, dataset, drop, out, minutes=minutes, seeds=seeds, device=device, begin=observer.begin)
     out = Path(out)
     names = list(dict.fromkeys(drop))
     if not names:

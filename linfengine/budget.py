@@ -22,7 +22,7 @@ import numpy as np
 from .backends import to_numpy
 from .data import Dataset
 from .errors import UserError
-from .recipes import NOTES, Recipe, make_recipe
+from .recipes import NOTES, SCHEDULE, Recipe, make_recipe, with_epochs
 from .train import Diverged, Run
 
 SHARE = 0.9  # of the budget that the epochs are to fill; the rest is for what the estimate misses
@@ -30,7 +30,6 @@ FEWEST, MOST = 0.25, 2.0  # times the recipe's epochs
 MOMENTS = 12  # of the run at which a step is timed
 CHEAP_WIDTH = 512  # where the search begins, so that no single step takes long
 WIDEST = 16.0  # times the recipe's width
-SCHEDULE = ("ramp_start", "ramp_end", "lr_hold", "eps_ramp_start", "eps_ramp_end")
 FITTED = ("width", "channels", "epochs", *SCHEDULE)  # what a budget may change in a recipe
 
 
@@ -89,12 +88,6 @@ def scaled(recipe: Recipe, factor: float) -> Recipe:
     return replace(
         recipe, width=width, channels=min(max(min(4, recipe.channels), round(factor * recipe.channels)), 2**16)
     )
-
-
-def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """The recipe over so many epochs, its schedule stretched alike; the last epoch stays one at p = ∞."""
-    stretched = {key: getattr(recipe, key) * epochs / recipe.epochs for key in SCHEDULE}
-    return replace(recipe, epochs=epochs, **{key: min(round(at, 2), epochs - 1.0) for key, at in stretched.items()})
 
 
 def seconds_per_epoch(recipe: Recipe, dataset: Dataset, device: str = "cpu") -> float:

@@ -17,8 +17,8 @@ import numpy as np
 from ._version import __version__
 from .backends import Array
 from .certify import CONFIDENCE, Certificate, clopper_pearson
-from .checkpoint import write_file
 from .errors import UserError
+from .files import write_file
 from .verify import FORMAT
 
 

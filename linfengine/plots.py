@@ -19,8 +19,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from .audit import CLAIMS, Section
 from .backends import Array
 from .certify import Certificate
-from .checkpoint import write_file
 from .errors import UserError
+from .files import write_file
 from .runs import MARGIN_EDGES
 
 BLUE, GREY, ORANGE = "#2a6fbb", "#8a8a8a", "#d9822b"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ LOSSES = ("mixture", "hinge", "cross-entropy")
 LR_SCHEDULES = ("cosine", "constant")
 CROP_MODES = ("constant", "edge")
 PUBLISHED = ("clean", "pgd", "certified")
+SCHEDULE = ("ramp_start", "ramp_end", "lr_hold", "eps_ramp_start", "eps_ramp_end")  # in epochs
 NOTES = ("source", "published")  # keys that training does not depend on
 
 
@@ -155,34 +156,52 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def load_recipe(name: str, settings: Iterable[str] = ()) -> Recipe:
+def load_recipe(name: str, settings: Iterable[str] = (), *, epochs: int | None = None) -> Recipe:
     """The shipped recipe of that name, or the TOML file at that path, with `key=value` settings put over it.
+
+    With `epochs`, its schedule is first stretched to so many epochs (`with_epochs`); settings then count in these.
 
     Raises UserError, naming the key, for an unknown recipe or key, a missing key, a wrong type or an impossible value.
     """
-    path = Path(name)
-    if name in recipe_names():
-        text = (resources.files("linfengine") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
-    elif path.suffix == ".toml":
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"recipe {name}: cannot be read ({error})") from None
-    else:
-        known = recipe_names()
-        raise UserError(
-            f"there is no recipe {name!r}{did_you_mean(name, known)}: expected {', '.join(known)}, or a .toml file"
-        )
+    text = _text_of(name)
     try:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise UserError(f"recipe {name}: not a TOML file ({error})") from None
+    changes: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting}: expected key=value")
-        values[key.strip()] = _parse_value(value.strip())
-    return make_recipe(values)
+        changes[key.strip()] = _parse_value(value.strip())
+    if epochs is not None:
+        if "epochs" in changes:
+            raise UserError("--epochs and --set epochs=N name the same number: give one of them")
+        values = with_epochs(make_recipe(values), epochs).to_dict()
+    try:
+        return make_recipe(values | changes)
+    except UserError as error:
+        if "epochs" in changes and str(error).startswith(tuple(f"recipe: {key} must be" for key in SCHEDULE)):
+            raise UserError(f"{error}; --epochs {changes['epochs']} stretches the whole schedule") from None
+        raise
+
+
+def _text_of(name: str) -> str:
+    """The TOML text of a recipe."""
+    path = Path(name)
+    if name in recipe_names():
+        return (resources.files("linfengine") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    if path.name.endswith(".toml"):
+        if not path.name.removesuffix(".toml").strip("."):  # a run's folder has the recipe's name: not "." or ".."
+            raise UserError(f"recipe {name}: expected a file with a name before .toml")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"recipe {name}: cannot be read ({error})") from None
+    known = recipe_names()
+    raise UserError(
+        f"there is no recipe {name!r}{did_you_mean(name, known)}: expected {', '.join(known)}, or a .toml file"
+    )
 
 
 def make_recipe(values: dict[str, Any]) -> Recipe:
@@ -199,6 +218,22 @@ def make_recipe(values: dict[str, Any]) -> Recipe:
     if missing:
         raise UserError(f"recipe: missing {', '.join(missing)}")
     return Recipe(**{key: _convert(known[key], value) for key, value in values.items()})
+
+
+def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """The recipe over so many epochs, its schedule stretched alike; the last epoch stays one at p = ∞.
+
+    Raises UserError for epochs that are no whole number from 1 to 10^9.
+    """
+    other = make_recipe(recipe.to_dict() | dict.fromkeys(SCHEDULE, 0.0) | {"epochs": epochs})  # refuses a bad number
+    stretched = {key: getattr(recipe, key) * epochs / recipe.epochs for key in SCHEDULE}
+    return replace(other, **{key: min(round(at, 2), epochs - 1.0) for key, at in stretched.items()})
+
+
+def size_of(recipe: Recipe) -> str:
+    """The size of its net in words."""
+    body = f"{recipe.channels} channels" if recipe.net == "conv" else f"{recipe.depth} layers, {recipe.width} wide"
+    return f"{body}, an MLP of {recipe.head} on top" if recipe.head else body
 
 
 def _convert(key: Field[Any], value: Any) -> Any:

@@ -24,11 +24,14 @@ import numpy as np
 from . import losses, schedules
 from .backends import Array, backend_of, resolve_device, to_device
 from .certify import certify, margins
-from .checkpoint import check_writable, load_tensors, save_model, save_tensors, write_file
+from .checkpoint import load_tensors, save_model, save_tensors
 from .data import Dataset, batches, random_crop, random_flip, split_holdout, to_pixels
 from .errors import UserError
+from .files import check_writable, write_file
 from .layers import DistanceNet, LinfDistConvNet, LinfDistNet, evaluation
 from .optim import Adam
+from .progress import Observer as Observer
+from .progress import watching
 from .recipes import NOTES, Recipe, make_recipe
 from .runs import MARGIN_EDGES, METRICS
 from .tensor import Tensor
@@ -39,16 +42,6 @@ MODEL, BEST, CHECKPOINT = "model.safetensors", "best.safetensors", "checkpoint.s
 
 class Diverged(UserError):
     """Training has left the numbers that it can go on with."""
-
-
-class Observer:
-    """Who watches a training run; the default looks away."""
-
-    def step(self, epoch: int, done: int, steps: int, figures: dict[str, float]) -> None:
-        """After every mini-batch: `done` of the epoch's `steps`, with the figures of the epoch so far."""
-
-    def epoch(self, figures: dict[str, Any]) -> None:
-        """After every epoch: the line that metrics.jsonl gets."""
 
 
 def make_net(recipe: Recipe, dataset: Dataset) -> DistanceNet:
@@ -308,13 +301,30 @@ def train(
     Nothing that a run left behind is written over, unless it is asked for: with `resume` the run in DIR goes on where
     its last checkpoint left it; with `restart` a run of the very same recipe, which loses nothing, begins anew.
 
+    `observer` is told of every step and epoch.  Without one, a progress bar is shown on standard error where that is a
+    terminal, a line now and then in a notebook, and nothing elsewhere; `Observer()` shows nothing anywhere.
+
     Raises UserError when DIR holds another run, when there is nothing to resume, and when training diverges;
     ImportError, with the reason, where there is no GPU to use.
     """
     if keep < 0:
         raise ValueError(f"keep must be a number of checkpoints from 0 on, got {keep}")
     device = resolve_device(device)
-    out, observer = Path(out), observer or Observer()
+    out = Path(out)
+    with watching(observer, recipe.epochs) as observer:
+        return _train(recipe, dataset, out, resume, restart, keep, device, observer)
+
+
+def _train(
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    resume: bool,
+    restart: bool,
+    keep: int,
+    device: str,
+    observer: Observer,
+) -> DistanceNet:
     present = [name for name in (CHECKPOINT, MODEL, BEST, METRICS) if (out / name).exists()]
     if numbered := _numbered(out):
         present.append(numbered[max(numbered)].name)

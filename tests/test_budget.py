@@ -13,10 +13,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from linfengine import budget
-from linfengine.budget import FITTED, SCHEDULE, fit_budget, resumed, scaled, seconds_per_epoch, with_epochs
+from linfengine.budget import FITTED, fit_budget, resumed, scaled, seconds_per_epoch
 from linfengine.data import Dataset, load_dataset
 from linfengine.errors import UserError
-from linfengine.recipes import Recipe, load_recipe, recipe_names
+from linfengine.recipes import SCHEDULE, Recipe, load_recipe, recipe_names, with_epochs
 from linfengine.train import Run
 
 RECIPE = load_recipe("digits", ["width=128", "batch_size=32", "epochs=100", "ramp_start=20", "ramp_end=90"])

@@ -28,7 +28,7 @@ FLOORS = [  # from the ground up; what stands on one line does not know of each 
     {"attack", "certificate", "recipes"},
     {"audit"},
     {"runs"},
-    {"plots"},
+    {"plots", "progress"},
     {"train"},
     {"budget"},
     {"ablate"},

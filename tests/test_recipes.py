@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linfengine.errors import UserError
-from linfengine.recipes import LOSSES, Recipe, load_recipe, make_recipe, recipe_names
+from linfengine.recipes import LOSSES, Recipe, load_recipe, make_recipe, recipe_names, with_epochs
 
 # As published in arXiv 2102.05363 (hinge) and 2110.06850 (mixture). eps are in pixel units; the epochs are those of
 # the p ramp's start and end, of the whole run, and of the constant learning rate.
@@ -215,6 +215,54 @@ def test_numbers_come_through_as_they_were_written(lr: float, epochs: int) -> No
     assert (recipe.lr, recipe.epochs) == (lr, epochs)
 
 
+# epochs
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 100, 800])
+def test_other_epochs_stretch_the_schedule(epochs: int) -> None:
+    """400 epochs of digits, its ramp from 80 to 360; the last epoch is one at p = infinity."""
+    recipe = load_recipe("digits", ["width=32"], epochs=epochs)
+    assert recipe == with_epochs(load_recipe("digits", ["width=32"]), epochs)
+    assert (recipe.epochs, recipe.ramp_start) == (epochs, min(epochs / 5, epochs - 1))
+    assert recipe.ramp_end == min(0.9 * epochs, epochs - 1)
+
+
+def test_settings_count_in_the_new_epochs() -> None:
+    recipe = load_recipe("digits", ["ramp_end=95.5"], epochs=100)
+    assert (recipe.epochs, recipe.ramp_start, recipe.ramp_end) == (100, 20, 95.5)
+    with pytest.raises(UserError, match="recipe: ramp_end must be before the last of 100 epochs.*got 360"):
+        load_recipe("digits", ["ramp_end=360"], epochs=100)
+    with pytest.raises(UserError, match="--epochs and --set epochs=N name the same number: give one of them"):
+        load_recipe("digits", ["epochs=50"], epochs=100)
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 10**9 + 1, 10**400, -(10**400), 2.5, True, "3"])
+def test_epochs_that_are_none(epochs: Any) -> None:
+    with pytest.raises(UserError, match="recipe: epochs must be "):
+        load_recipe("digits", epochs=epochs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (["epochs=100"], "ramp_end"),
+        (["ramp_start=2", "epochs=100"], "ramp_end"),
+        (["epochs=50"], "ramp_start"),
+        (["loss=hinge", "lr_hold=45", "ramp_start=0", "ramp_end=0", "epochs=40"], "lr_hold"),
+    ],
+)
+def test_epochs_that_leave_no_room_for_the_schedule_name_the_option(settings: list[str], key: str) -> None:
+    with pytest.raises(UserError, match=f"recipe: {key} must be .*; --epochs [0-9]+ stretches the whole schedule$"):
+        load_recipe("digits", settings)
+
+
+def test_other_faults_do_not_name_it() -> None:
+    for settings in (["ramp_end=400"], ["epochs=400", "lr=0"], ["epochs=0"]):
+        with pytest.raises(UserError) as refusal:
+            load_recipe("digits", settings)
+        assert "--epochs" not in str(refusal.value)
+
+
 # files
 
 
@@ -259,6 +307,9 @@ def refused(values: dict[str, Any], message: str) -> None:
         ("entirely something else", "there is no recipe 'entirely something else': expected cifar-small, "),
         ("", "there is no recipe ''"),
         ("absent.toml", r"recipe absent.toml: cannot be read \(.*No such file"),
+        (".toml", "recipe .toml: expected a file with a name before .toml"),
+        ("..toml", "recipe ..toml: expected a file with a name before .toml"),
+        ("folder/...toml", "recipe folder/...toml: expected a file with a name before .toml"),
     ],
 )
 def test_a_recipe_that_is_not_there(name: str, message: str) -> None:
