@@ -385,6 +385,15 @@ def check_model(model: Module) -> None:
         model.check()
 
 
+def check_arithmetic() -> None:
+    """Raises UserError where this process flushes denormal numbers to zero, or does not round to the nearest number."""
+    if np.float32(2.0**-149) * np.float32(1) == 0:
+        raise UserError("this process flushes denormal numbers to zero, and certificates need IEEE arithmetic")
+    ulp = np.float32(2.0**-24)
+    if np.float32(1) + ulp != 1 or -np.float32(1) - ulp != -1 or np.float32(1) + 3 * ulp != 1 + 4 * ulp:
+        raise UserError("this process does not round to the nearest number, and certificates need IEEE arithmetic")
+
+
 def check_samples(model: Module, pixels: Array, labels: Array) -> tuple[Array, Array]:
     """The samples as the model takes them, gray levels for an exact net and pixels in [0, 1] else, and integer labels.
 

@@ -62,22 +62,20 @@ def check_writable(path: str | Path) -> None:
         if old is not None:
             _check_permission(target)
         if old is None or stat.S_ISREG(old.st_mode):
-            probe = _temporary(_first_folder(target) / target.name)
+            probe = temporary_name(_first_folder(target) / target.name)
             try:
                 probe.touch(exist_ok=False)
             finally:
                 probe.unlink(missing_ok=True)
 
 
-def remove_temporaries(path: str | Path) -> None:
-    """Remove the temporary files of `write_file` that killed processes left beside `path`.
+def remove_temporaries(folder: Path, *names: str) -> None:
+    """Remove the temporary files of `write_file` that killed processes left in the folder, for files of these names.
 
-    Only for a path that no other process is writing (see `folder_lock`).
+    `names` may hold the wildcards of `fnmatch`.  Only for files that no other process writes (see `folder_lock`).
     """
-    target = Path(path)
-    pattern = re.compile(rf"\.{re.escape(target.name[:50])}\.[0-9a-f]{{16}}\.part")
-    for file in target.parent.iterdir() if target.parent.is_dir() else ():
-        if pattern.fullmatch(file.name):
+    for name in names:
+        for file in folder.glob(f".{name}.{16 * '[0-9a-f]'}.part"):
             file.unlink(missing_ok=True)
 
 
@@ -156,7 +154,7 @@ def _check_permission(path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def _temporary(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
     """A new name beside the path, which nobody can foresee."""
     return path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.part")
 
@@ -166,7 +164,7 @@ def _replace(path: Path, content: bytes, old: os.stat_result | None) -> None:
     if old is not None:
         _check_permission(path)
     _make_folders(path.parent)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             if old is not None and sys.platform != "win32":

@@ -1,11 +1,14 @@
 """The training loop.
 
+    before the first epoch: checkpoint.safetensors, of epoch 0
     for every mini-batch:   p, lr, λ from the schedules  →  loss of the batch  →  backward  →  Adam
-    after every epoch:      metrics.jsonl gets a line, checkpoint.safetensors is replaced, and best.safetensors, too,
-                            if the held-out samples have never been certified better
+    after every epoch:      metrics.jsonl gets a line; best.safetensors is replaced if the held-out samples have never
+                            been certified better; then checkpoint.safetensors is replaced
+    at the end:             model.safetensors
 
-Each epoch draws its shuffling and augmentation from (seed, epoch) alone, so a run that resumes from a checkpoint ends
-with the same bits as one that was never interrupted.
+The checkpoint is the state of the run; what other files say of later epochs is written again.  So a run that is stopped
+between any two writes can be resumed.  Each epoch draws its shuffling and augmentation from (seed, epoch) alone, so a
+run that resumes from a checkpoint ends with the same bits as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -23,11 +26,11 @@ import numpy as np
 
 from . import losses, schedules
 from .backends import Array, backend_of, resolve_device, to_device
-from .certify import certify, margins
+from .certify import certify, check_arithmetic, margins
 from .checkpoint import load_tensors, save_model, save_tensors
 from .data import Dataset, batches, random_crop, random_flip, split_holdout, to_pixels
 from .errors import UserError
-from .files import check_writable, write_file
+from .files import check_writable, folder_lock, remove_temporaries, write_file
 from .layers import DistanceNet, LinfDistConvNet, LinfDistNet, evaluation
 from .optim import Adam
 from .progress import Observer as Observer
@@ -102,6 +105,7 @@ class Run:
             rate_scale={"loss.scale": recipe.scale_lr / recipe.lr} if recipe.loss == "mixture" else {},
         )
         self.epochs_done = 0
+        self.best = -1.0  # the largest held_out_certified so far
 
     def train_epoch(self, observer: Observer) -> dict[str, Any]:
         """One pass over the training set; returns the epoch's figures."""
@@ -249,7 +253,8 @@ class Run:
         tensors |= {f"optimizer.{name}": array for name, array in self.optimizer.state().items()}
         tensors["loss.scale"] = self.scale.numpy()
         recipe = json.dumps(self.recipe.to_dict())
-        save_tensors(path, tensors, {"recipe": recipe, "epoch": str(self.epochs_done), "p": repr(self.model.p)})
+        state = {"epoch": str(self.epochs_done), "p": repr(self.model.p), "best": repr(self.best)}
+        save_tensors(path, tensors, {"recipe": recipe, **state})
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint.  Raises UserError when it is not whole or comes from another recipe."""
@@ -271,7 +276,11 @@ class Run:
             self.optimizer.load_state(parts["optimizer"])
             self.scale.data[...] = to_device(parts["loss"]["scale"], self.scale.device)
             self.model.p = float(metadata["p"])
-            self.epochs_done = int(metadata["epoch"])
+            self.epochs_done, self.best = int(metadata["epoch"]), float(metadata["best"])
+            if not 0 <= self.epochs_done <= self.recipe.epochs:
+                raise ValueError(f"expected an epoch from 0 to {self.recipe.epochs}, got {self.epochs_done}")
+            if not -1 <= self.best <= 1:
+                raise ValueError(f"expected a best fraction certified of at most 1, got {self.best}")
         except UserError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -299,52 +308,84 @@ def train(
     net is returned there.  The files are the same: a run may be resumed on another device, with other last bits.
 
     Nothing that a run left behind is written over, unless it is asked for: with `resume` the run in DIR goes on where
-    its last checkpoint left it; with `restart` a run of the very same recipe, which loses nothing, begins anew.
+    its last checkpoint left it; with `restart` a run of the very same recipe begins anew, its old files removed.  While
+    it trains, DIR is locked: a second run in it is refused.
 
     `observer` is told of every step and epoch.  Without one, a progress bar is shown on standard error where that is a
     terminal, a line now and then in a notebook, and nothing elsewhere; `Observer()` shows nothing anywhere.
 
-    Raises UserError when DIR holds another run, when there is nothing to resume, and when training diverges;
-    ImportError, with the reason, where there is no GPU to use.
+    Raises UserError when DIR holds another run, when there is nothing to resume, when training diverges, and when this
+    process does not compute as IEEE 754 says; ImportError, with the reason, where there is no GPU to use.
     """
     if keep < 0:
         raise ValueError(f"keep must be a number of checkpoints from 0 on, got {keep}")
-    device = resolve_device(device)
-    out = Path(out)
-    with watching(observer, recipe.epochs) as observer:
-        return _train(recipe, dataset, out, resume, restart, keep, device, observer)
+    device, out = resolve_device(device), Path(out)
+    check_arithmetic()
+    with folder_lock(out), np.errstate(all="ignore"):  # what overflows shows in the loss, and that stops the run
+        _check_folder(out, recipe, resume, restart)
+        remove_temporaries(out, "checkpoint*.safetensors", MODEL, BEST, METRICS)
+        run = Run(recipe, dataset, device)
+        if resume:
+            run.load(out / CHECKPOINT)
+        check_writable(out / METRICS)  # before an epoch of work rather than after it
+        begun = run.epochs_done
+        if not begun:
+            _begin(run, out)
+        try:
+            with watching(observer, recipe.epochs) as watcher:
+                _train_epochs(run, out, keep, watcher)
+        except BaseException:
+            if not begun and not (out / METRICS).exists():  # no epoch is done: no file is left
+                (out / CHECKPOINT).unlink(missing_ok=True)
+            raise
+        run.save_net(out / MODEL)
+    run.model.eval()
+    return run.model
 
 
-def _train(
-    recipe: Recipe,
-    dataset: Dataset,
-    out: Path,
-    resume: bool,
-    restart: bool,
-    keep: int,
-    device: str,
-    observer: Observer,
-) -> DistanceNet:
+def _check_folder(out: Path, recipe: Recipe, resume: bool, restart: bool) -> None:
+    """Raises UserError unless a run may begin in the folder, or go on there."""
     present = [name for name in (CHECKPOINT, MODEL, BEST, METRICS) if (out / name).exists()]
     if numbered := _numbered(out):
         present.append(numbered[max(numbered)].name)
+    files = ", ".join(present)
     if resume and CHECKPOINT not in present:
         raise UserError(f"{out}: there is no run to resume, since it holds no {CHECKPOINT}")
-    if present and not resume and not (restart and recipe_in(out) == recipe.to_dict()):
+    if resume or not present or (restart and recipe_in(out) == recipe.to_dict()):
+        return
+    if restart:
+        raise UserError(f"{out} already holds a training run of another recipe ({files}): choose another folder")
+    if CHECKPOINT not in present:
+        kept = f", or copy {present[-1]} to {CHECKPOINT} and go on from there (--resume)" if numbered else ""
         raise UserError(
-            f"{out} already holds a training run ({', '.join(present)}): go on with it (--resume, or resume=True) "
-            "or choose another folder"
+            f"{out} already holds files of a training run ({files}), and no {CHECKPOINT} to go on from: "
+            f"choose another folder{kept}"
         )
-    run = Run(recipe, dataset, device)
-    if resume:
-        run.load(out / CHECKPOINT)
-    lines = _metrics_up_to(out / METRICS, run.epochs_done) if resume else []
-    best = max((json.loads(line).get("held_out_certified", 0.0) for line in lines), default=-1.0)
-    check_writable(out / METRICS)  # before an epoch of work rather than after it
+    raise UserError(
+        f"{out} already holds a training run ({files}): go on with it (--resume, or resume=True) "
+        "or choose another folder"
+    )
+
+
+def _begin(run: Run, out: Path) -> None:
+    """The checkpoint of epoch 0, and nothing else of a run.
+
+    In this order: wherever it is stopped, the folder can be resumed and holds no file that the checkpoint knows nothing
+    of.  A model is removed first, since the old checkpoint makes it again.
+    """
+    (out / MODEL).unlink(missing_ok=True)
+    run.save(out / CHECKPOINT)
+    for file in (out / BEST, *_numbered(out).values(), out / METRICS):
+        file.unlink(missing_ok=True)
+
+
+def _train_epochs(run: Run, out: Path, keep: int, observer: Observer) -> None:
+    """The epochs that are left.  The checkpoint is written last: what an epoch wrote before, it writes again."""
+    recipe, lines = run.recipe, _metrics_up_to(out / METRICS, run.epochs_done)
     while run.epochs_done < recipe.epochs:
+        check_arithmetic()
         try:
-            with np.errstate(all="ignore"):  # what overflows shows in the loss, and that stops the run
-                figures = run.train_epoch(observer)
+            figures = run.train_epoch(observer)
         except Diverged as error:
             kept = (
                 f"{out / CHECKPOINT} holds epoch {run.epochs_done}, whole" if run.epochs_done else "no epoch was done"
@@ -356,15 +397,12 @@ def _train(
         p = figures["p"] if math.isfinite(figures["p"]) else "inf"  # JSON has no infinity
         lines.append(json.dumps(figures | {"p": p}, allow_nan=False))
         write_file(out / METRICS, "".join(f"{line}\n" for line in lines).encode())
-        if figures.get("held_out_certified", -1.0) > best:
-            best = figures["held_out_certified"]
+        if figures.get("held_out_certified", -1.0) > run.best:
+            run.best = figures["held_out_certified"]
             run.save_net(out / BEST)
         _rotate(out, run.epochs_done - 1, keep)
         run.save(out / CHECKPOINT)
         observer.epoch(figures)
-    run.save_net(out / MODEL)
-    run.model.eval()
-    return run.model
 
 
 def _rotate(out: Path, epoch: int, keep: int) -> None:
@@ -410,5 +448,7 @@ def _metrics_up_to(path: Path, epoch: int) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [line for line in lines if json.loads(line)["epoch"] <= epoch]
-    except (KeyError, TypeError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected a JSON object with its epoch in every line ({error})") from None

@@ -174,11 +174,11 @@ def test_a_link_planted_under_a_temporary_name_is_not_followed(tmp_path: Path, m
 
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     mine = [".file.part", ".file.0123.part", ".other.0123456789abcdef.part", "file.0123456789abcdef.part", "file"]
-    for name in [*mine, ".file.0123456789abcdef.part"]:
+    for name in [*mine, ".file.0123456789abcdef.part", ".one-2.json.0123456789abcdef.part"]:
         (tmp_path / name).touch()
-    remove_temporaries(tmp_path / "file")
+    remove_temporaries(tmp_path, "file", "one*.json")
     assert sorted(os.listdir(tmp_path)) == sorted(mine)
-    remove_temporaries(tmp_path / "none" / "file")
+    remove_temporaries(tmp_path / "none", "file")
 
 
 def test_two_writers_of_one_name(tmp_path: Path) -> None:

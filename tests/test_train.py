@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -472,10 +473,10 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def wait_for_epochs(process: subprocess.Popen[str], out: Path, epochs: int) -> None:
-    """Until that many epochs are in the checkpoint's folder, with more to come."""
+    """Until that many epochs are in the folder's checkpoint, with more to come."""
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
-        if (out / CHECKPOINT).exists() and len(metrics(out)) >= epochs:
+        if (out / METRICS).exists() and len(metrics(out)) > epochs:  # the line comes before the checkpoint
             return
         time.sleep(0.002)
     process.kill()
@@ -635,7 +636,9 @@ def test_checkpoints_alone_are_a_run_as_well(few: Dataset, tmp_path: Path) -> No
     train(tiny(), few, tmp_path, keep=1)
     for name in (CHECKPOINT, MODEL, METRICS):
         (tmp_path / name).unlink()
-    with pytest.raises(UserError, match=r"already holds a training run \(checkpoint-00005.safetensors\)"):
+    kept = "checkpoint-00005.safetensors"
+    copied = f"or copy {kept} to {CHECKPOINT} and go on from there"
+    with pytest.raises(UserError, match=rf"files of a training run \({kept}\), .*, {copied} \(--resume\)$"):
         train(tiny("seed=1"), few, tmp_path, keep=1)
 
 
@@ -702,6 +705,210 @@ def test_a_disk_that_is_full_costs_an_epoch_at_most(
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
+# Stopped between any two writes.
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def states_of(call: Callable[[], object], folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, bytes]]:
+    """The folder's files around everything that changes them: what a process that is killed might leave."""
+    states: list[dict[str, bytes]] = []
+
+    def watched(real: Callable[..., Any]) -> Callable[..., Any]:
+        def watch(*arguments: Any, **keywords: Any) -> Any:
+            for act in (lambda: None, lambda: real(*arguments, **keywords)):
+                result = act()
+                if folder.exists() and (now := snapshot(folder)) not in states:
+                    states.append(now)
+            return result
+
+        return watch
+
+    with monkeypatch.context() as patch:
+        for owner, name in ((os, "open"), (os, "fsync"), (os, "replace"), (Path, "unlink")):
+            patch.setattr(owner, name, watched(getattr(owner, name)))
+        call()
+    return states
+
+
+def put(state: dict[str, bytes], folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, content in state.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def go_on(recipe: Recipe, few: Dataset, folder: Path, **settings: Any) -> None:
+    """Resume where that is what `train` says, and begin where it does not refuse; the two agree."""
+    if (folder / CHECKPOINT).exists():
+        with pytest.raises(UserError, match="go on with it"):
+            train(recipe, few, folder, **settings)
+        train(recipe, few, folder, resume=True, **settings)
+    else:
+        with pytest.raises(UserError, match="there is no run to resume"):
+            train(recipe, few, folder, resume=True, **settings)
+        train(recipe, few, folder, **settings)
+
+
+BRIEF = ["epochs=3", "ramp_start=1", "ramp_end=2", "held_out=40", "eps_test=0.05", "width=8", "lr=0.05"]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_run_that_is_killed_anywhere_goes_on(
+    restart: bool, few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it left, the run ends with the same files, and no others; so does one that begins anew."""
+    recipe, whole, out = tiny(*BRIEF), tmp_path / "whole", tmp_path / "killed"
+    train(recipe, few, whole, keep=1)
+    if restart:  # of another run's files, as they would be from an earlier version of the program
+        put(snapshot(whole) | {BEST: b"old", MODEL: b"old", "checkpoint-00009.safetensors": b"old"}, out)
+    states = states_of(lambda: train(recipe, few, out, keep=1, restart=restart), out, monkeypatch)
+    assert len(states) > 30
+    assert any(CHECKPOINT in state and METRICS not in state for state in states)  # after epoch 0
+    for state in states:
+        go_on(recipe, few, put(state, tmp_path / "stopped"), keep=1)
+        if restart and state.get(BEST) == b"old" and load_epoch(state[CHECKPOINT], tmp_path) == 3:
+            continue  # killed before anything was begun anew: the old run, with the files that were put there
+        assert_same_run(tmp_path / "stopped", whole, BEST, "checkpoint-00002.safetensors")
+
+
+def load_epoch(content: bytes, folder: Path) -> int:
+    (folder / "state").write_bytes(content)
+    return int(load_tensors(folder / "state")[1]["epoch"])
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=["^C", "full"])
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+def test_a_run_whose_write_fails_goes_on(
+    failure: BaseException, late: bool, few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any of its writes, right before or right after the file has its name; folder, run and sentence agree."""
+    recipe, real = tiny(*BRIEF), os.replace
+    train(recipe, few, tmp_path / "whole", keep=1)
+    for number in range(100):
+        left = number
+
+        def replace_or_fail(*names: Any) -> None:
+            nonlocal left
+            left -= 1
+            if late:
+                real(*names)
+            if left < 0:
+                raise failure
+            if not late:
+                real(*names)
+
+        out = tmp_path / str(number)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace_or_fail)
+            try:
+                train(recipe, few, out, keep=1)
+                break
+            except KeyboardInterrupt:
+                pass
+            except UserError as error:
+                assert "cannot be written (No space left on device)" in str(error)  # noqa: PT017
+        if out.exists():
+            assert not any(name.startswith(".") for name in os.listdir(out))
+        go_on(recipe, few, out, keep=1)
+        assert_same_run(out, tmp_path / "whole", BEST, "checkpoint-00002.safetensors")
+    assert number > 10
+
+
+def test_an_epoch_that_is_done_is_not_lost_to_an_interruption(
+    few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right after its checkpoint has its name."""
+    real = os.replace
+
+    def interrupted(source: Any, target: Any) -> None:
+        real(source, target)
+        if Path(target).name == CHECKPOINT and (tmp_path / METRICS).exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny(), few, tmp_path)
+    assert load_tensors(tmp_path / CHECKPOINT)[1]["epoch"] == "1"
+
+
+def test_metrics_that_are_gone_do_not_cost_the_best_net(
+    few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.25, 0.5, 0.125, 0.375, 0.5, 0.25])
+    monkeypatch.setattr(
+        Run, "held_out_figures", lambda run: {"held_out_accuracy": 1.0, "held_out_certified": next(scores)}
+    )
+    recipe = tiny(*HELD_OUT)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, few, tmp_path, observer=Stop(3, None))
+    best = (tmp_path / BEST).read_bytes()
+    (tmp_path / METRICS).unlink()
+    train(recipe, few, tmp_path, resume=True)
+    assert (tmp_path / BEST).read_bytes() == best
+    assert [line["epoch"] for line in metrics(tmp_path)] == [4, 5, 6]
+
+
+def test_a_second_run_in_the_folder_is_refused(few: Dataset, tmp_path: Path) -> None:
+    """Whatever it asks for, with the process that is in its way; the first goes on."""
+    said: list[str] = []
+
+    def second(**settings: bool) -> None:
+        with pytest.raises(UserError) as refusal:
+            train(tiny(), few, tmp_path / "out", **settings)  # type: ignore[arg-type]
+        said.append(str(refusal.value))
+
+    class Second(Observer):
+        def step(self, epoch: int, done: int, steps: int, figures: dict[str, float]) -> None:
+            if done == 1 and epoch in (1, 3, 6):
+                for settings in ({}, {"resume": True}, {"restart": True}):
+                    thread = threading.Thread(target=second, kwargs=settings)
+                    thread.start()
+                    thread.join()
+
+    train(tiny(), few, tmp_path / "out", observer=Second())
+    assert (
+        said
+        == [
+            f"{tmp_path / 'out'}: process {os.getpid()} is training in this folder: wait for it, or choose another folder"
+        ]
+        * 9
+    )
+    train(tiny(), few, tmp_path / "alone")
+    assert_same_run(tmp_path / "out", tmp_path / "alone")
+
+
+def test_arithmetic_is_checked_before_work_and_at_every_epoch(
+    few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise UserError("this process flushes denormal numbers to zero")
+
+    monkeypatch.setattr("linfengine.train.check_arithmetic", refuse)
+    for left, epochs in ((0, 0), (1, 0), (4, 3)):
+        out, diary = tmp_path / str(left), Diary()
+        with pytest.raises(UserError, match="flushes"):
+            train(tiny(), few, out, observer=diary)
+        assert len(diary.lines) == epochs
+        assert out.exists() == bool(epochs)
+
+
+@pytest.mark.parametrize("settings", [["loss=mixture"], ["loss=cross-entropy", "head=4"]], ids=" ".join)
+def test_numpys_way_of_telling_errors_does_not_matter(settings: list[str], few: Dataset, tmp_path: Path) -> None:
+    recipe = tiny(*BRIEF, "weight_decay=0.01", *settings)
+    train(recipe, few, tmp_path / "plain")
+    with np.errstate(all="raise"):
+        train(recipe, few, tmp_path / "raises")
+    assert_same_run(tmp_path / "plain", tmp_path / "raises", BEST)
+
+
 def test_a_run_that_is_done_can_be_resumed(few: Dataset, tmp_path: Path) -> None:
     train(tiny(), few, tmp_path / "once")
     train(tiny(), few, tmp_path / "twice")
@@ -719,9 +926,14 @@ def test_a_run_is_not_overwritten(few: Dataset, tmp_path: Path) -> None:
     for kept in ([CHECKPOINT, METRICS, MODEL], [METRICS, MODEL], [MODEL], [METRICS]):
         for name in {CHECKPOINT, METRICS, MODEL} - set(kept):
             (tmp_path / name).unlink(missing_ok=True)
-        with pytest.raises(UserError, match="already holds a training run .*go on with it"):
+        whole = CHECKPOINT in kept
+        told = "already holds a training run .*go on with it" if whole else "no checkpoint.safetensors to go on from"
+        with pytest.raises(UserError, match=told):
             train(tiny(), few, tmp_path)
-        with pytest.raises(UserError, match="already holds a training run"):
+        if not whole:
+            with pytest.raises(UserError, match="there is no run to resume, since it holds no checkpoint.safetensors"):
+                train(tiny(), few, tmp_path, resume=True)
+        with pytest.raises(UserError, match="already holds a training run of another recipe"):
             train(tiny("seed=1"), few, tmp_path, restart=True)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {name: before[name] for name in kept}
         (tmp_path / MODEL).write_bytes(before[MODEL])
@@ -804,6 +1016,22 @@ def with_a_word_for_an_epoch(tensors: dict[str, Array], metadata: dict[str, str]
     metadata["epoch"] = "three"
 
 
+def with_a_negative_epoch(tensors: dict[str, Array], metadata: dict[str, str]) -> None:
+    metadata["epoch"] = "-1"
+
+
+def with_an_epoch_to_come(tensors: dict[str, Array], metadata: dict[str, str]) -> None:
+    metadata["epoch"] = "7"
+
+
+def with_no_number_for_the_best(tensors: dict[str, Array], metadata: dict[str, str]) -> None:
+    metadata["best"] = "nan"
+
+
+def with_no_order(tensors: dict[str, Array], metadata: dict[str, str]) -> None:
+    metadata["p"] = "0"
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -816,6 +1044,10 @@ def with_a_word_for_an_epoch(tensors: dict[str, Array], metadata: dict[str, str]
         without_recipe,
         with_a_list_for_a_recipe,
         with_a_word_for_an_epoch,
+        with_a_negative_epoch,
+        with_an_epoch_to_come,
+        with_no_number_for_the_best,
+        with_no_order,
     ],
 )
 def test_a_damaged_checkpoint(change: Change, few: Dataset, tmp_path: Path) -> None:
@@ -830,7 +1062,7 @@ def test_a_damaged_checkpoint(change: Change, few: Dataset, tmp_path: Path) -> N
 def test_other_damage(few: Dataset, tmp_path: Path) -> None:
     train(tiny(), few, tmp_path)
     whole = (tmp_path / CHECKPOINT).read_bytes()
-    for line in ("{", "[]", "{}", "3"):
+    for line in ("{", "[]", "{}", "3", '{"epoch": "1"}', "[" * 100_000):
         (tmp_path / METRICS).write_text(line)
         with pytest.raises(UserError, match="expected a JSON object with its epoch in every line"):
             train(tiny(), few, tmp_path, resume=True)
