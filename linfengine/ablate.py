@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .budget import check_minutes, fit_budget
-from .certify import certify
+from .certify import certify, check_arithmetic
 from .checkpoint import load_model
 from .data import Dataset, split_holdout
 from .errors import UserError, did_you_mean
-from .files import write_file
+from .files import check_writable, folder_lock, write_file
 from .progress import Observer, watching
 from .recipes import Recipe, make_recipe
 from .runs import read_metrics
@@ -109,11 +112,9 @@ def ablate(
     With "all" in `drop`, all the parts that the recipe has are dropped in turn.
 
     Raises UserError for parts that the recipe does not have, no parts, a recipe without an eps_test or with more held
-    out than there is, or an `out` that holds another ablation; Diverged where the whole recipe does.
+    out than there is, an `out` that holds another ablation or in which one is running, or a process that does not
+    compute as IEEE 754 says; Diverged where the whole recipe does.
     """
-    if begin is None:
-        with watching(None) as observer:
-            return ablate(recipe, dataset, drop, out, minutes=minutes, seeds=seeds, device=device, begin=observer.begin)
     out = Path(out)
     names = list(dict.fromkeys(drop))
     if not names:
@@ -130,14 +131,33 @@ def ablate(
     for name in names:
         if name != "all":
             without(recipe, name)
+    check_arithmetic()
+    watched = watching(None) if begin is None else nullcontext(Observer())
+    with folder_lock(out), np.errstate(all="ignore"), watched as observer:
+        return _ablate(recipe, dataset, names, out, minutes, seeds, device, begin or observer.begin)
+
+
+def _ablate(
+    recipe: Recipe,
+    dataset: Dataset,
+    names: list[str],
+    out: Path,
+    minutes: float | None,
+    seeds: int,
+    device: str,
+    begin: Callable[[str, Recipe, int, int], Observer],
+) -> list[dict[str, Any]]:
+    """As `ablate`, in a folder that is locked."""
+    check_writable(out / RESULTS)  # before the budget is fitted rather than after it
     everything = "all" in names
     count = len(parts_of(recipe) if everything else names)
     facts = _facts(recipe, dataset, out, minutes, seeds * (count + 1), device)
-    recipe = make_recipe(facts["recipe"])
+    recipe, before = make_recipe(facts["recipe"]), facts.pop("rows", None)
     names = parts_of(recipe) if everything else names
     for name in names:
         without(recipe, name)  # a recipe of few epochs may have no room for a part
-    write_file(out / RESULTS, json.dumps(facts, indent=2).encode())
+    if before is None:
+        write_file(out / RESULTS, json.dumps(facts, indent=2).encode())
     rows: list[dict[str, Any]] = []
     started = 0
     for part in (None, *names):
@@ -162,6 +182,9 @@ def ablate(
             "gain": whole - certified, "by_seed": [figures[1] for figures in found], "diverged": diverged,
             "seconds": seconds,
         })  # fmt: skip
+        if before is None or rows != before[: len(rows)]:  # rows of an earlier call stay until one of them differs
+            write_file(out / RESULTS, json.dumps(facts | {"rows": rows}, indent=2).encode())
+    if before and len(rows) < len(before):
         write_file(out / RESULTS, json.dumps(facts | {"rows": rows}, indent=2).encode())
     return rows
 
@@ -181,7 +204,11 @@ def _facts(
         same = facts["asked"] == asked
         if same:
             make_recipe(facts["recipe"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if not isinstance(facts.setdefault("rows", []), list):
+            raise TypeError("its rows are no list")
+    except OSError as error:
+        raise UserError(f"{out / RESULTS}: cannot be read ({error.strerror})") from None
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{out / RESULTS}: expected what an ablation writes ({error})") from None
     if not same:
         raise UserError(f"{out} holds an ablation of other settings: name another folder with --out")

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from .backends import to_numpy
+from .certify import check_arithmetic
 from .data import Dataset
 from .errors import UserError
 from .recipes import NOTES, SCHEDULE, Recipe, make_recipe, with_epochs
@@ -42,9 +43,11 @@ def fit_budget(recipe: Recipe, dataset: Dataset, minutes: float, device: str = "
     """The recipe at the width and for the epochs that this machine trains in so many minutes.
 
     An epoch is timed at two small widths, which tells the power of the width that its cost grows with, and at the width
-    chosen.  Raises UserError for a budget that is no positive number, or too short for two epochs.
+    chosen.  Raises UserError for a budget that is no positive number, or too short for two epochs, and where this
+    process does not compute as IEEE 754 says.
     """
     check_minutes(minutes)
+    check_arithmetic()
     end = time.perf_counter() + SHARE * 60 * minutes
     small = min(1.0, CHEAP_WIDTH / recipe.width)
     narrow, wide = scaled(recipe, small / 2), scaled(recipe, small)
@@ -92,29 +95,27 @@ def scaled(recipe: Recipe, factor: float) -> Recipe:
 
 def seconds_per_epoch(recipe: Recipe, dataset: Dataset, device: str = "cpu") -> float:
     """What an epoch of the recipe takes here on average, by timing a few of its steps at moments all over the run."""
-    run = Run(recipe, dataset, device)
-    run.model.train()
-    moments = [(i + 0.5) / MOMENTS * recipe.epochs for i in range(MOMENTS)]
-    seconds: dict[float, float] = {}  # of a step, by p
-    for now in moments:
-        if run.order(now) not in seconds:
-            seconds[run.order(now)] = min(_timed_step(run, now) for _ in range(2))
-    steps = run.steps_per_epoch() * sum(seconds[run.order(now)] for now in moments) / MOMENTS
-    start, samples = time.perf_counter(), min(recipe.held_out, recipe.batch_size)
-    run.held_out_figures(samples)
-    return steps + (time.perf_counter() - start) * recipe.held_out / max(samples, 1)
+    with np.errstate(all="ignore"):
+        run = Run(recipe, dataset, device)
+        run.model.train()
+        moments = [(i + 0.5) / MOMENTS * recipe.epochs for i in range(MOMENTS)]
+        seconds: dict[float, float] = {}  # of a step, by p
+        for now in moments:
+            if run.order(now) not in seconds:
+                seconds[run.order(now)] = min(_timed_step(run, now) for _ in range(2))
+        steps = run.steps_per_epoch() * sum(seconds[run.order(now)] for now in moments) / MOMENTS
+        start, samples = time.perf_counter(), min(recipe.held_out, recipe.batch_size)
+        run.held_out_figures(samples)
+        return steps + (time.perf_counter() - start) * recipe.held_out / max(samples, 1)
 
 
 def _timed_step(run: Run, now: float) -> float:
     start = time.perf_counter()
     pixels, labels = next(run.batches())
-    with np.errstate(all="ignore"):
-        try:
-            run.step(pixels, labels, now)
-            run.check_numbers()
-        except Diverged as error:
-            raise UserError(
-                f"--budget: training diverged while its steps were timed: {error}; try a smaller lr"
-            ) from error
+    try:
+        run.step(pixels, labels, now)
+        run.check_numbers()
+    except Diverged as error:
+        raise UserError(f"--budget: training diverged while its steps were timed: {error}; try a smaller lr") from error
     to_numpy(run.scale.data)  # waits for a GPU
     return time.perf_counter() - start

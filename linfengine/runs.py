@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from .backends import Array
 from .errors import UserError
+from .files import temporary_name
 
 METRICS, EVENTS = "metrics.jsonl", "events"
 MARGIN_EDGES = np.linspace(-2, 4, 49)  # of margin_counts, in units of 2 ε; what lies beyond is in the bins at the ends
@@ -29,8 +31,11 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
 
     Raises UserError for a run that is not there or has no epoch yet, and for a damaged line, with its number.
     """
-    path = _metrics_path(run)
-    lines = path.read_bytes().splitlines()
+    try:
+        path = _metrics_path(run)
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"{run}: cannot be read ({error.strerror})") from None
     if not lines:
         raise UserError(f"{path}: expected at least one epoch, and the run has finished none yet")
     epochs: list[dict[str, Any]] = []
@@ -116,11 +121,10 @@ def write_events(run: str | Path, out: str | Path | None = None) -> Path:
     epochs, path = read_metrics(run), _metrics_path(run)
     shown = Path(out) if out is not None else path.parent / EVENTS
     writer_of = check_events(shown)
-    folder = shown.resolve()
-    temporary = folder.with_name(f".{folder.name}.part")  # one that a killed process left is written over
+    folder = Path(os.path.realpath(shown))
+    temporary = temporary_name(folder)
     time = path.stat().st_mtime - sum(figures.get("seconds", 0.0) for figures in epochs)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir(parents=True)
             with writer_of(str(temporary)) as writer:

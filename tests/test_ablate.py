@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 
 from linfengine import budget
@@ -17,7 +20,7 @@ from linfengine.checkpoint import load_model, load_tensors
 from linfengine.data import Dataset, load_dataset, split_holdout
 from linfengine.errors import UserError
 from linfengine.recipes import Recipe, load_recipe, recipe_names
-from linfengine.runs import read_metrics
+from linfengine.runs import METRICS, read_metrics
 from linfengine.train import CHECKPOINT, MODEL, Diverged, Observer, Run
 
 TINY = ["loss=hinge", "width=16", "depth=2", "epochs=3", "ramp_start=1", "ramp_end=2", "lr=0.05", "batch_size=32"]
@@ -219,6 +222,79 @@ def test_rows_that_are_done_are_written_at_once(few: Dataset, tmp_path: Path) ->
     assert [row["part"] for row in json.loads((tmp_path / RESULTS).read_text())["rows"]] == [None, "p_ramp"]
 
 
+def test_rows_of_an_earlier_call_stay_until_they_are_made_again(few: Dataset, tmp_path: Path) -> None:
+    rows = ablate(tiny(), few, ["identity", "p_ramp"], tmp_path)
+
+    def begin(name: str, recipe: Recipe, number: int, of: int) -> Observer:
+        assert json.loads((tmp_path / RESULTS).read_text())["rows"] == rows
+        return Observer()
+
+    ablate(tiny(), few, ["identity", "p_ramp"], tmp_path, begin=begin)
+    ablate(tiny(), few, ["identity"], tmp_path, begin=begin)
+    assert json.loads((tmp_path / RESULTS).read_text())["rows"] == rows[:2]
+
+
+@pytest.mark.parametrize("with_a_line", [False, True])
+def test_an_ablation_that_is_killed_in_a_first_epoch_goes_on(with_a_line: bool, few: Dataset, tmp_path: Path) -> None:
+    """Such a run has left its checkpoint of epoch 0, alone or beside the first line of its metrics."""
+    rows = ablate(tiny(), few, ["identity"], tmp_path)
+    folder, left = tmp_path / "identity", {}
+
+    class Watch(Observer):
+        def step(self, epoch: int, done: int, steps: int, figures: dict[str, float]) -> None:
+            if (epoch, done) == (1, 1):
+                left[CHECKPOINT] = (folder / CHECKPOINT).read_bytes()
+            if (epoch, done) == (2, 1) and with_a_line:
+                left[METRICS] = (folder / METRICS).read_bytes()
+
+    shutil.rmtree(folder)
+    ablate(tiny(), few, ["identity"], tmp_path, begin=lambda *_: Watch())
+    shutil.rmtree(folder)
+    folder.mkdir()
+    for name, content in left.items():
+        (folder / name).write_bytes(content)
+    log = Log()
+    assert without_seconds(ablate(tiny(), few, ["identity"], tmp_path, begin=log)) == without_seconds(rows)
+    assert log.epochs == trained("identity")
+
+
+def test_a_second_ablation_in_the_folder_is_refused(few: Dataset, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def second() -> None:
+        with pytest.raises(UserError) as refusal:
+            ablate(tiny(), few, ["identity"], tmp_path)
+        said.append(str(refusal.value))
+
+    def begin(*_: Any) -> Observer:
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+        return Observer()
+
+    ablate(tiny(), few, ["identity"], tmp_path, begin=begin)
+    told = f"{tmp_path}: process {os.getpid()} is training in this folder: wait for it, or choose another folder"
+    assert said == [told, told]
+
+
+def test_numpys_way_of_telling_errors_does_not_matter(few: Dataset, tmp_path: Path) -> None:
+    recipe = tiny("loss=mixture")
+    rows = ablate(recipe, few, ["cross_entropy"], tmp_path / "plain")
+    with np.errstate(all="raise"):
+        raising = ablate(recipe, few, ["cross_entropy"], tmp_path / "raises")
+    assert without_seconds(raising) == without_seconds(rows)
+
+
+def test_arithmetic_is_checked_before_anything(few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise UserError("this process flushes denormal numbers to zero")
+
+    monkeypatch.setattr("linfengine.ablate.check_arithmetic", refuse)
+    with pytest.raises(UserError, match="flushes"):
+        ablate(tiny(), few, ["identity"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 # the budget
 
 
@@ -339,7 +415,7 @@ def test_a_budget_that_is_none(few: Dataset, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"asked": {}}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"asked": {}}', "[" * 100_000])
 def test_a_file_of_another_kind_in_its_place(content: str, few: Dataset, tmp_path: Path) -> None:
     (tmp_path / RESULTS).write_text(content)
     with pytest.raises(UserError, match=RESULTS if content != '{"asked": {}}' else "other settings"):

@@ -301,3 +301,20 @@ def test_what_a_budget_may_change_is_what_resuming_overlooks() -> None:
     begun = with_epochs(scaled(RECIPE, 0.5), 37)
     asked = with_epochs(replace(RECIPE, width=48, channels=7), 50)  # whatever is asked for now
     assert resumed(asked, begun.to_dict()) == begun
+
+
+def test_numpys_way_of_telling_errors_does_not_matter(few: Dataset) -> None:
+    for settings in (["loss=mixture"], ["loss=cross-entropy", "head=4"]):
+        recipe = load_recipe("digits", ["width=16", "held_out=20", "batch_size=32", *settings])
+        with np.errstate(all="raise"):
+            assert seconds_per_epoch(recipe, few) > 0
+
+
+def test_arithmetic_is_checked_before_steps_are_timed(few: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise UserError("this process flushes denormal numbers to zero")
+
+    monkeypatch.setattr("linfengine.budget.check_arithmetic", refuse)
+    monkeypatch.setattr("linfengine.budget.seconds_per_epoch", pytest.fail)
+    with pytest.raises(UserError, match="flushes"):
+        fit_budget(RECIPE, few, 1.0)

@@ -1,9 +1,15 @@
 """A file is whole or it is refused: what was saved comes back to the bit, and nothing else comes back at all."""
 
+import hashlib
 import json
 import math
+import os
+import sys
+import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +22,22 @@ from safetensors.numpy import save as save_safetensors
 from safetensors.numpy import save_file
 
 from linfengine._version import __version__
-from linfengine.checkpoint import FORMAT, load_model, load_tensors, save_model, save_tensors
+from linfengine.checkpoint import (
+    FORMAT,
+    _numbers,
+    load_model,
+    load_tensors,
+    read_model,
+    save_model,
+    save_tensors,
+)
 from linfengine.errors import UserError
+from linfengine.exact import quantize
 from linfengine.layers import (
     Dense,
     Flatten,
     LinfDistConv2d,
+    LinfDistConvNet,
     LinfDistDense,
     LinfDistNet,
     MeanShift,
@@ -31,6 +47,7 @@ from linfengine.layers import (
     ReLU,
     Sequential,
     Tanh,
+    build,
 )
 
 NETS: dict[str, Callable[[], Module]] = {
@@ -252,6 +269,143 @@ def test_tensors_that_do_not_fit(change: Callable[[dict[str, Array]], None], mes
     sentence = complaint(lambda: load_model(whole))
     assert "not a model that fits its own description" in sentence
     assert message in sentence
+
+
+# A description takes no more memory than the file does.
+
+IMAGES = {"mean": (0.5,), "std": 0.25}
+SIZES: dict[str, Callable[[], Module]] = NETS | {
+    "head": lambda: LinfDistNet((1, 5, 4), 3, width=6, depth=2, head=5, **IMAGES),  # type: ignore[arg-type]
+    "one layer and a crop": lambda: LinfDistNet((3, 5, 4), 3, width=6, depth=1, crop=2, **IMAGES),  # type: ignore[arg-type]
+    "head on one layer": lambda: LinfDistNet((1, 5, 4), 3, width=6, depth=1, head=5, **IMAGES),  # type: ignore[arg-type]
+    "conv": lambda: LinfDistConvNet((3, 5, 4), 3, channels=2, width=6, **IMAGES),  # type: ignore[arg-type]
+    "conv with a head": lambda: LinfDistConvNet((1, 8, 7), 3, channels=2, width=6, crop=5, head=4, **IMAGES),  # type: ignore[arg-type]
+    "exact": lambda: quantize(filled(LinfDistNet((1, 2, 2), 3, width=4, depth=3, **IMAGES)), 0),  # type: ignore[arg-type]
+    "channels in groups": lambda: LinfDistConv2d(4, 6, 3, groups=2),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_size_of_a_description_is_that_of_its_weights(name: str) -> None:
+    net = SIZES[name]()
+    weights = [array.size for key, array in net.state().items() if key.rpartition(".")[2] == "weight"]
+    means = [array.size for key, array in net.state().items() if key.endswith("running_mean")]
+    described = _numbers(net.config(), len(net.state()))
+    net_alone = "layers" not in net.config()  # the description of a whole net says nothing of its means
+    assert described == sum(weights) + (0 if net_alone else sum(means))
+
+
+def test_what_a_description_asks_for_is_not_built(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these would take gigabytes, or for ever; the sentence is there before the first layer is."""
+
+    def built(config: Any) -> Any:
+        raise AssertionError(f"{config} was built")
+
+    monkeypatch.setattr("linfengine.checkpoint.build", built)
+    tensors, metadata = load_tensors(whole)
+    size, net = 10**9, json.loads(metadata["config"])
+    conv = {key: value for key, value in net.items() if key != "depth"} | {"layer": "LinfDistConvNet", "channels": 2}
+    layers: list[dict[str, Any]] = [
+        {"layer": "Dense", "in_features": 2, "out_features": size},
+        {"layer": "LinfDistDense", "in_features": size, "out_features": size, "groups": size},
+        {"layer": "LinfDistConv2d", "in_channels": 1, "out_channels": 1, "kernel_size": 10**5},
+        {"layer": "MeanShift", "channels": size},
+        {"layer": "LinfDistDense", "in_features": "2" * 9, "out_features": size},
+        {"layer": "LinfDistDense", "in_features": -size, "out_features": -size},
+    ]
+    nested: dict[str, Any] = layers[0]
+    for _ in range(100):
+        nested = {"layer": "Sequential", "layers": [nested]}
+    for config in (
+        *(net | {key: size} for key in ("depth", "width", "classes", "head", "crop")),
+        net | {"shape": [1, size, size]},
+        net | {"width": "2"},
+        net | {"depth": 10**400},
+        *(conv | change for change in ({"channels": size}, {"width": size}, {"shape": [size, 1, 1]})),
+        *layers,
+        {"layer": "Sequential", "layers": layers},
+        {"layer": "ExactNet", "layers": [layers[1]], "fraction_bits": 8},
+        nested,
+    ):
+        save_tensors(whole, tensors, metadata | {"config": json.dumps(config)})
+        assert "not a model that fits its own description" in complaint(lambda: load_model(whole))
+
+
+def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
+    """37 kB that describe a net of 10^9 layers, and one of two layers that are 9000 wide."""
+    net = LinfDistNet((1, 8, 8), 10, width=64, depth=3, mean=(0.5,), std=0.25)
+    for change in ({"depth": 10**9}, {"width": 9000}):
+        tensors = net.state()
+        save_tensors(tmp_path / "model", tensors, {"config": json.dumps(net.config() | change), "p": "inf"})
+        tracemalloc.start()
+        assert "fits its own description" in complaint(lambda: load_model(tmp_path / "model"))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 2**20
+
+
+def test_a_mean_for_every_channel_or_one(tmp_path: Path) -> None:
+    for channels, means, fits in ((1, 2, False), (3, 2, False), (3, 1, True), (3, 3, True)):
+        net = LinfDistNet((channels, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25)
+        save_tensors(
+            tmp_path / "model", net.state(), {"config": json.dumps(net.config() | {"mean": [0.5] * means}), "p": "inf"}
+        )
+        if fits:
+            load_model(tmp_path / "model")
+        else:
+            said = f"expected a mean for each of {channels} channels, got 2"
+            assert said in complaint(lambda: load_model(tmp_path / "model"))
+
+
+def test_a_model_comes_with_the_hash_of_what_was_read(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is opened once: what is put in its place meanwhile is not what was loaded."""
+    content = whole.read_bytes()
+
+    def replaced(config: dict[str, Any]) -> Module:
+        whole.write_bytes(b"another file")
+        return build(config)
+
+    monkeypatch.setattr("linfengine.checkpoint.build", replaced)
+    loaded = read_model(whole)
+    assert loaded.sha256 == hashlib.sha256(content).hexdigest()
+    whole.write_bytes(content)
+    monkeypatch.undo()
+    net, metadata = load_model(whole)
+    assert metadata == loaded.metadata
+    assert_same(net.state(), loaded.net.state())
+
+
+def test_a_name_that_stands_twice(whole: Path) -> None:
+    content = whole.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = content[8:start].rstrip()
+    name = json.dumps("2.weight") + ": " + json.dumps(json.loads(header)["2.weight"], sort_keys=True)
+    assert name.encode() in header
+    for twice in (
+        header.replace(name.encode(), f"{name}, {name}".encode()),
+        header.replace(b'"dataset": "digits"', b'"dataset": "mnist", "dataset": "digits"'),
+    ):
+        assert twice != header
+        whole.write_bytes(len(twice).to_bytes(8, "little") + twice + content[start:])
+        assert "stands there twice" in complaint(lambda: load_model(whole))
+    whole.write_bytes(content)
+    tensors, metadata = load_tensors(whole)
+    config = metadata["config"].replace('"depth": 2', '"depth": 2, "depth": 2')
+    assert config != metadata["config"]
+    save_tensors(whole, tensors, metadata | {"config": config})
+    assert "'depth' stands there twice" in complaint(lambda: load_model(whole))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no devices and pipes")
+def test_devices_folders_and_pipes(whole: Path, tmp_path: Path) -> None:
+    assert "this is a device" in complaint(lambda: load_model("/dev/zero"))
+    assert "this is a folder" in complaint(lambda: load_model(tmp_path))
+    pipe, content = tmp_path / "pipe", whole.read_bytes()
+    os.mkfifo(pipe)
+    thread = threading.Thread(target=pipe.write_bytes, args=[content])
+    thread.start()
+    assert read_model(pipe).sha256 == hashlib.sha256(content).hexdigest()
+    thread.join()
 
 
 CONFIG = LinfDistNet((1, 1, 2), 2, width=2, depth=2, mean=(0.5,), std=0.25).config()

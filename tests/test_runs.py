@@ -147,6 +147,13 @@ def test_a_damaged_line_is_told_by_its_number(line: dict[str, Any] | str | bytes
     assert said.startswith(f"{tmp_path / METRICS}: line 2 is damaged: {fault}")
 
 
+def test_places_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / METRICS).mkdir()
+    assert refusal(read_metrics, tmp_path) == f"{tmp_path}: cannot be read (Is a directory)"
+    long = tmp_path / ("long" * 100)
+    assert refusal(read_metrics, long) == f"{long}: cannot be read (File name too long)"
+
+
 # TensorBoard.
 
 
@@ -222,8 +229,6 @@ def test_events_are_as_far_apart_as_epochs_were(tmp_path: Path) -> None:
 def test_events_are_replaced_as_a_whole(tmp_path: Path) -> None:
     run = write(tmp_path / "run", epoch(1), epoch(2), epoch(3))
     assert write_events(run) == run / EVENTS
-    (run / ".events.part").mkdir()
-    (run / ".events.part" / "left").touch()  # by a process that was killed
     (run / EVENTS / "events.out.tfevents.1.elsewhere").touch()
     write(run, epoch(1), epoch(2, loss=0.125))
     write_events(run)
@@ -238,6 +243,21 @@ def test_events_go_where_they_are_told_to(tmp_path: Path) -> None:
     assert os.listdir(run) == [METRICS]
     assert events(tmp_path / "a" / "b")[0]["accuracy"] == {1: np.float32(0.7)}
     assert os.listdir(tmp_path / "a") == ["b"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no links")
+def test_events_follow_a_link_and_no_other(tmp_path: Path) -> None:
+    run, victim = write(tmp_path / "run", epoch(1)), tmp_path / "victim"
+    victim.mkdir()
+    (victim / "mine").touch()
+    (run / ".events.part").symlink_to(victim)  # a name that could be foreseen
+    (run / EVENTS).symlink_to("../elsewhere")
+    write_events(run)
+    assert os.listdir(victim) == ["mine"]
+    assert events(tmp_path / "elsewhere")[0]["accuracy"] == {1: np.float32(0.7)}
+    (run / "circle").symlink_to("circle")
+    said = refusal(write_events, run, run / "circle")
+    assert said.startswith(f"{run / 'circle'}: cannot be written (")
 
 
 def test_nothing_but_events_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
