@@ -334,8 +334,8 @@ def train(
         try:
             with watching(observer, recipe.epochs) as watcher:
                 _train_epochs(run, out, keep, watcher)
-        except BaseException:
-            if not begun and not (out / METRICS).exists():  # no epoch is done: no file is left
+        except (KeyboardInterrupt, Diverged):
+            if not begun and not (out / METRICS).exists():  # no epoch is done: there is nothing to go on with
                 (out / CHECKPOINT).unlink(missing_ok=True)
             raise
         run.save_net(out / MODEL)

@@ -1067,7 +1067,7 @@ def test_an_audit_whose_report_has_no_place(exact: Path, tmp_path: Path) -> None
         (["certify", "none", "--gray-levels", "256"], "expected a radius in gray levels from 0 to 255, got 256"),
         (["certify", "none", "--gray-levels", "x"], "expected a number or a fraction such as 8 or 76.5, got 'x'"),
         (["certify", "none", "--eps", "0.1"], "none: there is no such file"),
-        (["certify", ".", "--eps", "0.1"], ".: expected a whole safetensors file"),
+        (["certify", ".", "--eps", "0.1"], ".: expected a safetensors file, and this is a folder"),
         (["certify", "none", "--eps", "8/"], "expected a number or a fraction such as 0.3 or 8/255, got '8/'"),
         (["certify", "none", "--eps", "8"], "expected a radius in pixel units from 0 to 1, got 8"),
         (["certify", "none", "--eps", "-0.1"], "expected a radius in pixel units from 0 to 1"),

@@ -715,7 +715,7 @@ def test_a_gpu_that_fails_costs_an_epoch_at_most(tmp_path: Path, monkeypatch: py
 
     def failing(*arguments: Any, **settings: Any) -> None:
         nonlocal left
-        left -= (tmp_path / "failed" / CHECKPOINT).exists()  # in the second epoch
+        left -= (tmp_path / "failed" / METRICS).exists()  # in the second epoch
         if left <= 0:
             raise cupy.cuda.runtime.CUDARuntimeError(719)
         launch(*arguments, **settings)
