@@ -2,23 +2,28 @@
 
     python verify.py CERTIFICATE MODEL DATA [--samples N]
 
-This file imports the standard library, and NumPy to read arrays.  Every number of the net is an integer here: over 2^f
+This file imports the standard library, and NumPy to read arrays. Every number of the net is an integer here: over 2^f
 for an exact net with f fraction bits, over 2^149 for a float32 net, since every float32 number is a multiple of 2^-149.
-Python's integers have no size and never round.  Where the float32 program rounds, `nearest` does the same to the bit:
+Python's integers have no size and never round. Where the float32 program rounds, `nearest` does the same to the bit:
 rounding is monotone, so the maximum of rounded numbers is the rounded maximum, and one rounding a neuron is enough.
 
-What is checked, the first disagreement being reported:
+What is checked, in this order; the first disagreement is reported:
 
     the seal        the last line is the SHA-256 of all bytes above it
-    the header      format, digest of the model file, ε, and the threshold: margin > threshold must imply the claim
+    the model       the file is a whole safetensors file; its description fits its arrays and the images
+    the header      format, digest of the model file, ε, and the threshold: margin > threshold must imply the claim, and
+                    no value of the net may overflow float32 inside the largest ball
     every sample    digest of its pixels and label against DATA; prediction, margin, verdict and radius follow from its
                     logits by the rules of its method
-    N samples       (all, if not told otherwise; drawn at random if so) the logits themselves, and where the claim
-                    rests on the clipped box, the bounds over it
     the totals      counts, and their Clopper–Pearson bounds against the binomial distribution
+    N samples       (all by default, else drawn at random) the logits themselves, and where the claim rests on the
+                    clipped box, the bounds over it
+
+The three files may come from an adversary. Sizes are compared with what a file holds before memory is asked for, and
+text of a file is printed escaped and shortened (`shown`).
 
 DATA is an .npz file with `images` (n, c, h, w) uint8 and `labels` (n,), or a folder with the official MNIST-like or
-binary CIFAR-10 test files.  Exit status: 0 verified, 2 not.
+binary CIFAR-10 test files. Exit status: 0 verified, 2 not.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import math
@@ -34,7 +40,7 @@ import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from operator import sub
 from pathlib import Path
@@ -44,15 +50,18 @@ import numpy as np
 
 Numbers = list[int]
 Layer = dict[str, Any]
+Shape = tuple[int, ...]
 
 FORMAT, MODEL_FORMAT = "linfengine-certificate-1", "linfengine-1"
-KINDS = {"Normalize", "CenterCrop", "MeanShift", "Flatten", "ReLU", "Negate", "LinfDistDense", "LinfDistConv2d"}
-KEYS = {"index", "pixels", "label", "prediction", "logits", "margin", "radius", "certified"}
 WHITE = 255
 UNIT = Fraction(1, 2**24)  # a float32 result is off by at most this fraction of itself,
 TINY = Fraction(1, 2**126)  # or, near zero, by less than this
+LARGEST = 2**128 - 2**104  # the largest float32 number
+MOST_FRACTION_BITS = 15
+MOST_HEADER = 100_000_000  # bytes of a safetensors header
+MOST_UNPACKED = 2**28  # bytes of data that are read from a smaller, compressed file
 
-
+# What reading a file in another form may raise.
 FAULTS = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RecursionError, MemoryError)
 
 
@@ -60,9 +69,233 @@ class Disagreement(Exception):
     """One sentence: what the certificate says, and what was found."""
 
 
+def shown(value: Any) -> str:
+    """A value of a file as it is printed: ASCII without control characters, at most 80 characters."""
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def agree(what: str, said: Any, found: Any) -> None:
     if type(said) is not type(found) or said != found:
-        raise Disagreement(f"{what}: the certificate says {said}, and {found} was found")
+        raise Disagreement(f"{what}: the certificate says {shown(said)}, and {shown(found)} was found")
+
+
+def check_keys(what: str, value: Any, keys: Iterable[str]) -> None:
+    """Raises Disagreement unless a JSON value is an object with these keys and no others."""
+    if not isinstance(value, dict):
+        raise Disagreement(f"{what}: expected a JSON object, got {shown(value)}")
+    if odd := value.keys() ^ set(keys):
+        raise Disagreement(f"{what} {'has the unknown' if min(odd) in value else 'lacks the'} key {shown(min(odd))}")
+
+
+SIZE, COUNT, NUMBER = "a whole number from 0 on", "a whole number from 1 on", "a floating-point number"
+FLAG, LIST, NUMBERS = "true or false", "a list", "a list of floating-point numbers"
+IMAGE, SHARE = "channels, height and width", "a number from 0 to 1"
+RULES: dict[str, Callable[[Any], bool]] = {
+    SIZE: lambda value: type(value) is int and value >= 0,
+    COUNT: lambda value: type(value) is int and value >= 1,
+    NUMBER: lambda value: type(value) is float,
+    FLAG: lambda value: type(value) is bool,
+    LIST: lambda value: type(value) is list,
+    NUMBERS: lambda value: type(value) is list and len(value) > 0 and all(type(each) is float for each in value),
+    IMAGE: lambda value: type(value) is list and len(value) == 3 and all(type(c) is int and c >= 1 for c in value),
+    SHARE: lambda value: type(value) in (int, float) and 0 <= value <= 1,
+}
+
+
+def check_value(what: str, value: Any, expected: str) -> None:
+    """Raises Disagreement unless a JSON value follows one of the RULES."""
+    if not RULES[expected](value):
+        raise Disagreement(f"{what}: expected {expected}, got {shown(value)}")
+
+
+# ---- JSON --------------------------------------------------------------------------------------------------------
+
+
+def parsed(text: str) -> Any:
+    """A JSON value in which no name stands twice in one object and all numbers are finite and short."""
+    return json.loads(text, object_pairs_hook=_unique, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a name that stands twice, another reader might see the other value."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _whole(text: str) -> int:
+    if len(text) > 20 or text == "-0":  # int() takes quadratic time
+        raise ValueError(f"{shown(text)} is not a whole number of at most 20 digits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    if len(text) > 40 or not math.isfinite(number := float(text)):
+        raise ValueError(f"{shown(text)} is not a finite number of at most 40 characters")
+    return number
+
+
+# ---- The model file ----------------------------------------------------------------------------------------------
+
+
+def read_safetensors(content: bytes) -> tuple[dict[str, str], dict[str, tuple[list[int], memoryview]]]:
+    """(metadata, shape and bytes of each array) of a safetensors file of float32 arrays with one or two axes.
+
+    Every byte belongs to the header or to exactly one array. Raises Disagreement otherwise.
+    """
+    length = int.from_bytes(content[:8], "little")
+    if not 2 <= length <= min(len(content) - 8, MOST_HEADER):
+        raise Disagreement(f"the model file of {len(content)} bytes cannot have a header of {length} bytes")
+    if content[8:9] != b"{":
+        raise Disagreement("the header of the model file does not begin with '{'")
+    header = parsed(content[8 : 8 + length].decode())
+    metadata = header.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise Disagreement("the model file has no metadata, or metadata that are not text")
+    "".join([*metadata, *metadata.values()]).encode()  # fails for half a surrogate pair, which is no text
+    for name, entry in header.items():
+        what = f"{shown(name)} of the model"
+        check_keys(what, entry, {"dtype", "shape", "data_offsets"})
+        if entry["dtype"] != "F32":
+            raise Disagreement(f"{what} is {shown(entry['dtype'])}, not F32")
+        for key, axes in (("shape", (1, 2)), ("data_offsets", (2,))):
+            check_value(f"the {key} of {what}", entry[key], LIST)
+            if len(entry[key]) not in axes:
+                raise Disagreement(f"{what} has the {key} {shown(entry[key])}")
+            for number in entry[key]:
+                check_value(f"the {key} of {what}", number, SIZE)
+    data, end = memoryview(content)[8 + length :], 0
+    arrays = {}
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, stop = entry["data_offsets"]
+        if begin != end or stop - begin != 4 * math.prod(entry["shape"]):
+            raise Disagreement(
+                f"{shown(name)} of the model, of shape {shown(entry['shape'])}, cannot lie in bytes {begin} to {stop} "
+                f"after {end} bytes of other arrays"
+            )
+        arrays[name], end = (entry["shape"], data[begin:stop]), stop
+    if end != len(data):
+        raise Disagreement(f"the model's arrays have {end} bytes, and its file has {len(data)} bytes for them")
+    return metadata, arrays
+
+
+Keys = dict[str, str]  # of a description, each with the rule that its value follows
+NORMALIZE: Keys = {"mean": NUMBERS, "std": NUMBER}
+NEURONS: Keys = {"bias": FLAG, "groups": COUNT}
+LAYERS: dict[str, Keys] = {
+    "Normalize": NORMALIZE,
+    "CenterCrop": {"size": COUNT},
+    "MeanShift": {"channels": COUNT, "momentum": SHARE},
+    "Flatten": {},
+    "ReLU": {},
+    "Negate": {},
+    "LinfDistDense": NEURONS | {"in_features": COUNT, "out_features": COUNT},
+    "LinfDistConv2d": NEURONS
+    | {"in_channels": COUNT, "out_channels": COUNT, "kernel_size": COUNT, "stride": COUNT, "padding": SIZE},
+}
+NET: Keys = NORMALIZE | {"shape": IMAGE, "crop": SIZE, "head": SIZE}
+NET |= {"width": COUNT, "classes": COUNT, "mean_shift": FLAG}
+NETS: dict[str, Keys] = {
+    "Sequential": {"layers": LIST},
+    "ExactNet": {"layers": LIST, "fraction_bits": SIZE},
+    "LinfDistNet": NET | {"depth": COUNT},
+    "LinfDistConvNet": NET | {"channels": COUNT},
+}
+
+
+def described(config: Any, kinds: dict[str, Keys]) -> dict[str, Any]:
+    """The description of a net or layer of one of these kinds; raises Disagreement where it is none."""
+    kind = config.get("layer") if isinstance(config, dict) else config
+    if not isinstance(kind, str) or kind not in kinds:
+        raise Disagreement(f"this checker has no rule for a {shown(kind)} {'net' if kinds is NETS else 'layer'}")
+    if kinds is NETS and "shape" in kinds[kind]:
+        config = {"crop": 0, "head": 0} | config  # which older files lack
+    check_keys(f"the model's {kind}", config, {"layer", *kinds[kind]})
+    for key, rule in kinds[kind].items():
+        check_value(f"the {key} of the model's {kind}", config[key], rule)
+    return config
+
+
+def expanded(config: dict[str, Any], arrays: int) -> list[Layer]:
+    """The layers of a net's description, which has so many arrays."""
+    if config["layer"] in ("Sequential", "ExactNet"):
+        return config["layers"]
+    if config["head"]:
+        raise Disagreement(f"this checker has no rule for a {config['layer']} with a head")
+    channels, height, width = config["shape"]
+    layers: list[Layer] = [{"layer": "Normalize", "mean": config["mean"], "std": config["std"]}]
+    if config["crop"]:
+        height = width = config["crop"]
+        layers.append({"layer": "CenterCrop", "size": config["crop"]})
+
+    def hidden(layer: Layer, outputs: int) -> list[Layer]:
+        shift = {"layer": "MeanShift", "channels": outputs, "momentum": 0}
+        return [layer, shift] if config["mean_shift"] else [layer]
+
+    def dense(inputs: int, outputs: int, bias: bool) -> Layer:
+        return {"layer": "LinfDistDense", "in_features": inputs, "out_features": outputs, "bias": bias, "groups": 1}
+
+    if config["layer"] == "LinfDistNet":
+        if config["depth"] > arrays:
+            raise Disagreement(f"the model has {config['depth']} layers with weights, and {arrays} arrays")
+        wide = config["depth"] - 1
+    else:
+        conv = {"layer": "LinfDistConv2d", "kernel_size": 3, "padding": 1, "groups": 1, "bias": False}
+        for stride, times in ((1, 1), (1, 1), (2, 2), (1, 2), (1, 2)):
+            outputs = times * config["channels"]
+            layers += hidden(conv | {"in_channels": channels, "out_channels": outputs, "stride": stride}, outputs)
+            channels, height, width = outputs, (height - 1) // stride + 1, (width - 1) // stride + 1
+        wide = 1
+    layers.append({"layer": "Flatten"})
+    features = channels * height * width
+    for _ in range(wide):
+        layers += hidden(dense(features, config["width"], bias=False), config["width"])
+        features = config["width"]
+    return [*layers, dense(features, config["classes"], bias=True), {"layer": "Negate"}]
+
+
+def arrays_of(layer: Layer) -> dict[str, list[int]]:
+    """Names and shapes of a layer's arrays in the model file; raises Disagreement where no layer is like that."""
+    match layer["layer"]:
+        case "MeanShift":
+            return {"running_mean": [layer["channels"]]}
+        case "LinfDistDense":
+            inputs, outputs, taps = layer["in_features"], layer["out_features"], 1
+        case "LinfDistConv2d":
+            inputs, outputs, taps = layer["in_channels"], layer["out_channels"], layer["kernel_size"] ** 2
+        case _:
+            return {}
+    groups, padding = layer["groups"], layer.get("padding", 0)
+    if padding and padding >= layer["kernel_size"]:  # it would make images of any size, of zeros alone
+        raise Disagreement(f"a padding of {padding} is not smaller than the kernel, of size {layer['kernel_size']}")
+    if inputs % groups or outputs % groups:
+        raise Disagreement(f"{inputs} inputs and {outputs} outputs cannot be divided into {groups} groups")
+    return {"weight": [outputs, inputs // groups * taps]} | ({"bias": [outputs]} if layer["bias"] else {})
+
+
+def output_shape(layer: Layer, shape: Shape) -> Shape | None:
+    """The shape of a layer's output for one input of this shape, None where it takes no such input."""
+    image = len(shape) == 3
+    match layer["layer"]:
+        case "Normalize":
+            return shape if image and len(layer["mean"]) in (1, shape[0]) else None
+        case "MeanShift":
+            return shape if layer["channels"] == shape[0] else None
+        case "Flatten":
+            return (math.prod(shape),)
+        case "CenterCrop":
+            size = layer["size"]
+            return (shape[0], size, size) if image and size <= min(shape[1:]) else None
+        case "LinfDistDense":
+            return (layer["out_features"],) if shape == (layer["in_features"],) else None
+        case "LinfDistConv2d":
+            size, stride, pad = layer["kernel_size"], layer["stride"], layer["padding"]
+            if not image or shape[0] != layer["in_channels"] or min(shape[1:]) + 2 * pad < size:
+                return None
+            height, width = ((side + 2 * pad - size) // stride + 1 for side in shape[1:])
+            return layer["out_channels"], height, width
+    return shape
 
 
 # ---- The net -----------------------------------------------------------------------------------------------------
@@ -77,292 +310,322 @@ def nearest(numerator: int, denominator: int = 1) -> int:
     if 2 * rest > denominator or (2 * rest == denominator and quotient & 1):
         quotient += 1
     if quotient << bits >= 1 << (149 + 128):
-        raise Disagreement("the net's values overflow float32: nothing can be certified")
+        raise Disagreement("the model's values overflow float32, so nothing can be certified")
     return (quotient if numerator > 0 else -quotient) << bits
 
 
+def from_bits(bits: int) -> int:
+    """The finite float32 number of these 32 bits, in units of 2^-149."""
+    exponent, significand = bits >> 23 & 255, bits & 0x7FFFFF
+    size = (significand | 0x800000) << exponent - 1 if exponent else significand
+    return -size if bits >> 31 else size
+
+
 class Net:
-    """A model file as integers over 2^grain, evaluated as its layers say."""
+    """A model file as integers over 2^grain, evaluated as its layers say.
+
+    Raises Disagreement for a file that the checker has no rules for, or whose description does not fit its arrays.
+    """
 
     def __init__(self, content: bytes) -> None:
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + length])
-        metadata = header.pop("__metadata__")
-        if metadata["format"] != MODEL_FORMAT:
-            raise Disagreement(f"the model is of format {metadata['format']!r}, this checker knows {MODEL_FORMAT}")
-        if metadata["p"] != "inf":
-            raise Disagreement(f"the model is at p = {metadata['p']}: only p = inf can be certified")
-        tensors = {}
-        for name, entry in header.items():
-            if entry["dtype"] != "F32":
-                raise Disagreement(f"{name} of the model is {entry['dtype']}, not F32")
-            begin, end = entry["data_offsets"]
-            array = np.frombuffer(content[8 + length + begin : 8 + length + end], "<f4")
-            tensors[name] = array.reshape(entry["shape"]).tolist()
-        config = json.loads(metadata["config"])
+        metadata, arrays = read_safetensors(content)
+        if metadata.get("format") != MODEL_FORMAT:
+            raise Disagreement(f"the model is of format {shown(metadata.get('format'))}, not {MODEL_FORMAT!r}")
+        if metadata.get("p") != "inf":
+            raise Disagreement(f"the model is at p = {shown(metadata.get('p'))}: only p = inf can be certified")
+        config = described(parsed(metadata["config"]), NETS)
+        self.image_shape: Shape | None = tuple(config["shape"]) if "shape" in config else None
         self.exact = config["layer"] == "ExactNet"
-        self.fraction_bits = config["fraction_bits"] if self.exact else None
-        if self.exact and self.fraction_bits not in range(24):
+        self.fraction_bits: int | None = config["fraction_bits"] if self.exact else None
+        if self.exact and config["fraction_bits"] > MOST_FRACTION_BITS:
             raise Disagreement(f"the model has {self.fraction_bits} fraction bits, which float32 has no room for")
         self.grain: int = config["fraction_bits"] if self.exact else 149
         self.round: Callable[..., int] = (lambda number, divisor=1: number // divisor) if self.exact else nearest
-        self.layers: list[Layer] = []
-        for i, layer in enumerate(expanded(config)):
-            if layer["layer"] not in KINDS:
-                raise Disagreement(f"this checker has no rule for a {layer['layer']} layer")
-            for part in parts_of(layer):
-                layer[part] = self.integers(tensors.pop(f"{i}.{part}"))
+        self.layers = [described(layer, LAYERS) for layer in expanded(config, len(arrays))]
+        for i, layer in enumerate(self.layers):
+            for part, shape in arrays_of(layer).items():
+                layer[part] = self.array(f"{i}.{part}", arrays.pop(f"{i}.{part}", None), shape)
             if layer["layer"] == "Normalize":
-                layer["mean"], layer["std"] = (
-                    self.integers(np.float32(layer[part]).tolist()) for part in ("mean", "std")
-                )
+                layer["mean"] = [self.float32(number) for number in layer["mean"]]
+                layer["std"] = self.float32(layer["std"])
                 if layer["std"] <= 0 or (self.exact and layer["std"] != 1 << self.grain):
                     std, kind = Fraction(layer["std"], 1 << self.grain), "exact" if self.exact else "certified"
-                    raise Disagreement(f"the model divides by {std}, which no {kind} net does")
-            self.layers.append(layer)
-        if tensors:
-            raise Disagreement(f"the model holds {', '.join(tensors)}, which its description does not name")
+                    raise Disagreement(f"the model divides by {float(std)}, which no {kind} net does")
+        if arrays:
+            raise Disagreement(f"the model holds {shown([*arrays])}, which its description does not name")
 
-    def integers(self, numbers: Any) -> Any:
-        if isinstance(numbers, list):
-            return [self.integers(each) for each in numbers]
-        numerator, denominator = numbers.as_integer_ratio()  # refuses NaN and infinity
-        integer, rest = divmod(numerator << self.grain, denominator)
-        if rest:
-            raise Disagreement(f"{numbers} is no multiple of 2^-{self.grain}, as all numbers of the model have to be")
-        return integer
+    def array(self, name: str, found: tuple[list[int], memoryview] | None, shape: list[int]) -> list[Any]:
+        """An array of the file as integers, nested as its shape says."""
+        if found is None:
+            raise Disagreement(f"the model lacks its array {name}")
+        if found[0] != shape:
+            raise Disagreement(f"{name} of the model has the shape {found[0]}, and its description says {shape}")
+        bits = np.frombuffer(found[1], "<u4")
+        if (bits >> 23 & 255 == 255).any():
+            raise Disagreement(f"{name} of the model holds values that are not finite")
+        numbers = [self.on_grid(from_bits(each)) for each in bits.tolist()]
+        step = shape[-1]
+        return numbers if len(shape) == 1 else [numbers[i : i + step] for i in range(0, len(numbers), step)]
+
+    def float32(self, number: float) -> int:
+        """The float32 number nearest to a float64 one, as an integer over 2^grain."""
+        numerator, denominator = number.as_integer_ratio()
+        return self.on_grid(nearest(numerator << 149, denominator))
+
+    def on_grid(self, number: int) -> int:
+        """An integer over 2^149 as one over 2^grain."""
+        bits = 149 - self.grain
+        if number & ((1 << bits) - 1):
+            value = float(Fraction(number, 1 << 149))
+            raise Disagreement(f"{value} is no multiple of 2^-{self.grain}, as all numbers of the model have to be")
+        return number >> bits
 
     def pixel(self, level: int) -> int:
         """A gray level 0..255 as the net takes it: itself, or level/255 in float32."""
         return level << self.grain if self.exact else nearest(level << self.grain, WHITE)
 
-    def __call__(self, ends: list[Numbers], shape: tuple[int, ...]) -> list[Numbers]:
+    def shapes(self, shape: Shape) -> list[Shape]:
+        """The shape of one input of each layer, and of the logits, for images of this shape (c, h, w).
+
+        Raises Disagreement where the net does not take such images or does not give logits of two classes at least.
+        """
+        if self.image_shape not in (None, shape):
+            raise Disagreement(f"the model takes images of shape {self.image_shape}, and the data have {shape}")
+        found = [shape]
+        for i, layer in enumerate(self.layers):
+            if (given := output_shape(layer, found[-1])) is None:
+                raise Disagreement(f"layer {i} of the model, {layer['layer']}, takes no input of shape {found[-1]}")
+            found.append(given)
+        if len(found[-1]) != 1 or found[-1][0] < 2:
+            raise Disagreement(f"the model's output has the shape {found[-1]}, expected two classes or more")
+        return found
+
+    def __call__(self, ends: list[Numbers], shape: Shape) -> list[Numbers]:
         """Logits of a point, ends = [x]; or their bounds over a box, ends = [lower, upper]; x flat, of that shape."""
-        for layer in self.layers:
-            kind = layer["layer"]
-            if kind == "Normalize":
-                means = spread(layer["mean"], len(ends[0]))
-                ends = [[self.round(v - m) for v, m in zip(end, means, strict=True)] for end in ends]
-                std = layer["std"]
-                ends = [[self.round(v << self.grain, std) for v in end] for end in ends]
-            elif kind == "MeanShift":
-                means = spread(layer["running_mean"], len(ends[0]))
-                ends = [[self.round(v - m) for v, m in zip(end, means, strict=True)] for end in ends]
-            elif kind == "CenterCrop":
-                chosen, shape = middle(layer["size"], shape)
-                ends = [[end[i] for i in chosen] for end in ends]
-            elif kind == "ReLU":
-                ends = [[max(v, 0) for v in end] for end in ends]
-            elif kind == "Negate":
-                ends = [[-v for v in end] for end in reversed(ends)]
-            elif kind == "LinfDistDense":
-                ends = self.neurons(layer, [[end] for end in ends])
-                shape = (len(ends[0]),)
-            elif kind == "LinfDistConv2d":
-                where, height, width = patches(layer, shape)
-                ends = self.neurons(layer, [[[end[i] if i >= 0 else 0 for i in at] for at in where] for end in ends])
-                shape = (len(layer["weight"]), height, width)
+        for layer, given in zip(self.layers, self.shapes(shape)[:-1], strict=True):
+            match layer["layer"]:
+                case "Normalize":
+                    ends = [self.shifted(end, layer["mean"]) for end in ends]
+                    ends = [[self.round(v << self.grain, layer["std"]) for v in end] for end in ends]
+                case "MeanShift":
+                    ends = [self.shifted(end, layer["running_mean"]) for end in ends]
+                case "CenterCrop":
+                    chosen = middle(layer["size"], given)
+                    ends = [[end[i] for i in chosen] for end in ends]
+                case "ReLU":
+                    ends = [[max(v, 0) for v in end] for end in ends]
+                case "Negate":
+                    ends = [[-v for v in end] for end in reversed(ends)]
+                case "LinfDistDense":
+                    ends = self.neurons(layer, [ends])
+                case "LinfDistConv2d":
+                    padded = [[*end, 0] for end in ends]  # where the index -1 of the padding points to
+                    ends = self.neurons(
+                        layer, ([list(map(end.__getitem__, at)) for end in padded] for at in patches(layer, given))
+                    )
         return ends
 
-    def neurons(self, layer: Layer, ends: list[list[Numbers]]) -> list[Numbers]:
-        """max_k |x_k - w_k| + b of every output at every position, output by output; ends of inputs per position."""
-        weights, groups = layer["weight"], layer["groups"]
-        k, outputs = len(weights[0]), len(weights)
-        if any(len(x) != groups * k for end in ends for x in end) or outputs % groups:
-            raise Disagreement(f"a layer of {groups} groups with {k} inputs each does not fit what it is given")
-        if isinstance(layer["bias"], list) and len(layer["bias"]) != outputs:
-            raise Disagreement(f"a layer of {outputs} outputs has {len(layer['bias'])} biases")
-        results: list[Numbers] = [[] for _ in ends]
-        for o, w in enumerate(weights):
-            begin = o * groups // outputs * k
-            for place in zip(*ends, strict=True):
-                inputs = [x[begin : begin + k] if groups > 1 else x for x in place]
+    def shifted(self, numbers: Numbers, means: Numbers) -> Numbers:
+        """Each number less the mean of its channel."""
+        size = len(numbers) // len(means)
+        return [self.round(v - m) for c, m in enumerate(means) for v in numbers[c * size : (c + 1) * size]]
+
+    def neurons(self, layer: Layer, places: Iterable[list[Numbers]]) -> list[Numbers]:
+        """max_k |x_k - w_k| + b of every output at every place, output by output; a place has one x of each end."""
+        weights, bias = layer["weight"], layer["bias"] or None
+        k, outputs = len(weights[0]), len(weights) // layer["groups"]
+        found = []
+        for place in places:
+            results: list[Numbers] = [[] for _ in place]
+            for o, w in enumerate(weights):
+                begin = o // outputs * k
+                inputs = [x[begin : begin + k] for x in place] if layer["groups"] > 1 else place
                 if len(inputs) == 1:
-                    found = [max(map(abs, map(sub, inputs[0], w)))]
+                    values = [max(map(abs, map(sub, inputs[0], w)))]
                 else:  # for l <= x <= u: x - w >= l - w, w - x >= w - u, |x - w| <= max(u - w, w - l)
                     low, high = inputs
-                    found = [
+                    values = [
                         max(0, max(map(sub, low, w)), max(map(sub, w, high))),
                         max(max(map(sub, high, w)), max(map(sub, w, low))),
                     ]
-                for result, y in zip(results, found, strict=True):
+                for result, y in zip(results, values, strict=True):
                     y = self.round(y)
-                    result.append(self.round(y + layer["bias"][o]) if isinstance(layer["bias"], list) else y)
-        return results
+                    result.append(self.round(y + bias[o]) if bias else y)
+            found.append(results)
+        return [[y for outputs in zip(*end, strict=True) for y in outputs] for end in zip(*found, strict=True)]
 
     def slack(self) -> tuple[Fraction, Fraction]:
         """(L, E): every logit is L-Lipschitz in the pixels, and computed within E of its exact value, as Fractions.
 
         A rounded result is off by UNIT of itself, and one that a GPU may take for 0 by TINY; an error passes a distance
-        layer at its own size and adds to the next one's.  An exact net has no error as long as float32 holds its
-        values, multiples of 2^-f below 2^(24-f).
+        layer at its own size and adds to the next one's. An exact net has no error as long as float32 holds its
+        values, multiples of 2^-f below 2^(24-f). L, E and the sizes of values are rounded up to multiples of 2^-300, so
+        that many layers do not make long fractions.
+
+        Raises Disagreement where a value may be too large for float32: nothing is proved then.
         """
         unit, tiny = (Fraction(0), Fraction(0)) if self.exact else (UNIT, TINY)
-        lipschitz, error, own = Fraction(1), Fraction(0), Fraction(0)
+        limit = 2 ** (24 - self.grain) if self.exact else LARGEST
+        lipschitz, error = Fraction(1), Fraction(0)
         size = Fraction(WHITE if self.exact else 2)  # pixels up to 1 or 255; a float32 ball may reach to 2
         for layer in self.layers:
-            size += error
-            own = Fraction(0)
-            if layer["layer"] == "Normalize":
-                std = Fraction(layer["std"], 2**self.grain)
-                size = (size + self.largest(layer["mean"])) / std
-                own, lipschitz, error = 3 * unit * size + tiny, lipschitz / std, error / std
-            elif layer["layer"] == "MeanShift":
-                size += self.largest(layer["running_mean"])
-                own = unit * size + tiny
-            elif layer["layer"] in ("Negate", "ReLU"):
-                own = tiny
-            elif "weight" in layer:
-                size += self.largest(layer["weight"])
-                own = unit * size
-                if isinstance(layer["bias"], list):
-                    size += self.largest(layer["bias"])
-                    own += unit * size * (1 + unit) + tiny
-            error, size = error + own, size + own
-        if self.exact and size >= Fraction(2) ** (24 - self.grain):
-            raise Disagreement(f"the model's values may reach {float(size)}, and float32 cannot hold those exactly")
+            size, own = size + error, Fraction(0)
+            match layer["layer"]:
+                case "Normalize":
+                    std = Fraction(layer["std"], 2**self.grain)
+                    size += self.largest(layer["mean"])
+                    self.check_size(size, limit)
+                    size, lipschitz, error = size / std, lipschitz / std, error / std
+                    own = 3 * unit * size + tiny
+                case "MeanShift":
+                    size += self.largest(layer["running_mean"])
+                    own = unit * size + tiny
+                case "Negate" | "ReLU":
+                    own = tiny
+                case "LinfDistDense" | "LinfDistConv2d":
+                    size += max(map(self.largest, layer["weight"]))
+                    own = unit * size
+                    if layer["bias"]:
+                        size += self.largest(layer["bias"])
+                        own += unit * size * (1 + unit) + tiny
+            lipschitz, error, size = upward(lipschitz), upward(error + own), upward(size + own)
+            self.check_size(size, limit)
         return lipschitz, error
 
-    def largest(self, numbers: Any) -> Fraction:
-        if isinstance(numbers, list):
-            return max(map(self.largest, numbers))
-        return Fraction(abs(numbers), 2**self.grain)
+    def largest(self, numbers: Numbers) -> Fraction:
+        return Fraction(max(map(abs, numbers)), 2**self.grain)
+
+    def check_size(self, size: Fraction, limit: int) -> None:
+        if size >= limit:
+            fault = "cannot hold those exactly" if self.exact else "may overflow there"
+            raise Disagreement(f"the model's values may reach {float(size):.9g}, and float32 {fault}")
 
 
-def middle(size: int, shape: tuple[int, ...]) -> tuple[list[int], tuple[int, ...]]:
-    """The places of the middle size x size window of flat images (channels, height, width), and its shape."""
+def upward(number: Fraction) -> Fraction:
+    return Fraction(math.ceil(number * 2**300), 2**300)
+
+
+def middle(size: int, shape: Shape) -> list[int]:
+    """The places of the middle size x size window of flat images (channels, height, width)."""
     channels, height, width = shape
-    if not 1 <= size <= min(height, width):
-        raise Disagreement(f"a window of {size} x {size} does not fit images of {height} x {width}")
     top, left = (height - size) // 2, (width - size) // 2
     rows, columns = range(top, top + size), range(left, left + size)
-    places = [(c * height + i) * width + j for c in range(channels) for i in rows for j in columns]
-    return places, (channels, size, size)
+    return [(c * height + i) * width + j for c in range(channels) for i in rows for j in columns]
 
 
-def expanded(config: dict[str, Any]) -> list[Layer]:
-    """The layers of a net's description."""
-    if config["layer"] in ("Sequential", "ExactNet"):
-        return config["layers"]
-    if config["layer"] not in ("LinfDistNet", "LinfDistConvNet") or config.get("head"):
-        raise Disagreement(
-            f"this checker has no rule for a {config['layer']}{' with a head' * bool(config.get('head'))}"
-        )
-    layers: list[Layer] = [{"layer": "Normalize", "mean": config["mean"], "std": config["std"]}]
-    if config.get("crop"):
-        layers.append({"layer": "CenterCrop", "size": config["crop"]})
-    shift = [{"layer": "MeanShift"}] * config["mean_shift"]
-    dense = {"layer": "LinfDistDense", "groups": 1, "bias": False}
-    if config["layer"] == "LinfDistNet":
-        layers.append({"layer": "Flatten"})
-        for _ in range(config["depth"] - 1):
-            layers += [dense, *shift]
-    else:
-        conv = {"layer": "LinfDistConv2d", "kernel_size": 3, "padding": 1, "groups": 1, "bias": False}
-        for stride in (1, 1, 2, 1, 1):
-            layers += [conv | {"stride": stride}, *shift]
-        layers += [{"layer": "Flatten"}, dense, *shift]
-    return [*map(dict, layers), dense | {"bias": True}, {"layer": "Negate"}]
-
-
-def parts_of(layer: Layer) -> list[str]:
-    """The names of a layer's arrays in the model file."""
-    if layer["layer"] == "MeanShift":
-        return ["running_mean"]
-    if layer["layer"] not in ("LinfDistDense", "LinfDistConv2d"):
-        return []
-    return ["weight", "bias"] if layer["bias"] else ["weight"]
-
-
-def spread(channels: Numbers, count: int) -> Numbers:
-    """One number a channel, repeated for each of its pixels."""
-    return [number for number in channels for _ in range(count // len(channels))]
-
-
-def patches(layer: Layer, shape: tuple[int, ...]) -> tuple[list[Numbers], int, int]:
-    """(indices into the flat image of each patch, -1 in the padding; height; width)."""
-    channels, rows, columns = shape
+def patches(layer: Layer, shape: Shape) -> Iterator[list[int]]:
+    """The indices into a flat image (channels, height, width) of each patch, -1 in the padding."""
+    channels, height, width = shape
     size, stride, pad = layer["kernel_size"], layer["stride"], layer["padding"]
-    height, width = (rows + 2 * pad - size) // stride + 1, (columns + 2 * pad - size) // stride + 1
-
-    def index(c: int, i: int, j: int) -> int:
-        return (c * rows + i) * columns + j if 0 <= i < rows and 0 <= j < columns else -1
-
-    square = [(c, i, j) for c in range(channels) for i in range(size) for j in range(size)]
-    places = [(i * stride - pad, j * stride - pad) for i in range(height) for j in range(width)]
-    return [[index(c, top + i, left + j) for c, i, j in square] for top, left in places], height, width
+    for top in range(-pad, height + pad - size + 1, stride):
+        for left in range(-pad, width + pad - size + 1, stride):
+            yield [
+                (c * height + i) * width + j if 0 <= i < height and 0 <= j < width else -1
+                for c in range(channels)
+                for i in range(top, top + size)
+                for j in range(left, left + size)
+            ]
 
 
 # ---- The claims --------------------------------------------------------------------------------------------------
+
+WORDS = ("linfengine", "arithmetic", "rests_on", "dataset", "split")  # for people: not checked, and never printed
+TOTALS = ("clean", "certified")
+HEADER = {"format", "model", "method", "fraction_bits", "eps", "gray_levels", "threshold", "n", "classes", "confidence"}
+SAMPLE = {"index", "pixels", "label", "prediction", "logits", "margin", "radius", "certified"}
+
+
+def read_certificate(content: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(header, samples) of a certificate file with its seal, each with its keys and no others."""
+    body, _, _ = content.removesuffix(b"\n").rpartition(b"\n")
+    digest = hashlib.sha256(body + b"\n").hexdigest()
+    if content != body + b"\n" + json.dumps({"sha256": digest}).encode() + b"\n":
+        raise Disagreement("the certificate is cut short or edited: its last line is not the SHA-256 of all above it")
+    header, *records = map(parsed, body.decode().split("\n"))
+    if not records:
+        raise Disagreement("the certificate speaks of no samples")
+    agree("format", header["format"], FORMAT)
+    check_keys("the header", dict.fromkeys(WORDS) | header, {*WORDS, *HEADER, *TOTALS})
+    if not all(isinstance(header.get(word), str | None) for word in WORDS):
+        raise Disagreement(f"the header: {', '.join(WORDS)} have to be text or null")
+    for name in TOTALS:
+        check_keys(name, header[name], {"count", "of", "bounds"})
+    for i, line in enumerate(records):
+        check_keys(f"sample {i}", line, SAMPLE)
+    return header, records
 
 
 class Claims:
     """The rules of a certificate, from its header and its net."""
 
     def __init__(self, header: dict[str, Any], net: Net) -> None:
-        agree("format", header["format"], FORMAT)
-        if header["method"] not in ("margin", "interval", "exact") or (header["method"] == "exact" and not net.exact):
-            raise Disagreement(f"method {header['method']!r} does not fit the model")
+        method, eps, threshold = header["method"], header["eps"], header["threshold"]
+        if method not in ("margin", "interval", "exact") or (method == "exact" and not net.exact):
+            raise Disagreement(f"method {shown(method)} does not fit the model")
         agree("fraction_bits", header["fraction_bits"], net.fraction_bits)
-        for name in ("eps", "gray_levels"):
-            if not re.fullmatch(r"\d{1,70}(/\d{1,70})?", header[name]):
-                raise Disagreement(f"{name}: {header[name]} is no radius, which has to be a fraction")
-        self.header, self.net, self.eps = header, net, Fraction(header["eps"])
+        if not isinstance(eps, str) or not re.fullmatch("[0-9]{1,70}(/[0-9]{1,70})?", eps):
+            raise Disagreement(
+                f"eps: {shown(eps)} is no radius, which has to be a fraction of at most 70 digits a part"
+            )
+        self.net, self.method, self.eps, self.threshold = net, method, Fraction(eps), threshold
         if not 0 <= self.eps <= 1:
             raise Disagreement(f"eps: {self.eps} is no radius in pixel units from 0 to 1")
+        agree("eps", eps, str(self.eps))  # in lowest terms
         agree("gray_levels", header["gray_levels"], str(WHITE * self.eps))
-        self.threshold = header["threshold"]
         self.lipschitz, self.error = net.slack()
         if net.exact:  # over 2^f: an integer exceeds 2 eps where it exceeds the floor of that
             self.reach = WHITE * self.eps * 2**net.grain
-            agree("threshold", self.threshold, math.floor(2 * self.reach))
+            agree("threshold", threshold, math.floor(2 * self.reach))
         else:
             self.reach = self.eps * 2**net.grain
             least = 2 * self.lipschitz * self.eps + 4 * self.error
-            if type(self.threshold) is not float or not Fraction(self.threshold) >= least:
-                raise Disagreement(f"threshold: {self.threshold} is below 2 L eps + 4 E = {float(least)}")
+            check_value("threshold", threshold, NUMBER)
+            if not Fraction(threshold) >= least:
+                raise Disagreement(f"threshold: {threshold} is below 2 L eps + 4 E = {float(least)}")
 
-    def sample(self, line: dict[str, Any], levels: Any, label: int, rederive: bool) -> None:
-        """Check the claims on one sample, whose gray levels are an array (c, h, w)."""
-        here = f"sample {line['index']}"
-        agree(f"{here}, what it says", sorted(line), sorted(KEYS))
+    def check_sample(self, i: int, line: dict[str, Any], levels: Any, label: int, classes: int) -> None:
+        """What sample i says agrees with the data and with its logits; its gray levels are an array (c, h, w)."""
+        here, exact = f"sample {i}", self.net.exact
+        agree("the order of samples", line["index"], i)
         agree(f"{here}, pixels", line["pixels"], hashlib.sha256(levels.tobytes()).hexdigest())
-        agree(f"{here}, label", line["label"], int(label))
+        agree(f"{here}, label", line["label"], label)
         logits, margin, radius = line["logits"], line["margin"], line["radius"]
-        agree(f"{here}, number of logits", len(logits), self.header["classes"])
-        if not 0 <= label < len(logits):
+        if not isinstance(logits, list) or any(type(z) is not (int if exact else float) for z in logits):
+            raise Disagreement(f"{here}: its logits {shown(logits)} are no list of {'integers' if exact else 'floats'}")
+        agree(f"{here}, number of logits", len(logits), classes)
+        if not 0 <= label < classes:
             raise Disagreement(f"{here}: its label {label} is no class of the model's")
         agree(f"{here}, prediction", line["prediction"], logits.index(max(logits)))
         lead = Fraction(logits[label]) - max(Fraction(z) for j, z in enumerate(logits) if j != label)
-        agree(f"{here}, margin", margin, int(lead) if self.net.exact else float(lead))
-        by_margin = margin > self.threshold
-        by_box = line["certified"] is True and not by_margin
-        if by_box and (self.header["method"] == "margin" or margin <= 0):
+        agree(f"{here}, margin", margin, int(lead) if exact else float(lead))
+        by_box = line["certified"] is True and margin <= self.threshold
+        if by_box and (self.method == "margin" or margin <= 0):
             raise Disagreement(f"{here} is said to be certified, and its margin {margin} does not allow it")
-        agree(f"{here}, certified", line["certified"], by_margin or by_box)
-        self.check_radius(here, lead, radius, by_box)
-        if not rederive:
-            return
-        pixels = [self.net.pixel(level) for level in levels.ravel().tolist()]
-        found = self.net([pixels], levels.shape)[0]
-        said = logits if self.net.exact else self.net.integers(logits)
-        for j, (a, b) in enumerate(zip(said, found, strict=True)):
-            if a != b:
-                raise Disagreement(f"{here}, logit {j}: the certificate says {logits[j]}, and {self.show(b)} was found")
-        if self.header["method"] != "margin" and not by_margin and margin > 0 and (by_box or self.net.exact):
-            agree(f"{here}, certified by the box", by_box, self.proved_by_box(pixels, levels.shape, label))
-
-    def check_radius(self, here: str, lead: Fraction, radius: float, by_box: bool) -> None:
-        if self.net.exact:  # the largest whole r with 2 r < margin, and eps where the box proved that
-            found = (int(lead) - 1) // 2 if lead > 0 else 0
-            found = max(found, math.floor(self.reach)) if by_box else found
+        agree(f"{here}, certified", line["certified"], by_box or margin > self.threshold)
+        if exact:  # the largest whole r with 2 r < margin, and eps where the box proved that
+            found = max((int(lead) - 1) // 2, math.floor(self.reach) if by_box else 0, 0)
             agree(f"{here}, radius", radius, min(found, WHITE << self.net.grain))
             return
+        check_value(f"{here}, radius", radius, NUMBER)
         proved = 0 < radius <= 1 and 2 * self.lipschitz * Fraction(radius) + 4 * self.error < lead
         if not (radius == 0 or proved or (by_box and 0 < radius <= self.eps)):
             raise Disagreement(f"{here}, radius: {radius} is not proved by a margin of {float(lead)}")
 
-    def proved_by_box(self, pixels: Numbers, shape: tuple[int, ...], label: int) -> bool:
+    def derive_sample(self, i: int, line: dict[str, Any], levels: Any) -> None:
+        """The logits of sample i, whose line `check_sample` has accepted, and what it claims by the box."""
+        here, net, label, margin = f"sample {i}", self.net, line["label"], line["margin"]
+        pixels = [net.pixel(level) for level in levels.ravel().tolist()]
+        (found,) = net([pixels], levels.shape)
+        scale = 1 if net.exact else 2**149
+        for j, (a, b) in enumerate(zip(line["logits"], found, strict=True)):
+            if Fraction(a) * scale != b:
+                raise Disagreement(f"{here}, logit {j}: the certificate says {a}, and {self.show(b)} was found")
+        by_box = line["certified"] and margin <= self.threshold
+        could_be = net.exact and self.method != "margin" and 0 < margin <= self.threshold
+        if by_box or could_be:
+            agree(f"{here}, certified by the box", by_box, self.proved_by_box(pixels, levels.shape, label))
+
+    def proved_by_box(self, pixels: Numbers, shape: Shape, label: int) -> bool:
         """Whether the label's lowest logit is above the highest of all others, over all valid images of the ball."""
         white = self.net.pixel(WHITE)
         if self.net.exact:  # all real images: the ends move outward to the grid
@@ -377,12 +640,15 @@ class Claims:
 
 
 def check_totals(header: dict[str, Any], counts: dict[str, int]) -> None:
-    n, tail = header["n"], (1 - header["confidence"]) / 2
+    n, confidence = header["n"], header["confidence"]
+    check_value("confidence", confidence, NUMBER)
+    tail = (1 - confidence) / 2
     if not 0 < tail < 0.5:
-        raise Disagreement(f"confidence: {header['confidence']} is none, it has to lie between 0 and 1")
+        raise Disagreement(f"confidence: {confidence} is none, it has to lie between 0 and 1")
     for name, count in counts.items():
         agree(name, header[name]["count"], count)
         agree(f"{name}, of", header[name]["of"], n)
+        check_value(f"{name}, bounds", header[name]["bounds"], NUMBERS)
         lower, upper = header[name]["bounds"]
         # Clopper and Pearson: so many or more have that probability at the lower bound, so many or fewer at the upper
         right = lower == 0 if count == 0 else abs(binomial(n, range(count, n + 1), lower) / tail - 1) < 1e-6
@@ -409,80 +675,131 @@ def verify(
     samples: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Any]:
-    """Check the certificate file against the model file and the data; returns its header.
+    """Check the certificate file against the model file and the data.
 
-    images (n, c, h, w) uint8; `samples`: how many to re-derive, None for all; the operating system draws them, so that
-    nobody can foresee which.  Raises Disagreement.
+    images (n, c, h, w) uint8, labels (n,) integers; `samples`: how many to re-derive, None for all; the operating
+    system draws them, so that nobody can foresee which. `progress` is called with how many are re-derived, and of how
+    many.
+
+    Returns the header and two counts: `data_n`, the samples in the data, of which the certificate speaks of the first
+    `n`; and `rederived`, how many of these were re-derived. Raises Disagreement where something is false, ValueError
+    for `samples` below 1, OSError for files that cannot be read.
     """
-    content = Path(certificate).read_bytes()
-    body, _, seal = content.removesuffix(b"\n").rpartition(b"\n")
-    digest = hashlib.sha256(body + b"\n").hexdigest()
-    if content != body + b"\n" + json.dumps({"sha256": digest}).encode() + b"\n":
-        raise Disagreement(f"{certificate}: cut short or edited, for its last line is not the SHA-256 of all above it")
+    if samples is not None and not RULES[COUNT](samples):
+        raise ValueError(f"samples: expected a whole number from 1 on, or None for all, got {shown(samples)}")
+    images, labels = np.asarray(images), np.asarray(labels)
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or labels.shape != images.shape[:1]
+        or labels.dtype.kind not in "iu"
+    ):
+        raise Disagreement("the data are not uint8 images (n, c, h, w) with an integer label each")
     try:
-        header, *records = (json.loads(line, object_pairs_hook=unique) for line in body.decode().split("\n"))
-        agree("format", header["format"], FORMAT)
-        raw = Path(model).read_bytes()
-        agree("model", header["model"], hashlib.sha256(raw).hexdigest())
-        claims = Claims(header, Net(raw))
-        agree("n", header["n"], len(records))
-        if images.dtype != np.uint8 or images.ndim != 4 or len(labels) != len(images):
-            raise Disagreement("the data are not uint8 images (n, c, h, w) with their labels")
-        if not records or (samples is not None and samples < 1):
-            raise Disagreement(f"there is nothing to re-derive among {len(records)} samples ({samples} asked for)")
-        wanted = len(records) if samples is None else min(samples, len(records))
-        chosen, done = set(random.SystemRandom().sample(range(len(records)), wanted)), 0
+        header, records = read_certificate(Path(certificate).read_bytes())
+        content = Path(model).read_bytes()
+        agree("model", header["model"], hashlib.sha256(content).hexdigest())
+        net = Net(content)
+        claims = Claims(header, net)
+        ((classes,),) = net.shapes(images.shape[1:])[-1:]
+        agree("classes", header["classes"], classes)
+        n = len(records)
+        agree("n", header["n"], n)
+        if n > len(images):
+            raise Disagreement(f"the certificate speaks of {n} samples, and the data have {len(images)}")
         for i, line in enumerate(records):
-            agree("the order of samples", line["index"], i)
-            if i >= len(images):
-                raise Disagreement(f"sample {i} is not in the data, which have {len(images)}")
-            claims.sample(line, images[i], labels[i], rederive=i in chosen)
-            if i in chosen:
-                done += 1
-                progress(done, wanted)
+            claims.check_sample(i, line, images[i], int(labels[i]), classes)
         clean = sum(line["prediction"] == line["label"] for line in records)
         check_totals(header, {"clean": clean, "certified": sum(line["certified"] for line in records)})
+        wanted = n if samples is None else min(samples, n)
+        for done, i in enumerate(sorted(random.SystemRandom().sample(range(n), wanted)), 1):
+            claims.derive_sample(i, records[i], images[i])
+            progress(done, wanted)
     except FAULTS as error:
-        found = f"{type(error).__name__} {error}".rstrip(".")
-        raise Disagreement(f"{certificate} or {model} is not in the form described: {found}") from error
-    return header
+        raise Disagreement(f"the certificate or the model is not in the form described ({told(error)})") from error
+    return header | {"data_n": len(images), "rederived": wanted}
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, of which another reader cannot see another value under the same name."""
-    if len({name for name, _ in pairs}) < len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return dict(pairs)
+def told(error: BaseException) -> str:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or f"{type(error).__name__}: {shown(str(error))}"
+
+
+# ---- The data ----------------------------------------------------------------------------------------------------
 
 
 def read_data(path: str | Path) -> tuple[Any, Any]:
-    """(images, labels) of an .npz file, or of a folder with official test files, plain, .gz or .xz."""
+    """(images, labels) of an .npz file, or of a folder with official test files, plain, .gz or .xz.
+
+    Raises Disagreement for anything else, and for more than MOST_UNPACKED bytes in a smaller, compressed file.
+    """
+    path = Path(path)
     try:
-        return opened_data(Path(path))
-    except (*FAULTS, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
-        found = f"{type(error).__name__} {error}".rstrip(".")
-        raise Disagreement(f"{path}: expected images and labels, which could not be read ({found})") from error
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive:
+                return archived(archive, "images"), archived(archive, "labels")
+        for images, labels in MNIST:
+            if (packed := find(path, images)) is not None:
+                return idx(packed, 3)[:, None], idx(find(path, labels), 1)
+        if (packed := find(path, "test_batch.bin")) is not None:
+            records = np.frombuffer(unpacked(packed), np.uint8).reshape(-1, 3073)
+            return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
+    except (*FAULTS, OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        raise Disagreement(f"the data are no images and labels that can be read ({told(error)})") from error
+    raise Disagreement(f"{shown(str(path))}: expected an .npz file, or a folder with t10k-*-ubyte or test_batch.bin")
 
 
-def opened_data(path: Path) -> tuple[Any, Any]:
-    if path.suffix == ".npz":
-        with np.load(path) as arrays:
-            return arrays["images"], arrays["labels"]
+MNIST = [(f"t10k-images{dot}idx3-ubyte", f"t10k-labels{dot}idx1-ubyte") for dot in "-."]
+OPENERS: dict[str, Callable[..., Any]] = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 
-    def content(name: str) -> Any:
-        for ending, opened in (("", open), (".gz", gzip.open), (".xz", lzma.open)):
-            if (path / (name + ending)).is_file():
-                with opened(path / (name + ending), "rb") as file:
-                    return np.frombuffer(file.read(), np.uint8)
-        return None
 
-    if (images := content("t10k-images-idx3-ubyte")) is not None:
-        n, rows, columns = images[4:16].view(">u4").tolist()
-        return images[16:].reshape(n, 1, rows, columns), content("t10k-labels-idx1-ubyte")[8:]
-    if (records := content("test_batch.bin")) is not None:
-        records = records.reshape(-1, 3073)
-        return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
-    raise Disagreement(f"{path}: expected an .npz file, or a folder with t10k-*-ubyte or test_batch.bin files")
+def find(folder: Path, name: str) -> tuple[Path, Callable[..., Any]] | None:
+    """The file of that name in the folder, plain or compressed, and what opens it."""
+    for ending, opener in OPENERS.items():
+        if (path := folder / f"{name}{ending}").is_file():
+            return path, opener
+    return None
+
+
+def room(path: Path) -> int:
+    return max(MOST_UNPACKED, path.stat().st_size)
+
+
+def unpacked(packed: tuple[Path, Callable[..., Any]]) -> bytes:
+    """The content of a file; no more than there is room for is ever in memory."""
+    path, opener = packed
+    with opener(path, "rb") as file:
+        content = bytes(file.read(room(path) + 1))
+    if len(content) > room(path):
+        raise ValueError(f"it unpacks to more than {room(path)} bytes")
+    return content
+
+
+def idx(packed: tuple[Path, Callable[..., Any]] | None, axes: int) -> Any:
+    """The uint8 array of an idx file: big-endian 32-bit 0x800 + axes and sizes, then one byte an element."""
+    if packed is None:
+        raise ValueError("there is no file of labels beside the images")
+    content, begin = unpacked(packed), 4 + 4 * axes
+    magic, *shape = np.frombuffer(content[:begin], ">u4").tolist()
+    if magic != 0x800 + axes or len(shape) != axes or begin + math.prod(shape) != len(content):
+        raise ValueError(f"an idx file of {len(content)} bytes has the header {[magic, *shape]}")
+    return np.frombuffer(content, np.uint8, offset=begin).reshape(shape)
+
+
+def archived(archive: zipfile.ZipFile, name: str) -> Any:
+    """The array of that name in an .npz file."""
+    member = archive.getinfo(f"{name}.npy")
+    most = room(Path(str(archive.filename)))
+    if member.file_size > most:
+        raise ValueError(f"{name} unpack to {member.file_size} bytes, more than {most}")
+    content = io.BytesIO(archive.read(member))
+    version = np.lib.format.read_magic(content)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read_header(content)
+    data = content.getbuffer()[content.tell() :]
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise ValueError(f"{name} of shape {shown(shape)} have {len(data)} bytes")
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if by_columns else "C")
 
 
 def main() -> int:
@@ -492,6 +809,8 @@ def main() -> int:
     parser.add_argument("data")
     parser.add_argument("--samples", type=int, help="how many to re-derive, drawn at random (default: all)")
     options = parser.parse_args()
+    if options.samples is not None and options.samples < 1:
+        parser.error("--samples: expected at least 1")
     try:
         images, labels = read_data(options.data)
         header = verify(
@@ -501,7 +820,12 @@ def main() -> int:
     except (Disagreement, OSError) as error:
         print(f"\nNot verified: {error}.", file=sys.stderr)
         return 2
-    print(f"\nVerified: {header['certified']['count']} of {header['n']} samples certified at eps = {header['eps']}.")
+    n, data_n, eps = header["n"], header["data_n"], Fraction(header["eps"])
+    print(f"\nVerified: {header['certified']['count']} of {n} samples certified at eps = {eps}.")
+    if header["rederived"] < n:
+        print(f"Only {header['rederived']} of them were re-derived; of the others, logits and boxes are believed.")
+    if n < data_n:
+        print(f"The certificate speaks of the first {n} of the {data_n} samples in the data.")
     return 0
 
 
