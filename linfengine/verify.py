@@ -119,20 +119,23 @@ def parsed(text: str) -> Any:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; of a name that stands twice, another reader might see the other value."""
-    if len(found := dict(pairs)) < len(pairs):
-        raise ValueError("a name stands twice in one object")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise Disagreement(f"the name {shown(name)} stands twice in one object")
+        found[name] = value
     return found
 
 
 def _whole(text: str) -> int:
     if len(text) > 20 or text == "-0":  # int() takes quadratic time
-        raise ValueError(f"{shown(text)} is not a whole number of at most 20 digits")
+        raise Disagreement(f"no whole number of at most 20 digits: {shown(text)}")
     return int(text)
 
 
 def _finite(text: str) -> float:
     if len(text) > 40 or not math.isfinite(number := float(text)):
-        raise ValueError(f"{shown(text)} is not a finite number of at most 40 characters")
+        raise Disagreement(f"no finite number of at most 40 characters: {shown(text)}")
     return number
 
 
@@ -700,9 +703,9 @@ def verify(
         content = Path(model).read_bytes()
         agree("model", header["model"], hashlib.sha256(content).hexdigest())
         net = Net(content)
-        claims = Claims(header, net)
-        ((classes,),) = net.shapes(images.shape[1:])[-1:]
+        *_, (classes,) = net.shapes(images.shape[1:])
         agree("classes", header["classes"], classes)
+        claims = Claims(header, net)
         n = len(records)
         agree("n", header["n"], n)
         if n > len(images):

@@ -54,6 +54,7 @@ from linfengine.layers import (
     Module,
     Negate,
     Normalize,
+    ReLU,
     Sequential,
 )
 from linfengine.verify import FORMAT, Disagreement, Net, binomial, check_totals, nearest, verify
@@ -204,6 +205,58 @@ def test_a_net_that_may_overflow_has_no_certificate(tmp_path: Path) -> None:
     with refused, np.errstate(over="ignore", invalid="ignore"):
         issue(tmp_path, net, images, labels)
     complaint(issued.remodelled(model_content(net)).verify)
+
+
+# Where float32 may overflow, nothing is proved.
+
+
+def test_no_margin_proves_what_may_overflow(tmp_path: Path) -> None:
+    """Of a black pixel the margin is that of eps = 0.36, but a pixel of 0.86 divided by this std is infinite."""
+    net = Sequential(Normalize((0.0,), 1.0), Flatten(), LinfDistDense(1, 2, bias=True), Negate())
+    net.load_state({"2.weight": np.zeros((2, 1), np.float32), "2.bias": np.array([0, 3.4e38], np.float32)})
+    issued = issue(tmp_path, net.eval(), BLACK, FIRST, "9/25", "margin")
+    top, line = issued.lines
+    net.layers[0].std = np.float32(2.5e-39)  # type: ignore[attr-defined]
+    assert 2 * 0.36 / 2.5e-39 < line["margin"] == float(np.float32(3.4e38))
+    lines = [top | {"threshold": 2.9e38}, line | {"certified": True, "radius": 0.36}]
+    recounted(lines)
+    sentence = complaint(issued.rewritten(sealed(lines)).remodelled(model_content(net)).verify)
+    assert re.fullmatch(r"the model's values may reach .*e\+38, and float32 may overflow there", sentence)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    scale=st.sampled_from([1.0, 1e30, 1e37, 1e38, 3e38]),
+    std=st.sampled_from([1e-45, 2.5e-39, 6e-39, 1e-30, 0.3, 1e30]),
+    mean=st.sampled_from([0.0, 0.4, 1e8, 3.4e38]),
+)
+@settings(max_examples=150)
+def test_the_checker_refuses_where_the_engine_does(seed: int, scale: float, std: float, mean: float) -> None:
+    """The same values are bounded, in fractions here, and the engine's threshold is no lower."""
+    rng = np.random.default_rng(seed)
+    net = Sequential(
+        Normalize((mean,), std), Flatten(), LinfDistDense(4, 3, bias=True), MeanShift(3), ReLU(), Negate()
+    ).eval()
+    for array in net.state().values():
+        array[...] = (scale * rng.uniform(-1, 1, array.shape)).astype(np.float32)
+    error, size = net.rounding(2.0)
+    try:
+        lipschitz, slack = Net(model_content(net)).slack()
+    except Disagreement as refusal:
+        assert "float32 may overflow there" in str(refusal)  # noqa: PT017 (it may or may not be refused)
+        assert size >= 3.4e38
+        return
+    assert size <= 3.41e38
+    assert math.isclose(lipschitz, net.lipschitz(), rel_tol=1e-12)
+    assert math.isclose(slack, error, rel_tol=1e-9)
+
+
+def test_many_layers_take_little_time_to_bound() -> None:
+    """Fractions that are not rounded grow with every layer, and the time for them with the cube of their number."""
+    layers: list[Module] = [each for _ in range(400) for each in (MeanShift(2), ReLU(), Negate())]
+    net = Net(model_content(Sequential(Flatten(), LinfDistDense(4, 2), *layers).eval()))
+    _, error = net.slack()
+    assert error.denominator <= 2**300
 
 
 # What a certificate file is.
@@ -403,6 +456,19 @@ EDITS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], str]] = 
     "threshold": ("header", lambda top: {"threshold": top["threshold"] - step(top["threshold"])}, "threshold: "),
     "no threshold": ("header", lambda top: {"threshold": 0}, "threshold: "),
     "n": ("header", lambda top: {"n": top["n"] + 1}, "n: "),
+    "eps in other digits": (
+        "header",
+        lambda top: {"eps": "\u09ea/255"},
+        r"eps: '\\u09ea/255' is no radius",
+    ),
+    "eps not in lowest terms": ("header", lambda top: {"eps": "2/40"}, "eps: the certificate says '2/40', and '1/20'"),
+    "eps of many digits": ("header", lambda top: {"eps": f"1/2{'0' * 70}"}, "eps: '1/2000.* is no radius"),
+    "gray levels in other digits": ("header", lambda top: {"gray_levels": "\u0665\u0661/4"}, "gray_levels: "),
+    "another word": ("header", lambda top: {"verified": True}, "the header has the unknown key 'verified'"),
+    "words that are none": ("header", lambda top: {"dataset": [1]}, "the header: linfengine, .* text or null"),
+    "another total": ("header", lambda top: {"clean": top["clean"] | {"x": 1}}, "clean has the unknown key 'x'"),
+    "another claim": ("open", lambda line: {"proved": True}, "sample {open} has the unknown key 'proved'"),
+    "logits as text": ("open", lambda line: {"logits": [*map(str, line["logits"])]}, "sample {open}: its logits"),
     "classes": ("header", lambda top: {"classes": top["classes"] + 1}, "classes: "),
     "confidence": ("header", lambda top: {"confidence": 0.9}, "clean: .*Clopper-Pearson"),
     "clean": ("header", lambda top: {"clean": top["clean"] | {"count": top["clean"]["count"] + 1}}, "clean: "),
@@ -585,6 +651,10 @@ def test_a_certificate_is_of_these_samples(issued: Issued) -> None:
         ((images[:0], labels[:0]), "the certificate speaks of 10 samples, and the data have 0"),
         ((images, (labels + 1) % 3), "sample 0, label: "),
         ((images, labels[:5]), "the data are not uint8 images"),
+        ((images, labels.astype(float)), "the data are not uint8 images .* with an integer label each"),
+        ((images, labels[:, None]), "the data are not uint8 images"),
+        ((images, labels == 0), "the data are not uint8 images"),
+        ((None, labels), "the data are not uint8 images"),
         ((to_pixels(images), labels), "the data are not uint8 images"),
         ((images.reshape(10, 18), labels), "the data are not uint8 images"),
         ((images[..., :1], labels), "the model takes images of|layer 1 of the model, LinfDistDense, takes no input"),
@@ -607,6 +677,16 @@ def test_images_of_another_size_are_refused(name: str, bits: int | None, tmp_pat
             line["pixels"] = hashlib.sha256(image.tobytes()).hexdigest()
         false = issued.rewritten(sealed(lines))
         complaint(lambda false=false, other=other: verify(false.certificate, false.model, other, issued.labels))  # type: ignore[misc]
+
+
+def test_a_part_of_the_samples_is_told_to_be_a_part(issued: Issued) -> None:
+    """Sealed anew, the first samples alone are a certificate, too, and say how many there are of."""
+    lines = issued.lines[:4]
+    lines[0]["n"] = 3
+    recounted(lines)
+    header = issued.rewritten(sealed(lines)).verify()
+    assert (header["n"], header["data_n"], header["rederived"]) == (3, 3 + 7, 3)
+    assert issued.verify(samples=2) == issued.lines[0] | {"data_n": 10, "rederived": 2}
 
 
 # The box.
@@ -656,6 +736,17 @@ def test_between_two_steps_the_box_reaches_outward(tmp_path: Path) -> None:
         issued.verify()
 
 
+@pytest.mark.parametrize(("digits", "right"), [(60, True), (70, True), (71, False)])
+def test_a_radius_has_as_many_digits_as_are_read(digits: int, right: bool, tmp_path: Path) -> None:
+    net, images = filled(MAKERS["net"](), 0), some_images(1)
+    issued = issue(tmp_path, net, images, labels_of(net, images), Fraction(1, 10 ** (digits - 1)))
+    assert len(issued.lines[0]["eps"]) == 2 + digits
+    if right:
+        issued.verify()
+    else:
+        assert "at most 70 digits" in complaint(issued.verify)
+
+
 # Some of the samples.
 
 
@@ -682,13 +773,15 @@ def test_no_name_stands_twice(issued: Issued) -> None:
     """Python would take the last, another reader the first."""
     head, first, *others, _ = issued.certificate.read_bytes().splitlines(keepends=True)
     twice = first.replace(b'{"index"', b'{"certified": true, "index"')
-    assert "a name stands twice" in complaint(issued.rewritten(sealed(head + twice + b"".join(others))).verify)
+    assert "the name 'certified' stands twice" in complaint(
+        issued.rewritten(sealed(head + twice + b"".join(others))).verify
+    )
 
 
-@pytest.mark.parametrize("n", [0, -1, -10])
-def test_no_samples_are_not_some(issued: Issued, n: int) -> None:
+@pytest.mark.parametrize("n", [0, -1, -10, True, 1.0, "1"])
+def test_no_samples_are_not_some(issued: Issued, n: Any) -> None:
     """Verified would mean nothing if nothing was derived."""
-    with pytest.raises((Disagreement, ValueError)):
+    with pytest.raises(ValueError, match="samples: expected a whole number from 1 on, or None for all, got"):
         issued.verify(samples=n)
 
 

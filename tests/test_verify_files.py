@@ -11,14 +11,16 @@ import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from issuing import (
     MAKERS,
@@ -39,12 +41,13 @@ from issuing import (
 from op_cases import Array
 
 from linfengine import verify as checker
-from linfengine.checkpoint import model_content, save_model
+from linfengine.checkpoint import load_model, model_content, save_model
 from linfengine.exact import ExactNet, quantize
 from linfengine.layers import (
     CenterCrop,
     Dense,
     Flatten,
+    LinfDistConv2d,
     LinfDistConvNet,
     LinfDistDense,
     LinfDistNet,
@@ -294,6 +297,266 @@ class TestExactNetsThatAreNone:
         dense.weight.data[...] = 0
         net = ExactNet(Normalize((0.0,), std), Flatten(), dense, fraction_bits=4)
         assert self.refused(tmp_path, net) == f"the model divides by {std}, which no exact net does"
+
+
+# Model files that an adversary wrote. The net has layers 0 Normalize, 1 Flatten, 2 dense, 3 shift, 4 dense, 5 shift,
+# 6 dense with a bias, 7 Negate; or the layers of "conv".
+
+Header = dict[str, Any]
+
+
+def file_of(header: Header | bytes, data: bytes) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def parts(name: str) -> tuple[Header, bytes]:
+    """(header, data) of a right model file."""
+    content = model_content(filled(MAKERS[name](), 0))
+    start = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:start]), content[start:]
+
+
+def with_config(name: str, place: tuple[Any, ...], value: Any) -> bytes:
+    header, data = parts(name)
+    config = replaced(json.loads(header["__metadata__"]["config"]), place, value)
+    header["__metadata__"]["config"] = json.dumps(config)
+    return file_of(header, data)
+
+
+def with_header(place: tuple[Any, ...], value: Any) -> bytes:
+    header, data = parts("net")
+    return file_of(replaced(header, place, value), data)
+
+
+def with_text(old: str, new: str) -> bytes:
+    """The first `old` in the text of the header replaced."""
+    header, data = parts("net")
+    text = json.dumps(header)
+    assert old in text
+    return file_of(text.replace(old, new, 1).encode(), data)
+
+
+def with_bytes(change: Callable[[bytes], bytes]) -> bytes:
+    return change(model_content(filled(MAKERS["net"](), 0)))
+
+
+def longer(by: int) -> bytes:
+    """The length of the header is said to be so much more."""
+    return with_bytes(lambda content: (int.from_bytes(content[:8], "little") + by).to_bytes(8, "little") + content[8:])
+
+
+def moved(names: list[str], by: int) -> bytes:
+    """These arrays said to lie so many bytes further on."""
+    header, data = parts("net")
+    for name in names:
+        header[name]["data_offsets"] = [offset + by for offset in header[name]["data_offsets"]]
+    return file_of(header, data + bytes(max(by, 0)))
+
+
+ARRAYS = ["2.weight", "3.running_mean", "4.weight", "5.running_mean", "6.weight", "6.bias"]
+DENSE = {"layer": "LinfDistDense", "in_features": 18, "out_features": 3, "bias": False, "groups": 1}
+CROP, NORMALIZE = {"layer": "CenterCrop", "size": 1}, {"layer": "Normalize", "mean": [0.0], "std": 1.0}
+
+# Of the whole file: how it is made, and what is said of it.
+WHOLE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "no file": (lambda: b"", "the model file of 0 bytes cannot have a header of 0 bytes"),
+    "seven bytes": (lambda: bytes(7), "the model file of 7 bytes cannot have a header"),
+    "a header beyond the file": (lambda: longer(10**6), "the model file of .* bytes cannot have a header of"),
+    "a header of 2^64 bytes": (
+        lambda: with_bytes(lambda c: b"\xff" * 8 + c[8:]),
+        "cannot have a header of 184467440737",
+    ),
+    "a header that is too long": (lambda: longer(1), "JSONDecodeError|UnicodeDecodeError"),
+    "a header of another kind": (lambda: file_of(b"[]", b""), "does not begin with '{'"),
+    "a space before the header": (lambda: file_of(b" {}", b""), "does not begin with '{'"),
+    "a byte-order mark": (lambda: file_of(b"\xef\xbb\xbf{}", b""), "does not begin with '{'"),
+    "UTF-16": (lambda: file_of("{}".encode("utf-16-le"), b""), "JSONDecodeError"),
+    "no UTF-8": (lambda: file_of(b'{"\xff": 1}', b""), "UnicodeDecodeError"),
+    "an overlap": (lambda: moved(["6.weight"], -4), "'6.weight' of the model, .* cannot lie in bytes"),
+    "a hole": (lambda: moved(ARRAYS, 4), "of the model, of shape .*, cannot lie in bytes 4 to .* after 0 bytes"),
+    "trailing bytes": (
+        lambda: with_bytes(lambda c: c + b"x"),
+        "the model's arrays have 572 bytes, and its file has 573",
+    ),
+    "a byte missing": (lambda: with_bytes(lambda c: c[:-1]), "the model's arrays have 572 bytes, and its file has 571"),
+}
+
+# Of the text of the header of "net": what is replaced, by what, and what is said of it.
+TEXT: dict[str, tuple[str, str, str]] = {
+    "half a surrogate pair": ('"p": "inf"', r'"p": "inf", "x": "\ud800"', "UnicodeEncodeError"),
+    "an array twice": ('"2.weight"', '"4.weight"', "the name '4.weight' stands twice in one object"),
+    "a key twice": ('"dtype"', '"dtype": "F32", "dtype"', "the name 'dtype' stands twice"),
+    "metadata twice": ('"__metadata__"', '"__metadata__": {}, "__metadata__"', "the name '__metadata__' stands twice"),
+    "digits without end": ('"shape": [3]', f'"shape": [{"9" * 10**6}]', "no whole number of at most 20 digits: '9999"),
+    "a negative nought": ('"data_offsets": [0,', '"data_offsets": [-0,', "no whole number of at most 20 digits: '-0'"),
+    "an unknown array": ('"6.bias"', r'"\u001b[31m"', "the model lacks its array 6.bias"),
+    "a further array": (
+        '"6.bias"',
+        r'"\u001b[31m": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, "6.bias"',
+        "x1b",
+    ),
+    "no metadata": ("__metadata__", "metadata", "the model file has no metadata"),
+    "a std of 1e400": (r"\"std\": 0.3", r"\"std\": 1e400", "no finite number of at most 40 characters: '1e400'"),
+}
+
+# Of a value in the header of "net": its place, what stands there instead, and what is said of it.
+ENTRY: dict[str, tuple[tuple[str, ...], Any, str]] = {
+    "the same place": (("3.running_mean", "data_offsets"), [0, 20], "cannot lie in bytes"),
+    "offsets beyond": (("6.bias", "data_offsets"), [680, 2**63], "cannot lie in bytes"),
+    "offsets backwards": (("6.bias", "data_offsets"), [12, 0], "cannot lie in bytes"),
+    "negative offsets": (("6.bias", "data_offsets"), [-12, 0], "expected a whole number from 0 on, got -12"),
+    "three offsets": (("6.bias", "data_offsets"), [0, 12, 12], r"has the data_offsets \[0, 12, 12\]"),
+    "a shape of floats": (("6.bias", "shape"), [3.0], "expected a whole number from 0 on, got 3.0"),
+    "a shape of booleans": (("6.bias", "shape"), [True, 3], "expected a whole number from 0 on, got True"),
+    "a negative shape": (("2.weight", "shape"), [-5, -18], "expected a whole number from 0 on, got -5"),
+    "another shape": (("2.weight", "shape"), [18, 5], "2.weight of the model has the shape"),
+    "many axes": (("6.bias", "shape"), [1] * 10**5 + [3], r"'6.bias' of the model has the shape \[1, 1, 1"),
+    "no axes": (("6.bias", "shape"), [], "'6.bias' of the model has the shape"),
+    "another type": (("6.bias", "dtype"), "I32", "'6.bias' of the model is 'I32', not F32"),
+    "an unknown key": (("6.bias", "x"), 1, "'6.bias' of the model has the unknown key 'x'"),
+    "metadata of numbers": (("__metadata__", "x"), 1, "metadata that are not text"),
+    "another format": (("__metadata__", "format"), "\x1b[2J", r"of format '\\x1b\[2J', not 'linfengine-1'"),
+    "another p": (("__metadata__", "p"), "\x1b[2J", r"at p = '\\x1b\[2J': only"),
+    "a config that is none": (("__metadata__", "config"), "[3]", r"this checker has no rule for a \[3\] net"),
+}
+
+# Of the description of a net: the net, the place, what stands there instead, and what is said of it.
+CONFIG: dict[str, tuple[str, tuple[Any, ...], Any, str]] = {
+    "a depth of 10^9": ("net", ("depth",), 10**9, "the model has 1000000000 layers with weights, and 6 arrays"),
+    "a depth of 10^18": ("net", ("depth",), 10**18, "layers with weights, and 6 arrays"),
+    "a depth of floats": ("net", ("depth",), 3.0, "the depth of the model's LinfDistNet: expected a whole number"),
+    "a depth of true": ("net without shifts", ("depth",), True, "the depth of the model's LinfDistNet: expected a"),
+    "a width of 10^9": ("net", ("width",), 10**9, "2.weight of the model has the shape"),
+    "10^9 classes": ("net", ("classes",), 10**9, "6.weight of the model has the shape"),
+    "other classes": ("net", ("classes",), 4, "6.weight of the model has the shape"),
+    "other images": ("net", ("shape",), [3, 2, 3], r"the model takes images of shape \(3, 2, 3\), and the data"),
+    "images without end": ("net", ("shape",), [10**9] * 3, "2.weight of the model has the shape"),
+    "shifts of 1": ("net", ("mean_shift",), 1, "the mean_shift of the model's LinfDistNet: expected true or"),
+    "10^9 shifts": ("net", ("mean_shift",), 10**9, "the mean_shift of the model's LinfDistNet: expected"),
+    "no shifts": ("net", ("mean_shift",), False, "the model lacks its array 3.weight"),
+    "an unknown setting": ("net", ("seed",), 1, "the model's LinfDistNet has the unknown key 'seed'"),
+    "an infinite std": ("net", ("std",), math.inf, "no finite number of at most 40 characters: 'Infinity'"),
+    "a std beyond float32": ("net", ("std",), 1e39, "overflow float32"),
+    "a std that is nought in float32": ("net", ("std",), 1e-60, "the model divides by 0.0"),
+    "a std of true": ("net", ("std",), True, "the std of the model's LinfDistNet: expected a floating"),
+    "three means": ("net", ("mean",), [0.1] * 3, "layer 0 of the model, Normalize, takes no input of"),
+    "channels of 10^9": ("conv net", ("channels",), 10**9, "1.weight of the model has the shape"),
+    "a kernel of 10^5": ("conv", ("layers", 1, "kernel_size"), 10**5, "1.weight of the model has the shape"),
+    "a padding of 10^9": ("conv", ("layers", 1, "padding"), 10**9, "a padding of 1000000000 is not smaller"),
+    "no stride": ("conv", ("layers", 1, "stride"), 0, "the stride of the model's LinfDistConv2d: expected"),
+    "a large stride": ("conv", ("layers", 1, "stride"), 10**9, "takes no input of shape"),
+    "10^9 groups": ("conv", ("layers", 1, "groups"), 10**9, "cannot be divided into 1000000000 groups"),
+    "one group": ("conv", ("layers", 1, "groups"), 1, "1.weight of the model has the shape"),
+    "a bias that is not there": ("conv", ("layers", 4, "bias"), False, r"holds \['4.bias'\], which"),
+    "other channels": ("conv", ("layers", 2, "channels"), 3, "2.running_mean of the model has the shape"),
+    "no Flatten": ("conv", ("layers", 3), {"layer": "Negate"}, "layer 4 of the model, LinfDistDense, takes no input"),
+    "a crop after Flatten": ("conv", ("layers", 5), CROP, "layer 5 of the model, CenterCrop, takes no input"),
+    "Normalize after Flatten": ("conv", ("layers", 5), NORMALIZE, "layer 5 of the model, Normalize, takes no input"),
+    "no logits": ("conv", ("layers",), [{"layer": "Negate"}], "holds "),
+    "a net in the net": ("conv", ("layers", 5), {"layer": "Sequential", "layers": []}, "no rule for a 'Sequential' l"),
+    "a layer with an escape": ("conv", ("layers", 5), {"layer": "\x1b[31m"}, r"no rule for a '\\x1b\[31m' layer"),
+    "a layer that is none": ("conv", ("layers", 5), [[]], r"no rule for a \[\[\]\] layer"),
+    "a layer more": ("conv", ("layers", 5), DENSE, "the model lacks its array 5.weight"),
+}
+
+FORGED = {name: (make, said) for name, (make, said) in WHOLE.items()}
+FORGED |= {name: (partial(with_text, old, new), said) for name, (old, new, said) in TEXT.items()}
+FORGED |= {name: (partial(with_header, place, value), said) for name, (place, value, said) in ENTRY.items()}
+FORGED |= {name: (partial(with_config, net, place, value), said) for name, (net, place, value, said) in CONFIG.items()}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Issued:
+    """A right certificate, to be sealed anew for another model."""
+    net, images = filled(MAKERS["net"](), 0), some_images(2)
+    return issue(tmp_path_factory.mktemp("plain"), net, images, labels_of(net, images))
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_models_are_refused_in_a_sentence(plain: Issued, name: str) -> None:
+    """Before memory is asked for that the file does not account for."""
+    make, expected = FORGED[name]
+    content = make()
+    tracemalloc.start()
+    try:
+        sentence = complaint(plain.remodelled(content).verify)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert re.search(expected, sentence), sentence
+    assert peak < 2**20 + 100 * len(content)
+
+
+@pytest.mark.parametrize("layers", [[], [{"layer": "Negate"}], [{"layer": "Flatten"}]])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 3)])
+def test_nets_without_neurons(layers: list[dict[str, Any]], shape: tuple[int, ...]) -> None:
+    """Only a flat output of two numbers or more is logits."""
+    config = json.dumps({"layer": "Sequential", "layers": layers})
+    net = Net(file_of({"__metadata__": {"format": "linfengine-1", "p": "inf", "config": config}}, b""))
+    if layers == [{"layer": "Flatten"}] and shape == (2, 3, 3):
+        assert net.shapes(shape) == [(2, 3, 3), (18,)]
+    else:
+        assert "expected two classes or more" in complaint(lambda: net.shapes(shape))
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 7, 100])
+def test_a_large_kernel_takes_memory_in_proportion_to_its_weights(kernel: int) -> None:
+    """The patches of all places at once would be of its size to the fourth power."""
+    layers = [LinfDistConv2d(1, 2, kernel, padding=kernel // 2, stride=max(kernel // 2, 1)), Flatten(), Negate()]
+    content = model_content(Sequential(*layers).eval())
+    net = Net(content)
+    tracemalloc.start()
+    try:
+        net([[net.pixel(7)] * 9], (1, 3, 3))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20 + 10 * len(content)
+
+
+def edits(text: str) -> st.SearchStrategy[str]:
+    """A text with a piece of it replaced by another piece, or by something short."""
+    place = st.integers(0, len(text))
+    short = st.sampled_from([*'01-[],"', "", "{}", "9" * 30, "1e999", "NaN", "true", "null", "\\u001b"])
+    piece = st.tuples(place, st.integers(0, 12)).map(lambda p: text[p[0] : sum(p)])
+    replacing = st.tuples(place, st.integers(0, 12), short | piece | st.text(max_size=3))
+    return replacing.map(lambda r: text[: r[0]] + r[2] + text[r[0] + r[1] :])
+
+
+@given(data=st.data(), what=st.sampled_from(["header", "config", "certificate"]))
+@settings(max_examples=250)
+def test_edited_files_are_refused_or_claim_the_same(
+    plain: Issued, issued: Issued, data: st.DataObject, what: str
+) -> None:
+    """Sealed anew. No other exception is raised, and the engine's loader takes no less than the checker."""
+    right = data.draw(st.sampled_from([plain, issued]))
+    lines, content = right.lines, right.model.read_bytes()
+    if what == "certificate":
+        i = data.draw(st.integers(0, len(lines) - 1))
+        texts = [json.dumps(line) for line in lines]
+        texts[i] = data.draw(edits(texts[i]))
+        other = right.rewritten(sealed("".join(f"{text}\n" for text in texts).encode("utf8", "surrogatepass")))
+    else:
+        start = 8 + int.from_bytes(content[:8], "little")
+        text = content[8:start].decode()
+        if what == "config":
+            header = json.loads(text)
+            header["__metadata__"]["config"] = data.draw(edits(header["__metadata__"]["config"]))
+            text = json.dumps(header)
+        else:
+            text = data.draw(edits(text))
+        other = right.remodelled(file_of(text.encode("utf8", "surrogatepass"), content[start:]))
+    try:
+        found = other.verify()
+    except Disagreement as refusal:
+        sentence = str(refusal)
+        assert sentence.isascii()
+        assert sentence.isprintable()
+        return
+    load_model(other.model)
+    same = ("eps", "gray_levels", "n", "classes", "clean", "certified")
+    assert {key: found[key] for key in same} == {key: lines[0][key] for key in same}
 
 
 # The checker stands alone.
