@@ -11,11 +11,11 @@ What is checked, in this order; the first disagreement is reported:
 
     the seal        the last line is the SHA-256 of all bytes above it
     the model       the file is a whole safetensors file; its description fits its arrays and the images
-    the header      format, digest of the model file, ε, and the threshold: margin > threshold must imply the claim, and
-                    no value of the net may overflow float32 inside the largest ball
+    the header      format, digest of the model file, eps, and the threshold: margin > threshold must imply the claim,
+                    and no value of the net may overflow float32 inside the largest ball
     every sample    digest of its pixels and label against DATA; prediction, margin, verdict and radius follow from its
                     logits by the rules of its method
-    the totals      counts, and their Clopper–Pearson bounds against the binomial distribution
+    the totals      counts, and their Clopper-Pearson bounds against the binomial distribution
     N samples       (all by default, else drawn at random) the logits themselves, and where the claim rests on the
                     clipped box, the bounds over it
 
@@ -691,12 +691,8 @@ def verify(
     if samples is not None and not RULES[COUNT](samples):
         raise ValueError(f"samples: expected a whole number from 1 on, or None for all, got {shown(samples)}")
     images, labels = np.asarray(images), np.asarray(labels)
-    if (
-        images.dtype != np.uint8
-        or images.ndim != 4
-        or labels.shape != images.shape[:1]
-        or labels.dtype.kind not in "iu"
-    ):
+    whole = images.dtype == np.uint8 and labels.dtype.kind in "iu"
+    if not whole or images.ndim != 4 or labels.shape != images.shape[:1]:
         raise Disagreement("the data are not uint8 images (n, c, h, w) with an integer label each")
     try:
         header, records = read_certificate(Path(certificate).read_bytes())
@@ -795,7 +791,10 @@ def archived(archive: zipfile.ZipFile, name: str) -> Any:
     most = room(Path(str(archive.filename)))
     if member.file_size > most:
         raise ValueError(f"{name} unpack to {member.file_size} bytes, more than {most}")
-    content = io.BytesIO(archive.read(member))
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # which unpack without bound
+        raise ValueError(f"{name} are compressed in an unusual way")
+    with archive.open(member) as file:
+        content = io.BytesIO(file.read(member.file_size + 1))  # read() would unpack more than is declared
     version = np.lib.format.read_magic(content)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_columns, dtype = read_header(content)

@@ -179,7 +179,7 @@ def test_the_referee_is_exact(net: Sequential, images: Array) -> None:
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (with_linear_layers(), "no rule for a Dense layer|its description does not name"),
+        (with_linear_layers(), "no rule for a 'Dense' layer|its description does not name"),
         (Sequential(Flatten(), LinfDistDense(4, 3, bias=True), Negate()), "begins with its one Normalize"),
         (
             Sequential(Normalize((0.5,), 0.25), Normalize((0.5,), 0.25), Flatten(), LinfDistDense(4, 3), Negate()),
