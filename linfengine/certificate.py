@@ -17,6 +17,7 @@ import numpy as np
 from ._version import __version__
 from .backends import Array
 from .certify import CONFIDENCE, Certificate, clopper_pearson
+from .checkpoint import read_model
 from .errors import UserError
 from .files import write_file
 from .verify import FORMAT
@@ -32,11 +33,15 @@ def write_certificate(
     dataset: str | None = None,
     split: str | None = None,
 ) -> None:
-    """Write what `certify` proved of the model in a file, on uint8 images (n, c, h, w) with their labels.
+    """Write what `certify` proved of the net in the file `model`, on uint8 images (n, c, h, w) with their labels.
 
-    `dataset` and `split` say where they came from.  Raises UserError when the place cannot be written to or float32
-    may overflow, ValueError for images that are not uint8, or other numbers of them or other labels than certified.
+    `dataset` and `split` say where they came from.  Raises UserError when the place cannot be written to, when the file
+    holds another net than the one certified, or where float32 may overflow; ValueError for images that are not uint8,
+    or other numbers of them or other labels than certified.
     """
+    net, _, sha256 = read_model(model)
+    if net.digest() != certificate.digest:
+        raise UserError(f"{model}: this file does not hold the net that was certified")
     if not np.isfinite(certificate.threshold):
         raise UserError("the net's values may overflow float32, so there is no certificate to write")
     n = len(certificate.prediction)
@@ -54,7 +59,7 @@ def write_certificate(
         {
             "format": FORMAT,
             "linfengine": __version__,
-            "model": hashlib.sha256(Path(model).read_bytes()).hexdigest(),
+            "model": sha256,
             "method": certificate.method,
             "arithmetic": certificate.arithmetic,
             "rests_on": certificate.rests_on,

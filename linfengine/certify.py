@@ -348,12 +348,12 @@ def check_arithmetic() -> None:
     remedy = "unload the library that set this, or run linfengine in a process of its own"
     if np.float32(2.0**-149) * np.float32(1) == 0:
         raise UserError(
-            f"this process flushes denormal numbers to zero, and certificates need IEEE arithmetic: {remedy}"
+            f"this process flushes denormal numbers to zero, and linfengine needs IEEE arithmetic: {remedy}"
         )
     ulp = np.float32(2.0**-24)
     if np.float32(1) + ulp != 1 or -np.float32(1) - ulp != -1 or np.float32(1) + 3 * ulp != 1 + 4 * ulp:
         raise UserError(
-            f"this process does not round to the nearest number, and certificates need IEEE arithmetic: {remedy}"
+            f"this process does not round to the nearest number, and linfengine needs IEEE arithmetic: {remedy}"
         )
 
 
@@ -383,15 +383,6 @@ def check_model(model: Module) -> None:
                 f"a {type(model).__name__} cannot be certified: only an ExactNet itself is known to be exact"
             )
         model.check()
-
-
-def check_arithmetic() -> None:
-    """Raises UserError where this process flushes denormal numbers to zero, or does not round to the nearest number."""
-    if np.float32(2.0**-149) * np.float32(1) == 0:
-        raise UserError("this process flushes denormal numbers to zero, and certificates need IEEE arithmetic")
-    ulp = np.float32(2.0**-24)
-    if np.float32(1) + ulp != 1 or -np.float32(1) - ulp != -1 or np.float32(1) + 3 * ulp != 1 + 4 * ulp:
-        raise UserError("this process does not round to the nearest number, and certificates need IEEE arithmetic")
 
 
 def check_samples(model: Module, pixels: Array, labels: Array) -> tuple[Array, Array]:

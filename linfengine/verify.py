@@ -214,8 +214,11 @@ def described(config: Any, kinds: dict[str, Keys]) -> dict[str, Any]:
         raise Disagreement(f"this checker has no rule for a {shown(kind)} {'net' if kinds is NETS else 'layer'}")
     if kinds is NETS and "shape" in kinds[kind]:
         config = {"crop": 0, "head": 0} | config  # which older files lack
-    check_keys(f"the model's {kind}", config, {"layer", *kinds[kind]})
-    for key, rule in kinds[kind].items():
+    rules = kinds[kind]
+    if kind == "ExactNet" and "shape" in config:  # which older files lack
+        rules = rules | {"shape": IMAGE}
+    check_keys(f"the model's {kind}", config, {"layer", *rules})
+    for key, rule in rules.items():
         check_value(f"the {key} of the model's {kind}", config[key], rule)
     return config
 

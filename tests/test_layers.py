@@ -1162,7 +1162,11 @@ def test_sizes_that_make_no_layer(make: Callable[[], Module], message: str) -> N
         ),
         (Normalize((0.5,), 0.2), (2, 16), r"Normalize: expected pixels \(n, 1, height, width\), got \(2, 16\)"),
         (LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0,), std=1), (0, 1, 2, 2), "nothing to compute"),
-        (LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0,), std=1), (2, 1, 3, 3), r"the net takes images \(n, 1, 2, 2\), got shape \(2, 1, 3, 3\)"),
+        (
+            LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0,), std=1),
+            (2, 1, 3, 3),
+            r"the net takes images \(n, 1, 2, 2\), got shape \(2, 1, 3, 3\)",
+        ),
     ],
 )
 def test_inputs_that_do_not_fit(layer: Module, shape: tuple[int, ...], message: str) -> None:
