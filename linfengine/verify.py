@@ -15,9 +15,9 @@ What is checked, in this order; the first disagreement is reported:
                     and no value of the net may overflow float32 inside the largest ball
     every sample    digest of its pixels and label against DATA; prediction, margin, verdict and radius follow from its
                     logits by the rules of its method
-    the totals      counts, and their Clopper-Pearson bounds against the binomial distribution
     N samples       (all by default, else drawn at random) the logits themselves, and where the claim rests on the
                     clipped box, the bounds over it
+    the totals      counts, and their Clopper-Pearson bounds against the binomial distribution
 
 The three files may come from an adversary. Sizes are compared with what a file holds before memory is asked for, and
 text of a file is printed escaped and shortened (`shown`).
@@ -711,12 +711,12 @@ def verify(
             raise Disagreement(f"the certificate speaks of {n} samples, and the data have {len(images)}")
         for i, line in enumerate(records):
             claims.check_sample(i, line, images[i], int(labels[i]), classes)
-        clean = sum(line["prediction"] == line["label"] for line in records)
-        check_totals(header, {"clean": clean, "certified": sum(line["certified"] for line in records)})
         wanted = n if samples is None else min(samples, n)
         for done, i in enumerate(sorted(random.SystemRandom().sample(range(n), wanted)), 1):
             claims.derive_sample(i, records[i], images[i])
             progress(done, wanted)
+        clean = sum(line["prediction"] == line["label"] for line in records)
+        check_totals(header, {"clean": clean, "certified": sum(line["certified"] for line in records)})
     except FAULTS as error:
         raise Disagreement(f"the certificate or the model is not in the form described ({told(error)})") from error
     return header | {"data_n": len(images), "rederived": wanted}

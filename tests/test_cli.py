@@ -868,7 +868,8 @@ def test_a_certificate_is_what_the_library_finds_and_verifies(exact: Path, certi
         said = f"Verified: {header['certified']['count']} of 360 samples certified at ε = 1/20 = 12.75 gray levels"
         assert f"{said}, {derived} of the 360 re-derived." in result.stdout
         verdict = json.loads((tmp_path / "verdict").read_text())
-        assert verdict == {"verified": True, "samples": words[1] if words else None} | header
+        counts = {"data_n": 360, "rederived": derived}
+        assert verdict == {"verified": True, "samples": words[1] if words else None} | header | counts
 
 
 @pytest.mark.parametrize("method", ["interval", "margin"])

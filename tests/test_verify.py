@@ -516,7 +516,7 @@ EDITS: dict[str, tuple[str, Callable[[dict[str, Any]], dict[str, Any]], str]] = 
     "certified though open": (
         "open",
         lambda line: {"certified": True},
-        "sample {open}, radius|certified: ",
+        "sample {open}, ",
     ),
     "not certified": ("margin", lambda line: {"certified": False}, "sample {margin}, certified: "),
 }
