@@ -12,7 +12,6 @@ its logits are the same integers over 2^f on every machine.  Derivation: docs/ex
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -98,7 +97,8 @@ class ExactNet(Sequential):
     def _byte_net(self, shape: tuple[int, ...]) -> _ByteNet | None:
         """The net on bytes for images of a shape: the one made last, unless anything it was made of is another now."""
         arrays = [array for _, _, array in self._arrays()]
-        made_of = (shape, json.dumps(self.config()), *map(id, arrays))
+        settings = [(id(layer), getattr(layer, "groups", None), getattr(layer, "std", None)) for layer in self.layers]
+        made_of = (shape, *settings, *map(id, arrays))
         known, _, net = self._bytes
         if made_of != known or not all(map(_is_constant, arrays)):
             super().__call__(np.zeros((1, *shape), np.uint8))  # the layers refuse what does not fit them

@@ -332,9 +332,8 @@ def test_a_targeted_attack_goes_towards_the_other_classes(make: Callable[[int], 
     """Each of them in turn: from the start to the end of a descent its logit gains on the label's."""
     net, (images, _) = watched(make(0)), samples(200)
     labels = predicted(make(0), images)
-    certified = certify(net, images, labels, "1/50").certified  # so that all of them take part in all of it
+    certified = certify(make(0), images, labels, "1/50").certified  # so that all of them take part in all of it
     images, labels, rows = images[certified], labels[certified], np.arange(certified.sum())
-    net.asked.clear()
     pgd(net, images, labels, "1/50", steps=6, targeted=True)
     for offset in (1, 2):
         start = 1 + 7 * offset
