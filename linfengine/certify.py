@@ -164,9 +164,9 @@ def certify(
     eps = parse_eps(eps)
     check_batch_size(batch_size)
     digest = model.digest()
-    check_model(model)
     if isinstance(model, ExactNet) and type(model) is not ExactNet:
         raise UserError(f"a {type(model).__name__} cannot be certified: only an ExactNet itself is known to be exact")
+    check_model(model)
     if method == "exact" and not isinstance(model, ExactNet):
         raise UserError(
             "this net's arithmetic rounds, so it has no exact certificate: make it exact with quantize first"

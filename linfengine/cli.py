@@ -41,7 +41,7 @@ from .certify import METHODS, Certificate, certify, check_model, check_samples, 
 from .checkpoint import check_writable, load_model, save_model, write_file
 from .data import DATASETS, Dataset, load_dataset, split_holdout
 from .errors import UserError
-from .exact import DEFAULT_FRACTION_BITS, MOST_FRACTION_BITS, ExactNet, quantize, rounds_nothing
+from .exact import DEFAULT_FRACTION_BITS, EXACT_LAYERS, MOST_FRACTION_BITS, ExactNet, quantize
 from .layers import DistanceNet, Module
 from .recipes import PUBLISHED, Recipe, load_recipe, make_recipe, recipe_names
 from .runs import EVENTS, METRICS, check_events, read_metrics, write_events
@@ -777,7 +777,7 @@ def check_exact_place(model: Path, out: Path, json_file: Path | None) -> None:
 def check_verifiable(net: Module) -> None:
     """Raises UserError where the checker has no rules for the net, and its certificate file could not be verified."""
     for name, layer in net.modules():
-        if name and not rounds_nothing(layer):
+        if name and not isinstance(layer, EXACT_LAYERS):
             raise UserError(
                 f"no certificate file can be written for this net: `linfengine verify` has no rule for its "
                 f"{type(layer).__name__} layer {name}"

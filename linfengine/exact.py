@@ -152,7 +152,7 @@ class ExactNet(Sequential):
             steps = np.ldexp(array, self.fraction_bits)
             if not (steps == np.rint(steps)).all():
                 raise UserError(f"the net cannot be exact: {name} holds numbers that are no multiples of {self.step}")
-        largest, limit = self.rounding(float(WHITE))[1], 2.0 ** (SIGNIFICAND - self.fraction_bits)
+        largest, limit = Sequential.rounding(self, float(WHITE))[1], 2.0 ** (SIGNIFICAND - self.fraction_bits)
         if not largest < limit:
             raise UserError(
                 f"the net cannot be exact at {self.fraction_bits} fraction bits: its values may reach {largest:.0f} "

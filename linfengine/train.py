@@ -322,7 +322,7 @@ def train(
     device, out = resolve_device(device), Path(out)
     check_arithmetic()
     with folder_lock(out), np.errstate(all="ignore"):  # what overflows shows in the loss, and that stops the run
-        _check_folder(out, recipe, resume, restart)
+        check_folder(out, resume=resume, restart=recipe if restart else None)
         remove_temporaries(out, "checkpoint*.safetensors", MODEL, BEST, METRICS)
         run = Run(recipe, dataset, device)
         if resume:
@@ -343,15 +343,18 @@ def train(
     return run.model
 
 
-def _check_folder(out: Path, recipe: Recipe, resume: bool, restart: bool) -> None:
-    """Raises UserError unless a run may begin in the folder, or go on there."""
+def check_folder(out: Path, *, resume: bool = False, restart: Recipe | None = None) -> None:
+    """Raises UserError unless a run may begin in the folder, or go on there with `resume`.
+
+    A run of the recipe `restart` may begin where one of the very same recipe is.
+    """
     present = [name for name in (CHECKPOINT, MODEL, BEST, METRICS) if (out / name).exists()]
     if numbered := _numbered(out):
         present.append(numbered[max(numbered)].name)
     files = ", ".join(present)
     if resume and CHECKPOINT not in present:
         raise UserError(f"{out}: there is no run to resume, since it holds no {CHECKPOINT}")
-    if resume or not present or (restart and recipe_in(out) == recipe.to_dict()):
+    if resume or not present or (restart and recipe_in(out) == restart.to_dict()):
         return
     if restart:
         raise UserError(f"{out} already holds a training run of another recipe ({files}): choose another folder")

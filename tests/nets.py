@@ -130,6 +130,7 @@ def nets(draw: st.DrawFn, makers: Sequence[Maker] = DISTANCE_NETS, grid: bool = 
         array[...] = rng.standard_normal(array.shape)
         if on_grid:
             array[...] = np.round(array * 64) / 64
+    net.eval()
     return net
 
 

@@ -82,7 +82,10 @@ def test_modes(tmp_path: Path, umask: int) -> None:
 def test_the_owner_stays(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
-    os.chown(path, 1234, 2345)
+    try:
+        os.chown(path, 1234, 2345)
+    except PermissionError:
+        pytest.skip("this root may not give files away")
     write_file(path, b"new")
     assert (path.stat().st_uid, path.stat().st_gid) == (1234, 2345)
 
