@@ -33,12 +33,14 @@ from linfengine.audit import evaluate
 from linfengine.backends import cpu, resolve_device
 from linfengine.budget import fit_budget
 from linfengine.certificate import write_certificate
+from linfengine.certify import parse_eps
 from linfengine.checkpoint import load_model, save_model
-from linfengine.cli import ProgressBar, as_written, gpu_facts
+from linfengine.cli.info import gpu_facts
 from linfengine.data import load_dataset
 from linfengine.errors import UserError
 from linfengine.exact import quantize
 from linfengine.files import write_file
+from linfengine.progress import ProgressBar
 from linfengine.recipes import NOTES, load_recipe, make_recipe, recipe_names
 from linfengine.runs import read_metrics
 from linfengine.train import CHECKPOINT, MODEL, recipe_in, train
@@ -120,7 +122,7 @@ def reproduce(name: str, run: Path, budget: float | None, device: str, rows: dic
     print(f"{name}: evaluating")
     model, _ = load_model(run / MODEL)
     model.to(device)
-    eps, images, labels = as_written(recipe.eps_test), dataset.test_images, dataset.test_labels
+    eps, images, labels = parse_eps(recipe.eps_test), dataset.test_images, dataset.test_labels
     found = evaluate(model, images, labels, eps, attack_steps=PGD_STEPS)
     shipped, own = load_recipe(name).to_dict(), recipe.to_dict()
     changed = [key for key in own if key not in NOTES and own[key] != shipped[key]]

@@ -4,12 +4,14 @@ What takes longer to load stands in modules of its own: `linfengine.train`, `lin
 `linfengine.audit`; and so does `linfengine.verify`, which imports none of these.
 """
 
+from . import startup  # first, so that Ctrl-C is answered during the imports below
+
 try:
     from .tensor import Tensor, no_grad
 except ModuleNotFoundError as error:
     if error.name != f"{__name__}.tensor":
         raise
-    raise ImportError("linfengine is not compiled: run 'pip install -e .' in its source folder.") from error
+    startup.refuse_uncompiled(__path__[0])
 
 from ._version import __version__
 from .checkpoint import load_model, save_model

@@ -346,9 +346,9 @@ def gradients(subject: Subject, effort: int) -> Section:
     rows, top = np.arange(count), z.argmax(axis=1)
     z[rows, top] = -np.inf
     second = z.argmax(axis=1)
-    step = np.float32(subject.white / 256)
+    step = np.float32(max(subject.step, 1 / 4) if subject.exact else subject.white / 1024)
     way = subject.rng.integers(-1, 2, x.shape).astype(np.float32)
-    points = [np.clip(x + step / 4 * k * way, 0, subject.white).astype(np.float32) for k in range(5)]
+    points = [np.clip(x + step * k * way, 0, subject.white).astype(np.float32) for k in range(5)]
     slopes = [_gradient(subject, point, second) for point in points]
     flat = [slope.reshape(count, -1) for slope in slopes]
     straight = np.all([(each == flat[0]).all(axis=1) for each in flat], axis=0)

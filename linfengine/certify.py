@@ -24,7 +24,7 @@ from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from .backends import Array, to_device, to_numpy
 from .data import to_pixels
@@ -130,11 +130,10 @@ def _fraction_in(text: str) -> Fraction:
 
 def _meant_by(number: float | np.floating[Any], parts: int) -> Fraction:
     """The fraction that a float means: k/parts or a short decimal within two units in its last place, or itself."""
+    number = np.float64(number) if isinstance(number, float) else number
     exact = Fraction(*number.as_integer_ratio())
-    if not math.isfinite(number) or abs(number) > WHITE:
-        return exact
-    slack = 2 * Fraction(float(np.spacing(abs(number))))
-    digits = 12 if np.finfo(type(number)).nmant > 40 else 6
+    slack = 2 * Fraction(*np.spacing(abs(number)).as_integer_ratio())
+    digits = 12 if np.finfo(number.dtype).nmant > 40 else 6
     near = Fraction(round(exact * parts), parts), Fraction(f"{float(number):.{digits}g}")
     return next((each for each in near if abs(each - exact) <= slack), exact)
 
@@ -422,6 +421,6 @@ def clopper_pearson(successes: int, n: int, confidence: float = CONFIDENCE) -> t
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"expected 0 <= successes <= n and n >= 1, got {successes} of {n}")
     alpha = 1 - confidence
-    lower = 0.0 if successes == 0 else float(beta.ppf(alpha / 2, successes, n - successes + 1))
-    upper = 1.0 if successes == n else float(beta.ppf(1 - alpha / 2, successes + 1, n - successes))
+    lower = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, alpha / 2))
+    upper = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - alpha / 2))
     return lower, upper

@@ -344,14 +344,14 @@ class Normalize(Module):
         if not (means.size and np.isfinite(means).all()):
             raise ValueError(f"Normalize: expected finite means, one a channel, got {mean}")
         self.mean = as_array(means)
-        self.std = std  # type: ignore[assignment]
+        self.std = std
 
     @property
-    def std(self) -> np.float32:
+    def std(self) -> float | np.float32:
         return self._std
 
     @std.setter
-    def std(self, value: float) -> None:
+    def std(self, value: float | np.float32) -> None:
         if np.ndim(value) or not 0 < np.float32(value) < math.inf:
             raise ValueError(f"Normalize: expected one positive number for std, got {value}")
         self._std = np.float32(value)

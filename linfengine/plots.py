@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from .certify import Certificate
 from .errors import UserError
 from .files import write_file
 from .runs import MARGIN_EDGES
+from .text import printable
 
 BLUE, GREY, ORANGE = "#2a6fbb", "#8a8a8a", "#d9822b"
 DARK = "#555555"  # of small print
@@ -78,9 +80,8 @@ def plot_certified(
         )
         axes.legend(frameon=False, loc="lower left")
         _image_grid(right, margin, images, classes)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=140)
-    write_file(path, buffer.getvalue())
+        content = _drawn(figure, format="png", dpi=140)
+    write_file(path, content)
 
 
 def _image_grid(
@@ -92,10 +93,20 @@ def _image_grid(
     for axes, i in zip(figure.subplots(2, 4).flat, chosen, strict=True):
         picture = images[i].transpose(1, 2, 0)
         axes.imshow(picture if picture.shape[2] == 3 else picture[:, :, 0], cmap="gray_r", vmin=0, vmax=255)
-        verdict = f"{classes[margin.prediction[i]]}, ε = {margin.radius[i]:.3f}"
-        axes.set_title(verdict if margin.correct[i] else f"wrong: {classes[margin.prediction[i]]}", fontsize=9)
+        predicted = printable(classes[margin.prediction[i]])
+        verdict = f"{predicted}, ε = {margin.radius[i]:.3f}" if margin.correct[i] else f"wrong: {predicted}"
+        axes.set_title(verdict, fontsize=9, parse_math=False)
         axes.set_axis_off()
     figure.suptitle("prediction, and the radius within which it is proved", fontsize=10)
+
+
+def _drawn(figure: Figure, **settings: Any) -> bytes:
+    """The file of a figure.  A letter that the font lacks is drawn as a box, without a warning."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, **settings)
+    return buffer.getvalue()
 
 
 def plot_audit(path: str | Path, title: str, sections: Sequence[Section]) -> None:
@@ -120,10 +131,9 @@ def plot_audit(path: str | Path, title: str, sections: Sequence[Section]) -> Non
             right.plot(CLAIMS, shares, "o--", label=f"{each['tried']} {what}")
         right.set(ylabel="radii beaten, %", ylim=(-1, None), title="floating-point attack on a radius r")
         right.legend(frameon=False)
-        figure.suptitle(title, fontsize=10)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120)
-    write_file(path, buffer.getvalue())
+        figure.suptitle(printable(title), fontsize=10, parse_math=False)
+        content = _drawn(figure, format="png", dpi=120)
+    write_file(path, content)
 
 
 def plot_runs(path: str | Path, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -137,9 +147,8 @@ def plot_runs(path: str | Path, runs: Mapping[str, Sequence[Mapping[str, Any]]])
     if kind not in DATELESS:
         raise UserError(f"{path}: expected a picture's name that ends in .png, .svg or .pdf")
     with matplotlib.rc_context(RUN_STYLE):  # ticks are made while drawing
-        buffer = io.BytesIO()
-        run_figure(runs).savefig(buffer, format=kind, dpi=140, metadata=DATELESS[kind])
-    write_file(path, buffer.getvalue())
+        content = _drawn(run_figure(runs), format=kind, dpi=140, metadata=DATELESS[kind])
+    write_file(path, content)
 
 
 def run_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
@@ -328,4 +337,4 @@ def _run_legend(figure: Figure, colours: Mapping[str, Any]) -> None:
     lines = [Line2D([], [], color=colour, linewidth=2, label=str(i)) for i, colour in enumerate(colours.values())]
     legend = figure.legend(handles=lines, loc="outside upper left", ncols=_columns(colours), frameon=False)
     for text, name in zip(legend.get_texts(), colours, strict=True):
-        text.set(text=name, parse_math=False)
+        text.set(text=printable(name), parse_math=False)

@@ -17,6 +17,7 @@ from rich.text import Text
 from .errors import UserError
 from .recipes import Recipe, size_of
 from .runs import write_events
+from .text import printable
 
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
 SECONDS_BETWEEN_EVENTS = 30  # TensorBoard's files are written whole each time
@@ -113,7 +114,7 @@ class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
             try:
                 write_events(self.events)
             except UserError as error:
-                told = Text(f"No more TensorBoard files of this run: {error}.", style="yellow")
+                told = Text(printable(f"No more TensorBoard files of this run: {error}."), style="yellow")
                 Console(stderr=True).print(told, soft_wrap=True)
                 self.events = None
 

@@ -31,53 +31,62 @@ SCHEDULE = ("ramp_start", "ramp_end", "lr_hold", "eps_ramp_start", "eps_ramp_end
 NOTES = ("source", "published")  # keys that training does not depend on
 
 
+def described(meaning: str, **default: Any) -> Any:
+    """A field of Recipe whose metadata hold what the key means; `linfengine train --help` shows it."""
+    return field(metadata={"meaning": meaning}, **default)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One training run.  Epochs count as real numbers; eps_train is in pixel units; see `schedules` for the ramps."""
 
-    dataset: str
-    epochs: int
-    ramp_start: float  # p is p_first before this epoch
-    ramp_end: float  # and ∞ from this one on
-    eps_train: float
-    lr: float
-    net: str = "dense"
-    width: int = 1024
-    depth: int = 4  # dense: distance layers in all; with a head, all of them hidden
-    channels: int = 96  # conv: of the first stage
-    head: int = 0  # neurons of the MLP on top, 0 for none
-    identity: bool = True
-    mean_shift: bool = True
-    loss: str = "mixture"
-    mix: float = 0.75  # hinge: the share of the worst class
-    kappa: float = 1.0  # cross-entropy: the share of the worst case
-    lambda_first: float = 0.05  # mixture: the weight of the cross-entropy (0 for none), before and after the ramp
-    lambda_last: float = 2e-4
-    scale_lr: float = 0.006  # mixture: the learning rate of the logits' scale
-    clip: bool = True  # mixture: no sample costs more than 1
-    eps_ramp_start: float = 0.0  # hinge, cross-entropy: ε_train grows from 0 between these epochs
-    eps_ramp_end: float = 0.0
-    p_first: float = 8.0
-    p_last: float = 1000.0
-    reset_at_switch: bool = False  # Adam forgets its moments when p becomes ∞
-    cheap_orders: bool = False  # hold p at orders with fast kernels (schedules.CHEAP_ORDERS)
-    batch_size: int = 512
-    lr_schedule: str = "cosine"
-    lr_hold: float = 0.0  # epochs of constant learning rate before the half cosine
-    weight_decay: float = 0.0
-    lp_decay: bool = True  # distance weights decay by their layer's p; otherwise like all others
-    beta1: float = 0.9
-    beta2: float = 0.99
-    adam_eps: float = 1e-10
-    crop_padding: int = 0
-    crop_mode: str = "constant"
-    crop_size: int = 0  # the window that the net looks at, in the middle in evaluation; 0 for the whole image
-    flip: bool = False
-    held_out: int = 0  # training samples set apart to choose settings by
-    eps_test: float = 0.0  # the radius at which they are certified after every epoch
-    seed: int = 0
-    source: str = ""  # the paper and table the recipe is taken from
-    published: dict[str, float] = field(default_factory=dict)  # clean, pgd, certified there, % of the test set
+    dataset: str = described("the data set")
+    epochs: int = described("passes over the training samples")
+    ramp_start: float = described("p is p_first before this epoch")
+    ramp_end: float = described("p is infinite from this epoch on")
+    eps_train: float = described("radius to train for, in pixel units: 0.3, 8/255")
+    lr: float = described("learning rate of Adam")
+    net: str = described("dense or conv", default="dense")
+    width: int = described("dense: neurons in a layer", default=1024)
+    depth: int = described("dense: distance layers in all; with a head, all of them hidden", default=4)
+    channels: int = described("conv: channels of the first stage", default=96)
+    head: int = described("neurons of the MLP on top, 0 for none", default=0)
+    identity: bool = described("layers start as the identity where their width allows it", default=True)
+    mean_shift: bool = described("a batch's mean is subtracted after each layer", default=True)
+    loss: str = described("mixture, hinge or cross-entropy", default="mixture")
+    mix: float = described("hinge: the share of the worst class", default=0.75)
+    kappa: float = described("cross-entropy: the share of the worst case", default=1.0)
+    lambda_first: float = described(
+        "mixture: weight of the cross-entropy before the ramp of p, 0 for none", default=0.05
+    )
+    lambda_last: float = described("mixture: its weight after the ramp", default=2e-4)
+    scale_lr: float = described("mixture: learning rate of the logits' scale", default=0.006)
+    clip: bool = described("mixture: no sample costs more than 1", default=True)
+    eps_ramp_start: float = described("hinge, cross-entropy: eps_train grows from 0 from this epoch on", default=0.0)
+    eps_ramp_end: float = described("hinge, cross-entropy: until this epoch", default=0.0)
+    p_first: float = described("p before the ramp", default=8.0)
+    p_last: float = described("the largest finite p of the ramp", default=1000.0)
+    reset_at_switch: bool = described("Adam forgets its moments when p becomes infinite", default=False)
+    cheap_orders: bool = described("p stays at orders that have fast kernels (schedules.CHEAP_ORDERS)", default=False)
+    batch_size: int = described("samples in a mini-batch", default=512)
+    lr_schedule: str = described("cosine or constant", default="cosine")
+    lr_hold: float = described("epochs of constant learning rate before the half cosine", default=0.0)
+    weight_decay: float = described("strength of the weight decay", default=0.0)
+    lp_decay: bool = described("distance weights decay by their layer's p, otherwise like all others", default=True)
+    beta1: float = described("Adam's decay of the first moment", default=0.9)
+    beta2: float = described("Adam's decay of the second moment", default=0.99)
+    adam_eps: float = described("Adam's constant in the denominator", default=1e-10)
+    crop_padding: int = described("pixels added at each side before a random crop", default=0)
+    crop_mode: str = described("what is added: constant (black) or edge", default="constant")
+    crop_size: int = described(
+        "the window that the net looks at, in the middle in evaluation; 0 for the whole image", default=0
+    )
+    flip: bool = described("images are mirrored at random", default=False)
+    held_out: int = described("training samples set apart to choose settings by", default=0)
+    eps_test: float = described("radius at which these are certified after every epoch", default=0.0)
+    seed: int = described("of weights, shuffling and augmentation", default=0)
+    source: str = described("the paper and table the recipe is taken from", default="")
+    published: dict[str, float] = described("clean, pgd, certified there, in % of the test set", default_factory=dict)
 
     def __post_init__(self) -> None:
         for key, choices in (
@@ -198,6 +207,8 @@ def _text_of(name: str) -> str:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"recipe {name}: cannot be read ({error})") from None
+    if name and path.is_dir():
+        raise UserError(f"{name}: expected the name of a recipe or a .toml file, and this is a folder")
     known = recipe_names()
     raise UserError(
         f"there is no recipe {name!r}{did_you_mean(name, known)}: expected {', '.join(known)}, or a .toml file"

@@ -12,7 +12,8 @@ from op_cases import Array
 from strategies import arrays
 
 from linfengine.certify import METHODS, Certificate, certify, check_samples, predict
-from linfengine.exact import WHITE, ExactNet, quantize
+from linfengine.domain import WHITE
+from linfengine.exact import ExactNet, quantize
 from linfengine.layers import (
     CenterCrop,
     Dense,

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from nets import (
-    DISTANCE_NETS,
     NETS,
     Question,
     deep,
@@ -23,12 +22,13 @@ from nets import (
 )
 from op_cases import Array
 
-from linfengine.attack import SMOOTH_P, Attacked, pgd, push
+from linfengine.attack import Attacked, pgd, push
 from linfengine.audit import evaluate
 from linfengine.certify import box, certify, check_samples, margins, predict
 from linfengine.data import to_pixels
+from linfengine.domain import WHITE
 from linfengine.errors import UserError
-from linfengine.exact import WHITE, ExactNet, quantize
+from linfengine.exact import ExactNet, quantize
 from linfengine.layers import (
     Dense,
     Flatten,

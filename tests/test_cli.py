@@ -1,16 +1,23 @@
 """The command line: its results are those of the library, and a mistake is one sentence and exit status 2."""
 
+import errno
 import hashlib
 import json
 import math
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -22,6 +29,7 @@ from linfengine.audit import SECTIONS, evaluate
 from linfengine.certify import certify, clopper_pearson
 from linfengine.checkpoint import load_model, load_tensors, save_model, save_tensors
 from linfengine.cli import main
+from linfengine.cli.demo import DEMO_EPS, DEMO_EXACT_EPS
 from linfengine.data import load_dataset, split_holdout, to_pixels
 from linfengine.exact import ExactNet, quantize
 from linfengine.layers import (
@@ -35,7 +43,8 @@ from linfengine.layers import (
     Sequential,
     Tanh,
 )
-from linfengine.recipes import load_recipe, recipe_names
+from linfengine.progress import ProgressBar
+from linfengine.recipes import Recipe, load_recipe, recipe_names
 from linfengine.runs import EVENTS, METRICS, read_metrics
 from linfengine.train import BEST, CHECKPOINT, MODEL, Run
 
@@ -50,13 +59,16 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def process(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+def process(
+    *arguments: object, flags: Sequence[str] = (), stdout: int = subprocess.PIPE, **environment: Any
+) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "linfengine", *map(str, arguments)],
+        [sys.executable, *flags, "-m", "linfengine", *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | {"PYTHONIOENCODING": "utf-8"} | environment,
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
         errors="replace",
@@ -76,7 +88,7 @@ def sentence(result: Result | subprocess.CompletedProcess[str], start: str = "Er
     assert len(lines) == 1, lines
     assert lines[0].startswith(start)
     assert not lines[0].endswith("..")
-    assert "Traceback" not in result.stdout + result.stderr
+    assert "Traceback" not in f"{result.stdout}{result.stderr}"
     return lines[0]
 
 
@@ -122,7 +134,7 @@ def certificate(exact: Path) -> Path:
 def test_every_command_explains_itself(command: list[str], flag: str) -> None:
     result = run(*command, flag)
     assert result.exit_code == 0
-    assert result.stdout.startswith(f"Usage: {' '.join(['main', *command])}")
+    assert result.stdout.startswith(f"Usage: {' '.join(['linfengine', *command])}")
     assert result.stderr == ""
 
 
@@ -170,7 +182,7 @@ def test_info_follows_the_environment() -> None:
 
 @pytest.mark.parametrize("name", ["LINFENGINE_BACKEND", "LINFENGINE_ISA", "LINFENGINE_NUM_THREADS"])
 def test_an_environment_that_asks_for_what_there_is_not(name: str) -> None:
-    assert "banana" in sentence(process("info", **{name: "banana"}))
+    assert "banana" in sentence(process("info", **{name: "banana"}))  # type: ignore[arg-type]
 
 
 # Training.
@@ -210,7 +222,8 @@ def test_an_interruption_before_the_first_epoch(tmp_path: Path, monkeypatch: pyt
     def interrupt(*arguments: Any, **settings: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "train", interrupt)
+    for module in (cli.train, cli.demo):
+        monkeypatch.setattr(module, "train", interrupt)
     result = run("train", "digits", "--out", tmp_path)
     assert result.exit_code == 130
     assert result.stderr == "Interrupted before the first epoch was done: there is nothing to resume.\n"
@@ -345,7 +358,7 @@ def test_progress_says_how_long_it_will_take(
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     figures: dict[str, Any] = {"p": 8.0, "lr": 0.03, "loss": 0.5, "accuracy": 0.75, "margin": 0.0}
-    bar = cli.ProgressBar(10)
+    bar = ProgressBar(10)
     bar.progress.get_time = lambda: now
     with bar:
         for epoch in range(1, 4):
@@ -514,7 +527,7 @@ def test_ablate_all_drops_every_part_that_the_recipe_has(tmp_path: Path, monkeyp
         (out / RESULTS).write_text(json.dumps({"recipe": recipe.to_dict(), "rows": rows}))
         return rows
 
-    monkeypatch.setattr(cli, "ablate", ablation)
+    monkeypatch.setattr(cli.ablate, "ablate", ablation)
     monkeypatch.chdir(tmp_path)
     result = run("ablate", "digits", *ON_CPU, "--drop", "all", "--budget", 3, "--seeds", 2)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -546,7 +559,7 @@ def test_help_names_every_part() -> None:
 
 def test_the_demo_leaves_a_model_its_results_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = load_recipe("digits", TINY)
-    monkeypatch.setattr(cli, "load_recipe", lambda name: small)
+    monkeypatch.setattr(cli.demo, "load_recipe", lambda name: small)
     for _ in range(2):  # it begins anew each time
         result = run("demo", "--out", tmp_path)
         assert (result.exit_code, result.stderr) == (0, "")
@@ -569,7 +582,7 @@ def test_the_demo_leaves_a_model_its_results_and_a_picture(tmp_path: Path, monke
     assert found["seconds"] > 0
     digits, net = load_dataset("digits"), load_model(tmp_path / MODEL)[0]
     exact = load_model(tmp_path / "exact.safetensors")[0]
-    shown = [*((net, eps, "interval") for eps in cli.DEMO_EPS), (exact, cli.DEMO_EXACT_EPS, "exact")]
+    shown = [*((net, eps, "interval") for eps in DEMO_EPS), (exact, DEMO_EXACT_EPS, "exact")]
     for summary, (each, eps, method) in zip(found["results"], shown, strict=True):
         images, labels = digits.test_images, digits.test_labels
         assert summary == evaluate(each, images, labels, eps, method=method, attack_steps=20).summary()
@@ -584,10 +597,10 @@ def test_the_demo_leaves_a_model_its_results_and_a_picture(tmp_path: Path, monke
         assert run("verify", tmp_path / "certificate.jsonl", tmp_path / "exact.safetensors", data).exit_code == 0
     assert "linfengine audit" in result.stdout
     other = load_recipe("digits", [*TINY, "seed=1"])
-    monkeypatch.setattr(cli, "load_recipe", lambda name: other)
+    monkeypatch.setattr(cli.demo, "load_recipe", lambda name: other)
     assert run("demo", "--out", tmp_path).exit_code == 0  # a demo's folder, be it of another version
     assert json.loads((tmp_path / "results.json").read_text())["recipe"] == other.to_dict()
-    monkeypatch.setattr(cli, "load_recipe", lambda name: small)
+    monkeypatch.setattr(cli.demo, "load_recipe", lambda name: small)
     (tmp_path / "results.json").unlink()
     before = (tmp_path / MODEL).read_bytes()
     assert "already holds a training run" in sentence(run("demo", "--out", tmp_path))
@@ -835,7 +848,18 @@ def test_nothing_is_written_over_what_it_is_made_of(model: Path, certificate: Pa
 
 
 @pytest.mark.parametrize(
-    "recipe", ["banana", "[]", '{"eps_test": "x"}', '{"eps_test": 2}', '{"eps_test": 0.1, "held_out": "all"}']
+    "recipe",
+    [
+        "banana",
+        "[]",
+        '{"eps_test": "x"}',
+        '{"eps_test": 2}',
+        '{"eps_test": 0.1, "held_out": "all"}',
+        '{"eps_test": 0.1, "held_out": 1e400}',
+        '{"eps_test": 0.1, "held_out": NaN}',
+        "[" * 100_000,
+    ],
+    ids=range(8),
 )
 @pytest.mark.parametrize("command", ["quantize", "audit"])
 def test_a_recipe_that_cannot_be_read(command: str, recipe: str, model: Path, tmp_path: Path) -> None:
@@ -1030,7 +1054,10 @@ def test_an_audit_whose_report_has_no_place(exact: Path, tmp_path: Path) -> None
     [
         (["train"], "Missing argument 'RECIPE'"),
         (["train", "digit"], "there is no recipe 'digit' (did you mean 'digits'?)"),
+        (["train", "MNIST-small"], "there is no recipe 'MNIST-small' (did you mean 'mnist-small'?)"),
         (["train", "none.toml"], "recipe none.toml: cannot be read"),
+        (["train", "."], ".: expected the name of a recipe or a .toml file, and this is a folder"),
+        (["ablate", "digits", "--drop", "p_ramp", "--seeds", "9999999999"], "Invalid value for '--seeds'"),
         (["train", "digits", "--set", "widht=3"], "unknown key 'widht' (did you mean 'width'?)"),
         (["train", "digits", "--set", "width"], "--set width: expected key=value"),
         (["train", "digits", "--set", "width=wide"], "width must be a whole number, got 'wide'"),
@@ -1128,8 +1155,27 @@ def with_text(path: Path) -> None:
 
 
 def of_another_net(path: Path) -> None:
+    with_config(path, width=17)
+
+
+def with_config(path: Path, **changes: Any) -> None:
     tensors, metadata = load_tensors(path)
-    save_tensors(path, tensors, metadata | {"config": json.dumps(json.loads(metadata["config"]) | {"width": 17})})
+    save_tensors(path, tensors, metadata | {"config": json.dumps(json.loads(metadata["config"]) | changes)})
+
+
+def with_two_means(path: Path) -> None:
+    with_config(path, mean=[0.1, 0.2])
+
+
+def with_two_stds(path: Path) -> None:
+    with_config(path, std=[0.1, 0.2])
+
+
+def that_overflows(path: Path) -> None:
+    net, metadata = load_model(path)
+    for weight, value in zip(("2.weight", "4.weight"), (3e38, -3e38), strict=True):
+        net.state()[weight][...] = value
+    save_model(net, path, dataset=metadata["dataset"], recipe=metadata["recipe"])
 
 
 def of_another_format(path: Path) -> None:
@@ -1185,6 +1231,9 @@ def for_an_unknown_dataset(path: Path) -> None:
         (truncated, "expected a whole safetensors file"),
         (with_text, "expected a whole safetensors file"),
         (of_another_net, "not a model that fits its own description"),
+        (with_two_means, "not a model that fits its own description"),
+        (with_two_stds, "not a model that fits its own description"),
+        (that_overflows, "its values may overflow float32"),
         (of_another_format, "expected format linfengine-1, got linfengine-9"),
         (not_finite, "cannot be certified: 2.weight holds values that are not finite"),
         (conv_not_finite, "cannot be certified: 1.weight holds values that are not finite"),
@@ -1200,6 +1249,9 @@ def for_an_unknown_dataset(path: Path) -> None:
 def test_a_model_that_cannot_be_certified(spoil: Callable[[Path], None], message: str, model: Path) -> None:
     spoil(model)
     assert message in sentence(run("certify", model, "--eps", "0.1", "--attack", "pgd"))
+    for command in ("audit", "quantize"):
+        assert message in sentence(run(command, model, "--eps", "0.1", "--out", model.with_name("out")))
+    assert os.listdir(model.parent) == [model.name]
 
 
 @pytest.mark.parametrize("command", ["certify", "quantize", "audit"])
@@ -1251,3 +1303,266 @@ def test_a_terminal_without_greek_letters(encoding: str, trained: Path, tmp_path
         assert "Traceback" not in result.stderr
         assert result.returncode == (2 if "2" in command else 0)
     assert (tmp_path / "result.json").exists()
+
+
+# What is printed, and where.
+
+
+@pytest.fixture
+def hostile(model: Path) -> Path:
+    """A model whose path and metadata hold escape sequences, markup and formulas."""
+    net, _ = load_model(model)
+    facts = {"eps_test": 0.1, "source": "\x1b[31mred\n\u202e[bold]", "published": {"clean": 50}}
+    path = model.with_name("$\\frac$[bold]\x1b[1m.safetensors")
+    save_model(net, path, dataset="digits", recipe=json.dumps(facts))
+    return path
+
+
+def test_what_comes_from_a_file_is_shown_escaped(hostile: Path, tmp_path: Path) -> None:
+    result = run("certify", hostile, "--eps", "0.1", "--certificate", tmp_path / "[red]proof.jsonl")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", result.stdout)
+    assert "Published: \\x1b[31mred\\n\\u202e[bold].\n" in result.stdout
+    assert "$\\frac$[bold]\\x1b[1m.safetensors' digits\n" in result.stdout
+    assert f"{tmp_path}/[red]proof.jsonl" in result.stdout
+    tensors, metadata = load_tensors(hostile)
+    save_tensors(hostile, tensors, metadata | {"format": "\x1b[2J"})
+    assert sentence(run("certify", hostile, "--eps", "0.1")).endswith(
+        "$\\frac$[bold]\\x1b[1m.safetensors: expected format linfengine-1, got \\x1b[2J."
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["\x1b[31m"],
+        ["info", "--\x1b[31m"],
+        ["certify", "x", "--method", "\x1b[31m"],
+        ["certify", "x", "--eps", "\x1b[31m"],
+        ["verify", "\x1b[31m", "x", "x"],
+        ["train", "\x1b[31m"],
+        ["train", "digits", "--set", "\x1b[31m=1"],
+        ["ablate", "digits", "--drop", "\x1b[31m"],
+        ["plot", "\x1b[31m"],
+    ],
+    ids=lambda words: words[0].strip("\x1b"),
+)
+def test_what_comes_from_an_argument_is_shown_escaped(arguments: list[str]) -> None:
+    said = sentence(run(*arguments))
+    assert "\\x1b[31m" in said
+    assert "\x1b" not in said
+
+
+def test_markup_in_a_table_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.info, "gpu_facts", lambda: "pip install 'linfengine[cuda12]' :smile: \x1b[1m")
+    said = " ".join(run("info").stdout.split())
+    assert "gpu pip install 'linfengine[cuda12]' :smile: \\x1b[1m recipes" in said
+
+
+def test_colour_is_for_those_who_want_it(tmp_path: Path) -> None:
+    for environment, coloured in (({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"TERM": "xterm"}, True)):
+        words = ["certify", str(tmp_path / "none"), "--eps", "0.1"]
+        result = CliRunner(env={"NO_COLOR": "", **environment}).invoke(main, words, color=True)
+        assert ("\x1b[" in result.stderr) == coloured
+
+
+def test_json_on_standard_output_is_alone_there(exact: Path, certificate: Path, trained: Path, tmp_path: Path) -> None:
+    for words in (
+        ["certify", exact, "--eps", "0.05", "--limit", 5],
+        ["quantize", trained / MODEL, "--out", tmp_path / "exact"],
+        ["verify", certificate, exact, "digits", "--samples", 1],
+        ["plot", trained, "--out", tmp_path / "curves.svg"],
+    ):
+        for name in ("-", "/dev/stdout"):
+            result = run(*words, "--json", name)
+            assert result.exit_code == 0
+            assert isinstance(json.loads(result.stdout), dict)
+            assert result.stderr
+        assert json.loads(result.stdout).keys() == json.loads(run(*words, "--json", "-").stdout).keys()
+    assert run("certify", exact, "--eps", "0.05", "--limit", 5).stderr == ""  # of the next command words are no JSON
+    for flags in (["--json", "-"], ["--json"]):
+        assert json.loads(run("info", *flags).stdout)["linfengine"] == __version__
+    assert run("info", "--json", tmp_path / "facts.json").stdout.startswith(" linfengine ")
+    assert json.loads((tmp_path / "facts.json").read_text())["linfengine"] == __version__
+    assert not Path("-").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such files")
+def test_json_goes_to_devices_pipes_and_through_links(exact: Path, tmp_path: Path) -> None:
+    words = ["certify", exact, "--eps", "0.05", "--limit", 5, "--json"]
+    assert run(*words, "/dev/null", "--certificate", "/dev/null").exit_code == 0
+    assert not Path("/dev/null").is_file()
+    (tmp_path / "link").symlink_to(tmp_path / "target.json")
+    (tmp_path / "target.json").write_text("{}")
+    (tmp_path / "target.json").chmod(0o600)
+    assert run(*words, tmp_path / "link").exit_code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target.json").stat().st_mode & 0o777 == 0o600
+    assert json.loads((tmp_path / "target.json").read_text())["n"] == 5
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        assert run(*words, tmp_path / "pipe").exit_code == 0
+        assert json.loads(read.result(timeout=10))["n"] == 5
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["certify", "x", "--eps", "0.1", "--certificate", "-"],
+        ["quantize", "x", "--out", "-"],
+        ["plot", "x", "--out", "-"],
+        ["train", "digits", "--out", "-"],
+        ["audit", "x", "--out", ""],
+    ],
+    ids=lambda words: words[0],
+)
+def test_only_json_goes_to_standard_output(words: list[str]) -> None:
+    assert f"expected the name of a file or folder, got '{words[-1]}'" in sentence(run(*words))
+
+
+def closed() -> int:
+    """The writing end of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes fail otherwise there")
+def test_files_are_written_before_a_closed_output_ends_the_command(exact: Path, tmp_path: Path) -> None:
+    words = ["certify", exact, "--eps", "0.05", "--json", tmp_path / "h.json", "--certificate", tmp_path / "c.jsonl"]
+    output = closed()
+    result = process(*words, stdout=output)
+    os.close(output)
+    assert (result.returncode, result.stderr) == (cli.program.OUTPUT_CLOSED, "")
+    assert json.loads((tmp_path / "h.json").read_text())["n"] == 360
+    assert (tmp_path / "c.jsonl").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full wanted")
+@pytest.mark.parametrize("words", [["--help"], ["info"], ["info", "--json"]], ids=" ".join)
+def test_an_output_that_is_full(words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as end:
+            main(words)
+    assert end.value.code == 2
+    assert capfd.readouterr().err == "Error: standard output: No space left on device.\n"
+
+
+def test_training_whose_output_is_closed_can_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = ProgressBar.epoch
+
+    def broken(bar: ProgressBar, figures: dict[str, Any]) -> None:
+        sound(bar, figures)
+        if figures["epoch"] == 2:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(ProgressBar, "epoch", broken)
+    result = run("train", "digits", *ON_CPU, "--out", tmp_path)
+    assert result.exit_code == cli.program.OUTPUT_CLOSED
+    assert result.stderr.startswith("Standard output was closed. The last finished epoch is safe in ")
+    monkeypatch.undo()
+    assert run("train", "digits", *ON_CPU, "--out", tmp_path, "--resume").exit_code == 0
+
+
+def test_an_error_that_is_nobodys_mistake_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error, status in ((OSError(errno.EAGAIN, "Try again"), 2), (MemoryError(), 2), (ZeroDivisionError(), None)):
+        monkeypatch.setattr(cli.info, "installation_facts", Mock(side_effect=error))
+        if status:
+            sentence(run("info"))
+        else:
+            assert run("info").exception is error
+
+
+# From the first moment on.
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no signals")
+@pytest.mark.parametrize("module", ["linfengine.startup", "numpy", "linfengine.tensor", "linfengine.cli"])
+def test_an_interruption_while_modules_are_imported(module: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "linfengine", "info"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stderr
+        assert any(line.split("|")[-1].strip() == module for line in started.stderr)
+        started.send_signal(signal.SIGINT)
+        _, said = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert [line for line in said.splitlines() if not line.startswith("import time:")][-1] == "Interrupted."
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("beside_setup", [True, False])
+def test_a_package_that_is_not_compiled(beside_setup: bool, tmp_path: Path) -> None:
+    package = tmp_path / "linfengine"
+    package.mkdir()
+    for name in ("__init__", "__main__", "startup"):
+        (package / f"{name}.py").write_text((ROOT / "linfengine" / f"{name}.py").read_text())
+    if beside_setup:
+        (tmp_path / "setup.py").touch()
+    remedy = "run 'pip install -e .' there, or start Python in another folder" if beside_setup else "install it anew"
+    for words, status in ((["-m", "linfengine"], 2), (["-c", "import linfengine"], 1)):
+        result = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}, capture_output=True, text=True
+        )
+        assert result.returncode == status
+        assert remedy in result.stderr.splitlines()[-1]
+        assert ("Traceback" in result.stderr) == (status == 1)
+
+
+def test_no_warning_hides_in_a_command(exact: Path, tmp_path: Path) -> None:
+    words = ["certify", exact, "--eps", "0.05", "--limit", 5, "--json", tmp_path / "h.json"]
+    result = process(*words, flags=["-X", "dev", "-W", "error"])
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+SINGLE = [
+    (name, option.opts[-1])
+    for name, command in main.commands.items()
+    for option in command.params
+    if isinstance(option, click.Option) and not option.multiple and not option.is_flag
+]
+
+
+@pytest.mark.parametrize(("command", "option"), SINGLE, ids=" ".join)
+def test_an_option_is_given_once(command: str, option: str) -> None:
+    assert f"Error: {option} is given 2 times: give it once." == sentence(run(command, option, "1", option, "2"))
+
+
+def test_epochs_stretch_the_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(cli.train, "train", lambda recipe, *arguments, **settings: asked.append(recipe))
+    assert run("train", "digits", "--epochs", 30, "--out", tmp_path).exit_code == 0
+    assert asked == [load_recipe("digits", epochs=30)]
+    assert "give one of them" in sentence(run("train", "digits", "--epochs", 30, "--set", "epochs=3"))
+
+
+def test_help_is_enough() -> None:
+    """It names every key of a recipe, and no file that an installed package lacks."""
+    said = run("train", "--help").stdout
+    for each in fields(Recipe):
+        assert re.search(rf"^  {each.name} .*{re.escape(each.metadata['meaning'])}$", said, re.MULTILINE)
+    assert not [name for name in main.commands if "docs/" in run(name, "--help").stdout]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such paths")
+def test_paths_that_are_no_text(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sections = [
+        audit.Section("Lipschitz search", True, "", {"by kind": {"pairs": {"ratio": 0.5}}}),
+        audit.Section("attack on what is certified", True, "", {}),
+        audit.Section("floating-point attack", True, "", {"nets": {"tried": 1} | dict.fromkeys(audit.CLAIMS, 0)}),
+    ]
+    monkeypatch.setattr(cli.audit, "audit", lambda *arguments, **settings: sections)
+    folder = tmp_path / "\udcff$\\frac$[bold]\n"
+    folder.mkdir()
+    for name in (MODEL, METRICS):
+        (folder / name).write_bytes((trained / name).read_bytes())
+    for words in (
+        ["plot", folder],
+        ["audit", folder / MODEL],
+    ):
+        result = run(*words)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert "\\udcff$\\frac$[bold]\\n/" in result.stdout
+    report = (folder / "model-audit" / "audit.txt").read_text(encoding="utf-8")
+    assert "\\udcff$\\frac$[bold]\\n/model.safetensors on 360 test images" in report.splitlines()[0]

@@ -16,7 +16,7 @@ from linfengine.backends import Backend, available_backends, get_backend, set_ba
 
 PACKAGE = Path(linfengine.__file__).parent
 FLOORS = [  # from the ground up; what stands on one line does not know of each other
-    {"_version", "errors", "verify"},
+    {"_version", "errors", "startup", "text", "verify"},
     {"backends", "files"},
     {"tensor"},
     {"interval"},

@@ -227,7 +227,7 @@ def test_what_is_hidden_is_refused(hide: Callable[[Any], object], what: Callable
     net = net_of(Hiding(hide(what())))
     for use in (net.eval, net.state, net.parameters, lambda: certify(net, PIXELS, LABELS, "1/20")):
         with pytest.raises(TypeError, match=r"Hiding: the attribute held\S*, a \S+, hides a Module or a Tensor"):
-            use()  # type: ignore[operator]
+            use()
 
 
 def test_a_module_that_holds_itself_is_refused() -> None:
@@ -495,6 +495,7 @@ def test_uint8_images_are_gray_levels_wherever_a_net_is_called() -> None:
     pixels = GRAY / np.float32(255)
     np.testing.assert_array_equal(net(GRAY).numpy(), net(pixels).numpy())
     np.testing.assert_array_equal(predict(net, GRAY), predict(net, pixels))
+    assert isinstance(net, LinfDistNet)
     by_hand = Sequential(*net.layers)
     np.testing.assert_array_equal(by_hand(GRAY).numpy(), net(pixels).numpy())
 

@@ -6,6 +6,7 @@ import os
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import matplotlib
 import numpy as np
@@ -14,10 +15,24 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.text import Text
 
+from linfengine import plots
+from linfengine.audit import CLAIMS, Section
+from linfengine.certify import certify
 from linfengine.errors import UserError
-from linfengine.plots import RUN_COLOURS, infinity_level, plot_runs, run_colours, run_figure
+from linfengine.layers import LinfDistNet
+from linfengine.plots import (
+    RUN_COLOURS,
+    infinity_level,
+    plot_audit,
+    plot_certified,
+    plot_runs,
+    run_colours,
+    run_figure,
+)
 from linfengine.runs import MARGIN_EDGES
+from linfengine.text import printable
 
 Run = list[dict[str, Any]]
 BINS = len(MARGIN_EDGES) - 1
@@ -255,3 +270,36 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             plot_runs(tmp_path / name, runs)
     assert os.listdir(tmp_path) == ["file"]
+
+
+# Text from outside.
+
+ODD = "$\\frac$ {x_y} \n\x1b[1m \udcff 東京 🙂"
+
+
+def texts(figure: Figure) -> set[str]:
+    """All that is written in a figure."""
+    return {text.get_text() for text in figure.findobj(Text)}
+
+
+def test_text_from_outside_is_drawn_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of runs, classes and files: no formula, no new line, no warning for a letter that the font lacks."""
+    drawn = Mock(wraps=plots._drawn)
+    monkeypatch.setattr(plots, "_drawn", drawn)
+    sections = [
+        Section("Lipschitz search", True, "", {"by kind": {"pairs": {"ratio": 0.5}}}),
+        Section("attack on what is certified", True, "", {}),
+        Section("floating-point attack", True, "", {"nets": {"tried": 1} | dict.fromkeys(CLAIMS, 0)}),
+    ]
+    net = LinfDistNet((1, 4, 4), 2, width=4, depth=2, mean=(0.5,), std=0.25).eval()
+    images = np.random.default_rng(0).integers(0, 256, (8, 1, 4, 4), np.uint8)
+    proof = certify(net, images, np.zeros(8, np.int64), 0, method="margin")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_runs(tmp_path / "runs.svg", {ODD: a_run(), f"{ODD} 2": a_run()})
+        plot_audit(tmp_path / "audit.png", ODD, sections)
+        plot_certified(tmp_path / "certified.png", proof, images, [ODD, ODD], [(0.1, 0.5, 0.25)])
+    for call in drawn.call_args_list:
+        assert any(printable(ODD) in text for text in texts(call.args[0]))
+        assert not any("\x1b" in text for text in texts(call.args[0]))
+    assert len(list(tmp_path.iterdir())) == drawn.call_count == 3

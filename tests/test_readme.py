@@ -1,4 +1,4 @@
-"""The Python of the README and of the docs runs, top to bottom, as one program a page; commands name what exists."""
+"""The Python of the README and of the docs runs; commands name what exists."""
 
 import re
 from pathlib import Path
@@ -13,14 +13,22 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("page", "blocks"), [("README.md", 4), ("docs/believe.md", 2)])
-def test_the_python_of_a_page_runs(page: str, blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
-    assert len(found) == blocks
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("block", python_blocks("README.md"), ids=range(3))
+def test_each_python_block_of_the_readme_runs_alone(
+    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for block in found:
-        exec(compile(block, page, "exec"), names)
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_the_python_of_a_walk_runs_from_top_to_bottom() -> None:
+    blocks = python_blocks("docs/believe.md")
+    assert len(blocks) == 2
+    exec(compile("\n".join(blocks), "docs/believe.md", "exec"), {})
 
 
 def test_the_commands_of_the_readme_exist() -> None:
@@ -31,7 +39,9 @@ def test_the_commands_of_the_readme_exist() -> None:
     for name, argument, options in commands:
         assert name in main.commands
         if name in ("train", "ablate"):
-            recipe = load_recipe(argument, re.findall(r"--set (\S+)", options))
+            epochs = re.search(r"--epochs (\d+)", options)
+            settings = re.findall(r"--set (\S+)", options)
+            recipe = load_recipe(argument, settings, epochs=int(epochs[1]) if epochs else None)
             for parts in re.findall(r"--drop (\S+)", options):
                 assert set(parts.split(",")) <= set(parts_of(recipe))
 

@@ -736,15 +736,12 @@ def test_between_two_steps_the_box_reaches_outward(tmp_path: Path) -> None:
         issued.verify()
 
 
-@pytest.mark.parametrize(("digits", "right"), [(60, True), (70, True), (71, False)])
-def test_a_radius_has_as_many_digits_as_are_read(digits: int, right: bool, tmp_path: Path) -> None:
+def test_every_radius_that_is_certified_can_be_verified(tmp_path: Path) -> None:
+    """The engine takes 60 digits, and the checker reads 70."""
     net, images = filled(MAKERS["net"](), 0), some_images(1)
-    issued = issue(tmp_path, net, images, labels_of(net, images), Fraction(1, 10 ** (digits - 1)))
-    assert len(issued.lines[0]["eps"]) == 2 + digits
-    if right:
-        issued.verify()
-    else:
-        assert "at most 70 digits" in complaint(issued.verify)
+    issued = issue(tmp_path, net, images, labels_of(net, images), Fraction(1, 10**59))
+    assert len(issued.lines[0]["eps"]) == 2 + 60
+    issued.verify()
 
 
 # Some of the samples.

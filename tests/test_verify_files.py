@@ -233,9 +233,10 @@ def test_a_net_that_turns_its_input_around_is_refused(tmp_path: Path) -> None:
     """Divided by a negative number a net would have a negative Lipschitz constant, and nonsense would be proved."""
     normalize = Normalize((0.5,), 0.25)
     net = Sequential(normalize, Flatten(), LinfDistDense(18, 3, bias=True, seed=0), Negate()).eval()
-    normalize.std = np.float32(-0.25)
     images = some_images(4)
     issued = issue(tmp_path, net, images, (labels_of(net, images) + 1) % 3, "1", "margin")
+    object.__setattr__(normalize, "_std", np.float32(-0.25))
+    issued = issued.remodelled(model_content(net))
     lines = issued.lines
     complaint(issued.verify)
     lines[0]["threshold"] = -7.5  # more than 2 L eps + 4 E, if L were -4
@@ -668,7 +669,10 @@ def test_it_reads_mnist(script: Path, ending: str) -> None:
             assert np.array_equal(a, b)
     done = run(script, *files("grey"), f"mnist{ending}")
     assert (done.returncode, done.stdout[:10]) == (0, "\nVerified:"), done.stderr
-    assert "takes no input of shape (20,)" in run(script, *files("colour"), f"mnist{ending}").stderr
+    assert (
+        "takes images of shape (3, 32, 32), and the data have (1, 4, 5)"
+        in run(script, *files("colour"), f"mnist{ending}").stderr
+    )
 
 
 def test_it_reads_cifar(script: Path) -> None:
@@ -720,7 +724,7 @@ def test_other_files_are_refused_in_a_sentence(script: Path, capsys: pytest.Capt
         (("grey", grey[1], "grey.npz"), "Is a directory"),
         ((grey[1], grey[1], "grey.npz"), "cut short or edited"),
         ((grey[0], grey[0], "grey.npz"), "model: "),
-        ((*files("colour"), "grey.npz"), "takes no input of shape (20,)"),
+        ((*files("colour"), "grey.npz"), "takes images of shape (3, 32, 32)"),
         ((grey[0], files("colour")[1], "grey.npz"), "model: "),
     ]:
         assert expected in said(capsys, script, *arguments)

@@ -45,7 +45,7 @@ class Sum(Reduction):
 
     def forward(self, be: Backend, x: Array) -> Array:
         self.note_shape(x)
-        return x.sum(axis=self.axis, keepdims=self.keepdims)
+        return be.xp.sum(x, axis=self.axis, keepdims=self.keepdims)
 
     def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:
         return (self.spread(be, g),)
@@ -71,7 +71,7 @@ class Mean(Sum):
     def forward(self, be: Backend, x: Array) -> Array:
         self.note_shape(x)
         self.refuse_nothing()
-        return x.sum(axis=self.axis, keepdims=self.keepdims) / self.count
+        return be.xp.sum(x, axis=self.axis, keepdims=self.keepdims) / self.count
 
     def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:
         return (self.spread(be, g / self.count),)

@@ -1,0 +1,96 @@
+"""Model files: the net with its data set and its recipe, checked before the work begins."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import verify as checker
+from ..certify import check_model, check_samples, parse_eps, predict
+from ..checkpoint import load_model, model_content, read_model, save_model
+from ..data import DATASETS, Dataset, load_dataset
+from ..errors import UserError
+from ..exact import DEFAULT_FRACTION_BITS, ExactNet, quantize
+from ..files import check_writable
+from ..layers import DistanceNet, Module
+
+
+def load_with_data(model: Path, name: str | None, data_dir: Path | None) -> tuple[Module, Dataset, dict[str, str]]:
+    """A model that can be certified, its data set or the one named, and the model file's metadata."""
+    net, metadata = load_model(model)
+    name = name or metadata.get("dataset")
+    if name not in DATASETS:
+        raise UserError(
+            f"{model} does not say which data set it is for: name one with --dataset ({', '.join(DATASETS)})"
+        )
+    dataset = load_dataset(name, data_dir)
+    check_model(net)
+    check_fit(net, dataset)
+    if not np.isfinite(net.rounding(float(net.white))[1]):
+        raise UserError(f"{model}: its values may overflow float32, so nothing can be proved or tried with it")
+    return net, dataset, metadata
+
+
+def check_exact_place(model: Path, out: Path, json_file: Path | None) -> None:
+    """Raises UserError where the exact net could not be written, or would be written over anything but an exact net."""
+    if os.path.realpath(out) in {os.path.realpath(path) for path in (model, json_file) if path}:
+        raise UserError(f"{out}: the exact net would be written over another file of this command, name another")
+    check_writable(out)
+    if out.is_file() and not isinstance(load_model(out)[0], ExactNet):
+        raise UserError(f"{out}: it exists and is no exact net, so it is not written over, name another")
+
+
+def check_verifiable(net: Module, shape: tuple[int, ...]) -> None:
+    """Raises UserError where the checker has no rules for the net on images of that shape."""
+    try:
+        checker.Net(model_content(net)).shapes(shape)
+    except checker.Disagreement as missing:
+        raise UserError(f"no certificate file can be written for this net: {missing}") from None
+
+
+def check_fit(net: Module, dataset: Dataset) -> None:
+    """Raises UserError where the model takes images of another shape, or has another number of classes."""
+    shape, classes = dataset.test_images.shape[1:], len(dataset.classes)
+    if isinstance(net, DistanceNet) and (net.shape, net.classes) != (shape, classes):
+        raise UserError(
+            f"the model takes images of shape {net.shape} in {net.classes} classes; "
+            f"{dataset.name} has {shape} in {classes}"
+        )
+    try:  # a net of any layers says what it takes only by taking it
+        logits = predict(net, check_samples(net, dataset.test_images[:1], dataset.test_labels[:1])[0])
+    except ValueError as error:
+        raise UserError(f"the model does not take the images of {dataset.name}: {error}") from None
+    if logits.shape != (1, classes):
+        raise UserError(
+            f"the model gives an image logits of shape {logits.shape}; {dataset.name} has {classes} classes"
+        )
+
+
+def recipe_of(model: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    """The recipe that a model file names, as far as it is one.  Raises UserError for metadata that are none."""
+    try:
+        recipe = json.loads(metadata.get("recipe", "{}"))
+        if recipe.get("eps_test"):
+            parse_eps(recipe["eps_test"])
+        published = recipe.get("published", {})
+        if not (isinstance(published, dict) and all(type(value) in (int, float) for value in published.values())):
+            raise ValueError("published holds no figures")
+        held_out = recipe.get("held_out", 0)
+        if type(held_out) is not int or held_out < 0:
+            raise ValueError("held_out is no number of samples")
+    except (AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise UserError(f"{model}: the recipe in it cannot be read ({error})") from None
+    return recipe
+
+
+def quantized(model: Path, out: Path, fraction_bits: int = DEFAULT_FRACTION_BITS) -> ExactNet:
+    """The exact net of a model's file, saved with its metadata."""
+    net, metadata, sha256 = read_model(model)
+    exact = quantize(net, fraction_bits)
+    kept = {key: metadata[key] for key in ("dataset", "recipe") if key in metadata}
+    save_model(exact, out, **kept, quantized_from=sha256)
+    return exact

@@ -1,0 +1,122 @@
+"""Options that several commands take, and what their values must be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..backends import resolve_device
+from ..certify import parse_eps, parse_gray_levels
+from ..data import DATASETS
+from ..errors import UserError
+from ..files import check_writable
+from .output import STANDARD_OUTPUT
+
+data_dir_option = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    help="Where data sets lie (else LINFENGINE_DATA, then the user cache).",
+)
+
+
+class ResultType(click.Path):
+    """A file or folder for results, which standard output cannot be."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value) in ("", "-"):
+            self.fail(f"expected the name of a file or folder, got {str(value)!r}.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class RadiusType(click.ParamType):
+    """A radius as people write it, kept as an exact fraction."""
+
+    name = "radius"
+
+    def __init__(self, parse: Callable[[str], Fraction]) -> None:
+        self.parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Fraction:
+        try:
+            return self.parse(value)
+        except UserError as error:
+            self.fail(f"{error}.", param, ctx)
+
+
+eps_option = click.option(
+    "--eps", type=RadiusType(parse_eps), help="Radius of the ℓ∞ ball, pixels being in [0, 1]: 0.3, 8/255."
+)
+
+
+gray_levels_option = click.option(
+    "--gray-levels",
+    type=RadiusType(parse_gray_levels),
+    help="The same in gray levels, 0 to 255: 76.5.",
+)
+
+
+dataset_option = click.option(
+    "--dataset", "name", type=click.Choice(list(DATASETS)), help="[default: the one the model was trained on]"
+)
+
+
+epochs_option = click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Train for so many epochs, the whole schedule stretched alike.  [default: the recipe's]",
+)
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto is cuda where a GPU can be used.",
+)
+
+
+def usable_device(name: str) -> str:
+    """Raises UserError, with the reason, for a GPU that cannot be used."""
+    try:
+        return resolve_device(name)
+    except ImportError as error:
+        raise UserError(str(error)) from None
+
+
+def one_radius(eps: Fraction | None, gray_levels: Fraction | None, recipe: dict[str, Any] | None = None) -> Fraction:
+    """The radius named in one unit or the other, or that of a recipe."""
+    if eps is not None and gray_levels is not None:
+        raise UserError("--eps and --gray-levels name the same radius: give one of them")
+    if eps is None and gray_levels is None and recipe and recipe.get("eps_test"):
+        return parse_eps(recipe["eps_test"])
+    found = gray_levels if eps is None else eps
+    if found is None:
+        raise UserError("a radius is needed: --eps 0.3 with pixels in [0, 1], or --gray-levels 76.5 of 255")
+    return found
+
+
+def check_results(given: Sequence[Path], *results: Path | None) -> None:
+    """Raises UserError where a result could not be written, or would be written over what is not a result.
+
+    A file that exists must be JSON.  Devices, pipes and standard output are written to, whatever they are.
+    """
+    taken = {os.path.realpath(path) for path in given}
+    for file in filter(None, results):
+        if file == STANDARD_OUTPUT or (file.exists() and not file.is_file() and not file.is_dir()):
+            continue
+        if os.path.realpath(file) in taken:
+            raise UserError(f"{file}: the result would be written over another file of this command, name another")
+        taken.add(os.path.realpath(file))
+        check_writable(file)
+        if file.exists():
+            with open(file, "rb") as content:
+                if content.read(1) not in (b"", b"{"):
+                    raise UserError(f"{file}: it exists and is no JSON, so it is not written over, name another")

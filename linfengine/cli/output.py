@@ -1,0 +1,92 @@
+"""What the commands say, and the JSON they write.
+
+Everything shown passes through here, so that control characters and markup from files and arguments stay text.  Words
+go to standard output; where JSON is asked for there (`--json -`), they go to standard error instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from ..files import write_file
+from ..text import printable
+
+STANDARD_OUTPUT = Path("-")
+NAMES_OF_IT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+class Screen(Console):
+    """A console on which strings are text, in tables too: no markup, no escape sequences."""
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **settings)
+
+    def on_broken_pipe(self) -> None:
+        raise  # as every other output that fails; rich would end the process
+
+
+console = Screen(markup=False, emoji=False, highlight=False)  # its `stderr` says where all words go
+
+
+def say(line: str) -> None:
+    """One line of text."""
+    click.echo(printable(line), err=console.stderr)
+
+
+def suggest(*words: object, before: str = "Next: ") -> None:
+    """A command that the user may want next, as a shell takes it."""
+    say(before + shlex.join(map(str, words)))
+
+
+def show(*lines_and_tables: object) -> None:
+    """Lines and tables, each below the other."""
+    console.print(*lines_and_tables, sep="\n")
+
+
+def warn(line: str, colour: str) -> None:
+    """One line on standard error, in colour where the terminal has them and NO_COLOR is not set."""
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    click.secho(printable(line), fg=colour, err=True, color=False if plain else None)
+
+
+class JsonType(click.Path):
+    """A file for JSON; `-` is standard output, which then holds nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if str(value) in NAMES_OF_IT:
+            console.stderr = True
+            return STANDARD_OUTPUT
+        return super().convert(value, param, ctx)
+
+
+def json_option(what: str, **settings: Any) -> Any:
+    return click.option(
+        "--json",
+        "json_file",
+        type=JsonType(),
+        metavar="FILE",
+        help=f"Write {what} there as JSON; - for standard output, words then go to standard error.",
+        **settings,
+    )
+
+
+def write_json(file: Path | None, facts: dict[str, Any]) -> None:
+    """Write the facts where `--json` asked for them, if it did."""
+    if file is None:
+        return
+    content = json.dumps(facts, indent=2) + "\n"
+    if file == STANDARD_OUTPUT:
+        click.echo(content, nl=False)
+    else:
+        write_file(file, content.encode())

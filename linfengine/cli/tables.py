@@ -1,0 +1,53 @@
+"""Results as tables and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+from rich.table import Table
+
+from ..audit import Evaluation
+from ..certify import Certificate
+from ..recipes import PUBLISHED
+from .output import say
+
+
+def radius_text(eps: Fraction) -> str:
+    return f"{eps} = {float(255 * eps):g} gray levels" if eps.denominator > 1 else str(eps)
+
+
+def tell_certificate(certificate: Certificate) -> None:
+    say(f"ε = {radius_text(certificate.eps)}. Arithmetic: {certificate.arithmetic}.")
+    say(f"Rests on {certificate.rests_on}.")
+
+
+def accuracies(evaluation: Evaluation) -> tuple[float, float, float]:
+    """(clean, attacked, certified) as fractions; attacked is NaN without an attack."""
+    attacked = np.nan if evaluation.attacked is None else float(evaluation.attacked.mean())
+    return float(evaluation.clean.mean()), attacked, float(evaluation.certified.mean())
+
+
+def result_table(evaluations: Sequence[Evaluation], title: str, published: dict[str, float] | None = None) -> Table:
+    """A row a radius: clean, attacked and certified accuracy in percent, each with its Clopper–Pearson bounds.
+
+    Below, the published figures, where there are any.
+    """
+    table = Table(title=title, title_justify="left")
+    for heading in ("ε", "clean", "attacked", "certified"):
+        table.add_column(heading, justify="right")
+    for evaluation in evaluations:
+        summary = evaluation.summary()
+        cells = [
+            f"{100 * summary[name]:.2f} ({100 * summary['bounds'][name][0]:.1f}–{100 * summary['bounds'][name][1]:.1f})"
+            if name in summary
+            else "–"
+            for name in ("clean", "attacked", "certified")
+        ]
+        eps = evaluation.certificate.eps
+        table.add_row(f"{eps} = {float(eps):.4g}" if eps.denominator > 1 else str(eps), *cells)
+    if published:
+        figures = (f"{published[key]:.2f}" if key in published else "–" for key in PUBLISHED)
+        table.add_row("published", *figures)
+    return table
