@@ -4,6 +4,9 @@
 // nothing, a launch draws: the order of the threads between two barriers, and what lies in shared memory when a block
 // starts.  So a missing barrier and a read of what nobody wrote give wrong results here too.
 //
+// Its mathematics is as inexact as the CUDA C++ Programming Guide allows, where that is more than the CPU's is, and
+// with FLUSH_DENORMALS float32 numbers below 2^-126 count as 0, as they do for NVRTC's --ftz=true.
+//
 // The source ends with RUN_ON_CPU(kernel) and stands in an anonymous namespace: g++'s AddressSanitizer watches the
 // static arrays of a template only where no other file can see them.
 #include <float.h>
@@ -15,6 +18,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#ifdef __SSE2__
+#include <xmmintrin.h>
+#endif
 
 struct dim3 {
     unsigned x, y, z;
@@ -40,7 +46,7 @@ struct Fiber {
 struct State {
     ucontext_t scheduler;
     Fiber *fibers, *current;
-    bool fibers_stuck;
+    bool fibers_stuck, flush;
     dim3 grid, block, block_index, thread_index;
     int any_vote;
     uint64_t random;
@@ -58,9 +64,18 @@ inline unsigned random_below(unsigned n) {
     return (state.random >> 32) * n >> 32;
 }
 
+// The processor's own switch, which is part of a fiber's context.
+inline void flush_denormals(bool flush) {
+#ifdef __SSE2__
+    constexpr unsigned results_and_operands = 0x8040;
+    _mm_setcsr(flush ? _mm_getcsr() | results_and_operands : _mm_getcsr() & ~results_and_operands);
+#endif
+}
+
 // A fiber runs one thread after the other.
 inline void run_threads() {
     for (;;) {
+        flush_denormals(state.flush);
         state.call();
         state.current->waits_at.file = nullptr;
         swapcontext(&state.current->context, &state.scheduler);
@@ -158,6 +173,11 @@ void call() {
     reinterpret_cast<void (*)(Args)>(state.kernel)(*static_cast<const Args*>(state.args));
 }
 
+template <class Args>
+constexpr bool of_doubles = false;
+template <template <class> class Struct>
+constexpr bool of_doubles<Struct<double>> = true;  // a GPU flushes float32 numbers only
+
 // null, or what went wrong
 template <class Args>
 const char* launch(void (*kernel)(Args), const unsigned* grid, const unsigned* block, const void* args) {
@@ -175,6 +195,9 @@ const char* launch(void (*kernel)(Args), const unsigned* grid, const unsigned* b
     state.args = aligned;
     state.kernel = reinterpret_cast<void (*)()>(kernel);
     state.call = call<Args>;
+#ifdef FLUSH_DENORMALS
+    state.flush = !of_doubles<Args>;
+#endif
     if (!state.fibers || state.fibers_stuck) make_fibers();
     state.grid = {grid[0], grid[1], grid[2]};
     state.block = {block[0], block[1], block[2]};
@@ -266,14 +289,16 @@ inline double min(double a, double b) {
     return fmin(a, b);
 }
 
-// macros, since glibc declares some of these names
-#define __log2f log2f
-#define __logf logf
-#define __expf expf
-#define __powf powf
-#define __fdividef(a, b) (float(a) / float(b))
-
 namespace cuda_on_cpu {
+
+template <int size>
+struct Same {
+    using Int = int;
+};
+template <>
+struct Same<8> {
+    using Int = long long;
+};
 
 template <class To, class From>
 inline To bits(From value) {
@@ -281,6 +306,15 @@ inline To bits(From value) {
     To result;
     memcpy(&result, &value, sizeof result);
     return result;
+}
+
+// The result, off by so many units in the last place, towards 0 or away from it as the argument's bits have it.
+template <class T>
+inline T off_by(int ulps, T argument, T result) {
+    using Bits = typename Same<sizeof(T)>::Int;
+    if (!isfinite(result) || result == 0 || argument == 0) return result;
+    const uint64_t hash = uint64_t(bits<Bits>(argument)) * 0x9e3779b97f4a7c15u;
+    return bits<T>(bits<Bits>(result) + (hash >> 63 ? ulps : -ulps));
 }
 
 }  // namespace cuda_on_cpu
@@ -300,6 +334,32 @@ inline double __longlong_as_double(long long value) {
 inline int __double2hiint(double value) {
     return int(__double_as_longlong(value) >> 32);
 }
+
+// Units in the last place by which float and double results may be off.  These hide the CPU's functions from a kernel,
+// which stands in the anonymous namespace.
+namespace {
+#define INEXACT(name, ulps, ulps_double)                       \
+    inline float name(float x) {                               \
+        return cuda_on_cpu::off_by(ulps, x, ::name(x));        \
+    }                                                          \
+    inline double name(double x) {                             \
+        return cuda_on_cpu::off_by(ulps_double, x, ::name(x)); \
+    }
+INEXACT(exp2, 2, 1)
+INEXACT(log2, 1, 1)
+INEXACT(log, 1, 1)
+INEXACT(expm1, 1, 1)
+INEXACT(cbrt, 1, 1)
+#undef INEXACT
+
+// Off by 2^-22 between 1/2 and 2, elsewhere by 2 units in the last place.
+inline float inexact_log2(float x) {
+    const float exact = ::log2(x);
+    if (!(x >= 0.5f && x <= 2.0f)) return cuda_on_cpu::off_by(2, x, exact);
+    return exact + copysign(0x1p-22f, cuda_on_cpu::off_by(1, x, 1.0f) - 1);
+}
+}  // namespace
+#define __log2f inexact_log2  // a macro, since glibc declares the name
 
 // What the headers above bring and NVRTC lacks.
 #pragma GCC poison std int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t

@@ -744,7 +744,11 @@ class Program:
 
 
 def _compiled(code: str, name: str, options: tuple[str, ...]) -> Path:
-    options = tuple(each for each in options if each.startswith(("-I", "-D")))
+    options = tuple(
+        "-DFLUSH_DENORMALS" if each == "--ftz=true" else each
+        for each in options
+        if each.startswith(("-I", "-D")) or each == "--ftz=true"
+    )
     command = [*CXX, *["-x", "c++", "-std=c++17", "-O1", "-fPIC", "-shared", "-w", "-include"], str(SHIM), *options]
     command += os.environ.get("LINFENGINE_CUDA_ON_CPU_FLAGS", "").split()
     source = f'namespace {{\n#line 1 "{name}"\n{code}\n}}\nRUN_ON_CPU({name})\n'
