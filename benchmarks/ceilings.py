@@ -9,10 +9,10 @@ from linfengine.backends.cuda import Kernel
 
 FOLDER = Path(__file__).parent
 CEILINGS = {
-    what: Kernel("ceilings.cu", body, "Forward", "float", cuda.THREADS, 2, body.startswith("lp_"), FOLDER)
-    for what, body in {
-        "p = ∞ forward": "linf",
-        "p = 8 forward": "lp_power_8",
-        "p = 20.3 forward": "lp_general",
-    }.items()
+    what: Kernel("ceilings.cu", body, "Forward", "float", cuda.THREADS, blocks, body.startswith("lp_"), FOLDER)
+    for what, body, blocks in (
+        ("p = ∞ forward", "linf", 2),
+        ("p = 8 forward", "lp_power_8", 2),
+        ("p = 20.3 forward", "lp_general", 1),
+    )
 }

@@ -76,8 +76,8 @@ LOOPS: dict[str, tuple[Kernel, int, int, float]] = {
     "p = 8, both gradients": (cuda.lp_backward("LpPowerSlope<8>", "float"), 1, 2 * 16, 9.3),
     "p = 64, forward, after the maximum": (cuda.forward("lp_power<64>", "float", (4, 4)), 1, 16 * 16, 9.1),
     "p = 64, both gradients": (cuda.lp_backward("LpPowerSlope<64>", "float"), 1, 2 * 16, 15.2),
-    "any p, forward, after the maximum": (cuda.forward("lp_general", "float", (4, 4)), 1, 2 * 16, 6.4),
-    "any p, both gradients": (cuda.lp_backward("LpGeneralSlope", "float"), 1, 2 * 16, 9.3),
+    "any p, forward, after the maximum": (cuda.forward("lp_general", "float", (4, 4)), 1, 2 * 16, 11.5),
+    "any p, both gradients": (cuda.lp_backward("LpGeneralSlope", "float"), 1, 2 * 16, 14.3),
 }
 SHORT = 64  # instructions: loops below that are no inner loops of a distance
 

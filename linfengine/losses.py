@@ -65,10 +65,12 @@ def mixture(
     costs the more the farther it is from right.
 
     Source: Zhang et al., ICLR 2022 (arXiv 2110.06850), section 4.  Raises ValueError when the labels do not fit the
-    logits, or ε is not positive and finite.
+    logits, ε is not positive and finite, or λ is negative or not finite.
     """
     if not eps > 0:
         raise ValueError(f"eps must be positive, got {eps}")
+    if not (weight >= 0 and math.isfinite(weight)):
+        raise ValueError(f"weight must be finite and not negative, got {weight}")
     worst = ops.max(_worst_case(logits, labels, eps), axis=1) / (2 * float(eps))
     robust = ops.mean(ops.clip(worst, 0, 1) if clip else ops.relu(worst))
     return robust + cross_entropy(logits * scale, labels) * weight if weight else robust
@@ -79,6 +81,8 @@ def _worst_case(logits: Tensor, labels: Array, eps: float, worst: Tensor | None 
         raise ValueError(f"eps must be finite and not negative, got {eps}")
     labels = _check_labels(logits, labels)
     if worst is not None:
+        if worst.shape != logits.shape:
+            raise ValueError(f"worst: expected the shape of the logits, {logits.shape}, got {worst.shape}")
         return worst
     xp = backend_of(logits.data).xp
     others = (xp.arange(logits.shape[1]) != xp.asarray(labels)[:, None]).astype(logits.dtype)
@@ -87,15 +91,18 @@ def _worst_case(logits: Tensor, labels: Array, eps: float, worst: Tensor | None 
 
 
 def _check_labels(logits: Tensor, labels: Array) -> Array:
+    """The labels as indices on the CPU, one for each sample."""
     labels = np.asarray(to_numpy(labels))
     if logits.ndim != 2 or labels.shape != (logits.shape[0],):
         raise ValueError(
             f"labels: expected logits (n, classes) and labels (n,), got shapes {logits.shape} and {labels.shape}"
         )
+    if len(labels) == 0:
+        raise ValueError("labels: expected at least one sample, got none")
     if labels.dtype.kind not in "iu":
         raise ValueError(f"labels: expected integers, got {labels.dtype}")
-    if len(labels) and not (0 <= labels.min() and labels.max() < logits.shape[1]):
+    if not (0 <= labels.min() and labels.max() < logits.shape[1]):
         raise ValueError(
             f"labels: expected 0 to {logits.shape[1] - 1}, got values from {labels.min()} to {labels.max()}"
         )
-    return labels
+    return labels.astype(np.intp)

@@ -6,15 +6,18 @@ distance layer of order p it is the gradient of the ℓp norm of each row that s
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from .backends import Array, backend_of, device_of, to_device
+from .ops.base import underflow_ignored
 from .tensor import Tensor
 
 
+@underflow_ignored
 def lp_decay(w: Array, p: float, amount: float) -> None:
     """In place, for every row of w (o, k):  w_k ← w_k − amount·(|w_k|/‖w‖_p)^(p−2)·w_k.
 
@@ -38,7 +41,10 @@ class Optimizer:
     """Named parameters, a learning rate that schedules may change at any time, and decoupled weight decay.
 
     `rate_scale` multiplies the learning rate of single parameters by name; `decay_order(name)` is the p of the decay.
-    Raises ValueError for a negative or non-finite setting.
+    A Tensor with several names is one parameter, under the first of them.
+
+    Raises ValueError for a negative or non-finite setting, for a parameter that is not C-contiguous, for different
+    Tensors that share memory, and for a `rate_scale` of one Tensor that differs between its names.
     """
 
     def __init__(
@@ -52,30 +58,54 @@ class Optimizer:
     ) -> None:
         _check_not_negative(lr=lr, weight_decay=weight_decay)
         _check_not_negative(**{f"rate_scale of {name}": scale for name, scale in (rate_scale or {}).items()})
-        for name, parameter in parameters.items():
-            _check_layout(name, parameter)
-        self.parameters = dict(parameters)
+        self.rate_scale = dict(rate_scale or {})
+        self.parameters = self._named_once(parameters)
+        _check_memory(self.parameters)
         self.lr, self.weight_decay = lr, weight_decay
         self.decay_order = decay_order
-        self.rate_scale = dict(rate_scale or {})
         self.steps = 0
+
+    def _named_once(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters, each under its first name only."""
+        first_names: dict[int, str] = {}
+        for name, parameter in parameters.items():
+            first = first_names.setdefault(id(parameter), name)
+            if self.rate_scale.get(name, 1.0) != self.rate_scale.get(first, 1.0):
+                raise ValueError(f"{name} and {first} are one Tensor and need the same rate_scale")
+        return {name: parameters[name] for name in first_names.values()}
 
     def zero_grad(self) -> None:
         for parameter in self.parameters.values():
             parameter.zero_grad()
 
+    @underflow_ignored
     def step(self) -> None:
-        """Decay and change every parameter that has a gradient."""
+        """Decay and change every parameter that has a gradient.
+
+        Raises ValueError or TypeError, and has changed nothing, where a gradient, a moment or a setting does not fit.
+        """
+        with_gradient = {name: each for name, each in self.parameters.items() if each.grad is not None}
+        _check_not_negative(lr=self.lr, weight_decay=self.weight_decay)
+        _check_steps(self.steps)
+        _check_memory(with_gradient)
+        for name, parameter in with_gradient.items():
+            _check_fit(f"the gradient of {name}", parameter.grad, parameter.data)
+            for moment in self._moments(name):
+                _check_fit(f"the optimizer's moment of {name}", moment, parameter.data, in_place=True)
+        orders = {name: self._checked_order(name) for name in with_gradient} if self.weight_decay else {}
         self.steps += 1
-        for name, parameter in self.parameters.items():
-            if parameter.grad is None:
-                continue
-            _check_layout(name, parameter)
-            backend_of(parameter.data, parameter.grad, *self._moments(name))  # refuses two devices before any change
+        for name, parameter in with_gradient.items():
+            w, g = parameter.data, parameter.grad
             lr = self.lr * self.rate_scale.get(name, 1.0)
             if self.weight_decay:
-                lp_decay(parameter.data, self.decay_order(name), lr * self.weight_decay)
-            self._update(name, parameter.data, parameter.grad, lr)
+                lp_decay(w, orders[name], lr * self.weight_decay)
+            self._update(name, w, g if g.flags.c_contiguous else g.copy(order="C"), lr)
+
+    def _checked_order(self, name: str) -> float:
+        p = self.decay_order(name)
+        if not p >= 1:
+            raise ValueError(f"decay_order of {name} must be at least 1 (or ∞), got {p}")
+        return p
 
     def reset(self) -> None:
         """Forget the gradients so far, as before the first step."""
@@ -96,20 +126,27 @@ class Optimizer:
         return {"steps": np.array(self.steps, np.int64)}
 
     def load_state(self, state: Mapping[str, Array]) -> None:
-        """Copy back what `state()` gave.
+        """Copy back what `state()` gave, from whichever device.
 
-        Raises ValueError when a name is missing or a shape differs; nothing has changed then.
+        Raises ValueError, and has changed nothing, when a name is missing, a shape or dtype differs, or `steps` is no
+        whole number from 0 on.
         """
         own = self.state()
         missing = sorted(own.keys() - state.keys())
         if missing:
             raise ValueError(f"the optimizer's state lacks {', '.join(missing)}")
+        given = {name: each if device_of(each) == "cuda" else np.asarray(each) for name, each in state.items()}
         for name, array in own.items():
-            if array.shape != state[name].shape:
-                raise ValueError(f"{name}: expected shape {array.shape}, got {state[name].shape}")
+            dtype, shape = given[name].dtype, given[name].shape
+            fits = dtype.kind in "iu" if name == "steps" else dtype == array.dtype
+            if not (fits and shape == array.shape):
+                raise ValueError(f"{name}: expected {array.dtype} {array.shape}, got {dtype} {shape}")
+        steps = int(given["steps"])
+        _check_steps(steps)
+        moved = {name: to_device(given[name], device_of(array)) for name, array in own.items()}
         for name, array in own.items():
-            array[...] = to_device(state[name], device_of(array))
-        self.steps = int(state["steps"])
+            array[...] = moved[name]
+        self.steps = steps
 
 
 class SGD(Optimizer):
@@ -185,10 +222,42 @@ def _zeros_like(parameters: Mapping[str, Tensor]) -> dict[str, Array]:
     return {name: backend_of(each.data).xp.zeros_like(each.data) for name, each in parameters.items()}
 
 
-def _check_layout(name: str, parameter: Tensor) -> None:
-    """A step on a copy would be lost without a word."""
-    if not parameter.data.flags.c_contiguous:
-        raise ValueError(f"parameter {name} must be C-contiguous, to be changed in place")
+def _check_memory(parameters: Mapping[str, Tensor]) -> None:
+    """A step on a copy would be lost without a word, and memory of two parameters would be stepped twice."""
+    blocks = []
+    for name, parameter in parameters.items():
+        flags = parameter.data.flags
+        if not flags.c_contiguous:
+            raise ValueError(f"parameter {name} must be C-contiguous, to be changed in place")
+        if not getattr(flags, "writeable", True):  # CuPy's have no such flag
+            raise ValueError(f"parameter {name} must be writable, to be changed in place")
+        if parameter.size:
+            begin = _address(parameter.data)
+            blocks.append((parameter.device, begin, begin + parameter.data.nbytes, name))
+    blocks.sort()
+    for (device, _, end, name), (next_device, begin, _, next_name) in itertools.pairwise(blocks):
+        if device == next_device and begin < end:
+            raise ValueError(f"parameters {name} and {next_name} share memory: use one Tensor under both names")
+
+
+def _address(array: Array) -> int:
+    return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
+
+
+def _check_fit(what: str, array: Array, w: Array, *, in_place: bool = False) -> None:
+    """Raises ValueError, or TypeError for another device, unless the array has a number for each of w."""
+    if device_of(array) == "cpu" and not isinstance(array, np.ndarray):
+        raise ValueError(f"{what} must be an array, got {type(array).__name__}")
+    if array.shape != w.shape or array.dtype != w.dtype:
+        raise ValueError(f"{what}: expected {w.dtype} {w.shape}, got {array.dtype} {array.shape}")
+    if in_place and not array.flags.c_contiguous:
+        raise ValueError(f"{what} must be C-contiguous, to be changed in place")
+    backend_of(w, array)
+
+
+def _check_steps(steps: int) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
+        raise ValueError(f"steps must be a whole number from 0 on, got {steps!r}")
 
 
 def _check_not_negative(**settings: float) -> None:

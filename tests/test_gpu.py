@@ -447,6 +447,14 @@ def test_gradients_of_many_equal_terms(p: float, small: float) -> None:
         check_lp(x, np.zeros((1, k), np.float32), np.ones((1, 1), np.float32), p)
 
 
+@given(st.floats(1.5, 200), st.integers(0, 2**32 - 1), st.sampled_from([1 / 4, 1 / 16, 1 / 64, 1e-4]))
+def test_terms_near_the_largest_keep_to_the_tolerance(p: float, seed: int, spread: float) -> None:
+    """There a gradient is large, and an error of the logarithm counts p times."""
+    rng = np.random.default_rng(seed)
+    x = (1 - spread * rng.random((1, 60))).astype(np.float32)
+    check_lp(x, np.zeros((1, 60), np.float32), np.ones((1, 1), np.float32), p)
+
+
 @pytest.mark.parametrize("p", [1.0, 2.0, 8.0, 16.0, 20.3, 64.0, 300.0])
 def test_sums_of_many_terms(p: float) -> None:
     """The gradient at p multiplies the relative error of a distance by p - 1, which the root had divided by p."""
@@ -475,11 +483,37 @@ def test_denormal_coordinates_are_no_zeros(p: float) -> None:
     np.testing.assert_allclose(gradient, np.array([[1, -1]]) * 2 ** (1 / p - 1), rtol=2.0**-17)
 
 
-def test_a_pointer_is_that_of_an_array() -> None:
-    a = xp.zeros(3, np.float32)
-    for wrong in (np.float32(1), 1, np.zeros(3, np.float32)):
-        with pytest.raises(TypeError, match="out must be an array on the GPU, not"):
-            gpu.launch(cuda.step("scale", "Scale", "float"), 1, a=a, out=wrong, count=3, shift=1)
+def test_the_distance_of_one_denormal_is_exact() -> None:
+    x, w = np.zeros((1, 1), np.float32), np.full((1, 1), 2.0**-127, np.float32)
+    y = ask(gpu.lp_dist, x, w, 1)
+    assert y.tolist() == [[2.0**-127]]
+    assert [each.tolist() for each in ask(gpu.lp_dist_backward, np.ones_like(y), x, w, y, 1)] == [[[-1]], [[1]]]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"out": np.float32(1)}, "out must be an array on the GPU, not float32"),
+        ({"out": 1}, "out must be an array on the GPU, not int"),
+        ({"out": np.zeros(3, np.float32)}, "out must be an array on the GPU, not ndarray"),
+        ({"out": xp.zeros(3, np.float64)}, "out must be float32, not float64"),
+        ({"a": xp.zeros(3, np.int32)}, "a must be float32, not int32"),
+        ({"a": xp.zeros((3, 2), np.float32)[:, 0]}, "a must be C-contiguous"),
+        ({"count": xp.ones((), np.int64)}, "count must be a number, not ndarray"),
+        ({"shift": np.ones(1, np.int32)}, "shift must be a number, not ndarray"),
+    ],
+)
+def test_a_launch_refuses_what_does_not_fit_its_field(wrong: dict[str, Any], message: str) -> None:
+    out = xp.zeros(3, np.float32)
+    arguments = {"a": xp.ones(3, np.float32), "out": out, "count": 3, "shift": 1} | wrong
+    with pytest.raises(TypeError, match=rf"scale<float>: {message}"):
+        gpu.launch(cuda.step("scale", "Scale", "float"), 1, **arguments)
+    assert not out.any()
+
+
+def test_winners_are_int32() -> None:
+    with pytest.raises(TypeError, match="winner must be int32, not int64"):
+        gpu.linf_dist_backward(xp.ones((2, 2), np.float32), xp.zeros((2, 2), np.int64), 3)
 
 
 def test_p_is_1_over_a_wide_range() -> None:

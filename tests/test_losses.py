@@ -15,6 +15,7 @@ from strategies import arrays
 from tolerances import CENTRAL_DIFFERENCES, FORWARD, GRADIENT
 
 from linfengine import Tensor
+from linfengine.backends import to_numpy
 from linfengine.gradcheck import gradcheck
 from linfengine.losses import cross_entropy, hinge, mixture, robust_cross_entropy
 
@@ -425,11 +426,26 @@ def test_labels_that_do_not_fit(loss: Loss, labels: Any, message: str) -> None:
 
 
 @every_loss
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int32, np.uint64])
+def test_labels_of_any_integer_type(loss: Loss, dtype: Any) -> None:
+    """Also where there are more classes than the type can count."""
+    rng = np.random.default_rng(0)
+    z, labels = rng.standard_normal((6, 300)), np.array([0, 1, 5, 100, 126, 127])
+    answers = []
+    for each in (labels.astype(dtype), labels):
+        logits = Tensor(z, requires_grad=True)
+        value = loss(logits, each)
+        answers.append((value.item(), slope(value, logits).tobytes()))
+    assert answers[0] == answers[1]
+
+
+@every_loss
 def test_logits_that_do_not_fit(loss: Loss) -> None:
     with pytest.raises(ValueError, match=r"logits \(n, classes\) and labels \(n,\), got shapes \(3,\) and \(3,\)"):
         loss(Tensor(np.zeros(3)), np.zeros(3, int))
-    with pytest.raises(ValueError, match="nothing to reduce"):
-        loss(Tensor(np.zeros((0, 3))), np.zeros(0, int))
+    for labels in (np.zeros(0, int), np.zeros(0), []):
+        with pytest.raises(ValueError, match="labels: expected at least one sample, got none"):
+            loss(Tensor(np.zeros((0, 3))), labels)
 
 
 @pytest.mark.parametrize("eps", [-0.1, math.nan, math.inf, -math.inf])
@@ -458,3 +474,40 @@ def test_a_share_outside_0_and_1(mix: float) -> None:
 def test_a_share_of_the_worst_case_outside_0_and_1(kappa: float) -> None:
     with pytest.raises(ValueError, match=r"kappa must lie in \[0, 1\], got"):
         robust_cross_entropy(Tensor(LOGITS), LABELS, 0.5, kappa)
+
+
+@pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
+def test_a_weight_of_the_cross_entropy_that_is_none(weight: float) -> None:
+    with pytest.raises(ValueError, match="weight must be finite and not negative, got"):
+        mixture(Tensor(LOGITS), LABELS, 0.5, weight)
+
+
+@pytest.mark.parametrize("loss", [hinge, robust_cross_entropy])
+@pytest.mark.parametrize("shape", [(1, 3), (2, 1), (3,), (2, 4)])
+def test_a_worst_case_of_another_shape(loss: Loss, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"worst: expected the shape of the logits, \(2, 3\), got"):
+        loss(Tensor(LOGITS), LABELS, 0.5, worst=Tensor(np.zeros(shape)))
+
+
+# floating-point errors
+
+
+@every_loss
+def test_tiny_probabilities_are_no_error(backend: str, loss: Loss) -> None:
+    """The bits are those of silence."""
+    z = np.array([[100, 0, -100], [0, 1e-20, 400], [-1e38, 1e38, 0]], np.float32)
+    answers = []
+    for error in ("ignore", "raise"):
+        logits = Tensor(z, requires_grad=True)
+        with np.errstate(all=error):
+            value = loss(logits, np.array([0, 2, 1]))
+            value.backward()
+        assert logits.grad is not None
+        answers.append((value.numpy().tobytes(), to_numpy(logits.grad).tobytes()))
+    assert answers[0] == answers[1]
+
+
+def test_a_difference_of_logits_that_overflows_is_no_error(backend: str) -> None:
+    """Its exponential is 0."""
+    with np.errstate(all="raise"):
+        assert cross_entropy(Tensor(np.array([[3e38, -3e38]], np.float32)), np.array([0])).item() == 0

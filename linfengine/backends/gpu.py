@@ -356,24 +356,36 @@ def _forward(name: str, x: Array, w: Array, groups: int, **arguments: Any) -> Ar
 
 
 def launch(kernel: Kernel, blocks: int, **arguments: Any) -> None:
-    """Queue a kernel; arrays among the arguments become pointers, None and what is left out become null.
+    """Queue a kernel; arrays among the arguments become pointers, None and what is left out become null or 0.
 
-    Raises TypeError for arrays on another GPU than the current one, and for what is no array where a pointer belongs.
+    Raises TypeError for an argument that is not what its field holds: a C-contiguous array of the field's dtype on the
+    current GPU, or a number.
     """
     device = cupy.cuda.Device().id
+    fields = cuda.fields(kernel.structure, kernel.dtype)
     packed = np.zeros((), cuda.layout(kernel.structure, kernel.dtype))
     for field, value in arguments.items():
-        if isinstance(value, cupy.ndarray):
-            if value.device.id != device:
-                raise TypeError(
-                    f"an array is on GPU {value.device.id} and the current one is GPU {device}: use one GPU."
-                )
-            packed[field] = value.data.ptr
-        elif value is not None:
-            if packed.dtype[field] == np.uint64:
-                raise TypeError(f"{kernel.body}: {field} must be an array on the GPU, not {type(value).__name__}.")
-            packed[field] = value
+        if value is not None:
+            dtype, pointer = fields[field]
+            if fault := _misfit(value, dtype, device) if pointer else _no_number(value):
+                raise TypeError(f"{kernel.body}: {field} must be {fault}.")
+            packed[field] = value.data.ptr if pointer else value
     _loaded(kernel, device)((blocks,), (kernel.threads,), (packed,))
+
+
+def _misfit(value: Any, dtype: np.dtype[Any], device: int) -> str | None:
+    """What a value must be to be pointed to, and is not."""
+    if not isinstance(value, cupy.ndarray):
+        return f"an array on the GPU, not {type(value).__name__}"
+    if value.device.id != device:
+        return f"on GPU {device}, the current one, not on GPU {value.device.id}: use one GPU"
+    if value.dtype != dtype:
+        return f"{dtype}, not {value.dtype}"
+    return None if value.flags.c_contiguous else "C-contiguous"
+
+
+def _no_number(value: Any) -> str | None:
+    return None if isinstance(value, int | float | np.generic) else f"a number, not {type(value).__name__}"
 
 
 @cache

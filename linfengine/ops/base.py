@@ -15,6 +15,9 @@ Bounds: TypeAlias = tuple[Array, Array]
 
 NUMBERS = (int, float)  # the types that have no dtype of their own
 
+# A result too small for its dtype is 0 or denormal, whatever np.seterr asks for; so it is on a GPU and in C++.
+underflow_ignored = np.errstate(under="ignore")
+
 
 class Op:
     """One differentiable function, its three rules side by side. An instance serves one call.
@@ -100,6 +103,7 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
     return g.sum(axis=(*range(added), *stretched), keepdims=True).reshape(shape)
 
 
+@underflow_ignored
 def sum_slack(terms: int, magnitude: Array) -> Array:
     """How much room a bound on a sum of products needs on either side for rounding, in any order of summation.
 
@@ -125,7 +129,7 @@ def outward(lower: Array, upper: Array, ulps: int = 8) -> Bounds:
     """
     info = np.finfo(lower.dtype)
     xp = backend_of(lower, upper).xp
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         # an end that overflowed says no more than that it is as large as numbers go
         low, high = xp.minimum(lower, info.max), xp.maximum(upper, info.min)
         low = low - (ulps * info.eps * xp.abs(low) + info.smallest_normal)

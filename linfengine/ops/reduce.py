@@ -10,7 +10,7 @@ import numpy as np
 
 from ..backends import Array, Backend
 from ..interval import Interval, ends
-from .base import Bounds, Like, Monotone, Op, Result, apply, outward, sum_slack
+from .base import Bounds, Like, Monotone, Op, Result, apply, outward, sum_slack, underflow_ignored
 
 Axis = int | tuple[int, ...] | None
 
@@ -68,11 +68,13 @@ def sum(x: Like, *, axis: Axis = None, keepdims: bool = False) -> Result:
 class Mean(Sum):
     """The mean over the axes; every entry gets g divided by their number. Bounds as for the sum."""
 
+    @underflow_ignored
     def forward(self, be: Backend, x: Array) -> Array:
         self.note_shape(x)
         self.refuse_nothing()
         return be.xp.sum(x, axis=self.axis, keepdims=self.keepdims) / self.count
 
+    @underflow_ignored
     def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:
         return (self.spread(be, g / self.count),)
 
@@ -127,9 +129,14 @@ def min(x: Like, *, axis: Axis = None, keepdims: bool = False) -> Result:
     return apply(Min(axis=axis, keepdims=keepdims), x)
 
 
+# The difference of two numbers may overflow to minus infinity, whose exponential is 0 as it should be.
+exponentials_quiet = np.errstate(over="ignore", under="ignore")
+
+
 class LogSumExp(Reduction):
     """log sum_i e^x_i = m + log sum_i e^(x_i - m) with m = max_i x_i; the gradient is g e^(x - y)."""
 
+    @exponentials_quiet
     def forward(self, be: Backend, x: Array) -> Array:
         self.note_shape(x)
         self.refuse_nothing()
@@ -138,6 +145,7 @@ class LogSumExp(Reduction):
         self.x, self.y = x, y
         return y if self.keepdims else be.xp.squeeze(y, axis=self.axes)
 
+    @exponentials_quiet
     def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:
         return (self.spread(be, g) * be.xp.exp(self.x - self.y),)
 
@@ -162,11 +170,13 @@ class LogSoftmax(Op):
     def __init__(self, *, axis: int = -1) -> None:
         self.axis = axis
 
+    @exponentials_quiet
     def forward(self, be: Backend, x: Array) -> Array:
         shifted = x - finite_max(be, x, self.axis)
         self.y = shifted - be.xp.log(be.xp.exp(shifted).sum(axis=self.axis, keepdims=True))
         return self.y
 
+    @exponentials_quiet
     def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:
         return (g - be.xp.exp(self.y) * g.sum(axis=self.axis, keepdims=True),)
 

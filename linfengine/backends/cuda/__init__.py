@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,25 +26,32 @@ LANES = 128  # columns, one a thread, in a block of the finite-p backward,
 RUN = 16  # which has so many samples in registers
 WARP = 32  # threads in a block of the p = infinity backward: each looks at all entries, so that few are best
 
-FIELDS = {  # the structures of kernels.cuh; P stands for a pointer, T for the numbers' own type
-    "Forward": "x:P x_upper:P w:P y:P y_upper:P winner:P n:i4 o:i4 k:i4 groups:i4 p:T relative:T",
-    "Backward": "x:P w:P y:P g:P grad_x:P grad_w:P n:i4 o:i4 k:i4 groups:i4 splits:i4 chunks:i4 shares:i4 rows:i4 "
-    "exponent:T relative:T",
-    "AddParts": "parts:P out:P count:i8 splits:i4",
-    "Scatter": "g:P winner:P out:P step:i8 stride:i8 count:i4 rows:i4 share:i4 k:i4 sign:T",
-    "Survey": "a:P count:i8 exponents:P",
-    "Scale": "a:P out:P count:i8 shift:i4",
-    "Adam": "param:P grad:P m:P v:P count:i8 rate:T beta1:T beta2:T root_correction:T eps:T",
-    "LpDecay": "w:P k:i4 p:T amount:T relative:T",
+FIELDS = {  # the structures of kernels.cuh; T is the numbers' own type, T* a pointer to such, i4* one to int32
+    "Forward": "x:T* x_upper:T* w:T* y:T* y_upper:T* winner:i4* n:i4 o:i4 k:i4 groups:i4 p:T relative:T",
+    "Backward": "x:T* w:T* y:T* g:T* grad_x:T* grad_w:T* n:i4 o:i4 k:i4 groups:i4 splits:i4 chunks:i4 shares:i4 "
+    "rows:i4 exponent:T relative:T",
+    "AddParts": "parts:T* out:T* count:i8 splits:i4",
+    "Scatter": "g:T* winner:i4* out:T* step:i8 stride:i8 count:i4 rows:i4 share:i4 k:i4 sign:T",
+    "Survey": "a:T* count:i8 exponents:i4*",
+    "Scale": "a:T* out:T* count:i8 shift:i4",
+    "Adam": "param:T* grad:T* m:T* v:T* count:i8 rate:T beta1:T beta2:T root_correction:T eps:T",
+    "LpDecay": "w:T* k:i4 p:T amount:T relative:T",
 }
+
+
+@cache
+def fields(structure: str, dtype: str) -> dict[str, tuple[np.dtype[Any], bool]]:
+    """The fields of a structure: each with its type, or with that of what it points to, and whether it is a pointer."""
+    own = {"float": "f4", "double": "f8"}[dtype]
+    described = (field.split(":") for field in FIELDS[structure].split())
+    return {name: (np.dtype(kind.rstrip("*").replace("T", own)), kind.endswith("*")) for name, kind in described}
 
 
 @cache
 def layout(structure: str, dtype: str) -> np.dtype[np.void]:
     """The structure as NumPy packs it, with the padding that C++ gives it."""
-    kinds = {"P": "u8", "T": {"float": "f4", "double": "f8"}[dtype]}
-    fields = [field.split(":") for field in FIELDS[structure].split()]
-    return np.dtype([(name, kinds.get(kind, kind)) for name, kind in fields], align=True)
+    kinds = fields(structure, dtype)
+    return np.dtype([(name, np.uint64 if pointer else kind) for name, (kind, pointer) in kinds.items()], align=True)
 
 
 @dataclass(frozen=True)

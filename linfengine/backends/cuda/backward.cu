@@ -52,7 +52,7 @@ struct LpGeneralSlope {
     __device__ __forceinline__ void add(const T (&d)[4], const T* inverse, const T* g, T* grad_x, T& grad_w) const {
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
-            const T t = copysign(exp2(exponent * quick_log2(fabs(d[r]) * inverse[r])), d[r]) * g[r];
+            const T t = copysign(exp2(exponent * log2_of_product(fabs(d[r]), inverse[r])), d[r]) * g[r];
             grad_x[r] += t;
             grad_w -= t;
         }

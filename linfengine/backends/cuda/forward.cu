@@ -212,15 +212,16 @@ __device__ __forceinline__ void dot(const Forward<T>& a) {
     each_output<kRows, kCols>(a, tile, [&](int r, int c, long long at) { a.y[at] = sum[r][c].sum(); });
 }
 
-// s^(1/P) for s > 0
+// s^(1/P) for P = 2^i or 3 2^i; square roots last, since each halves the error so far
 template <int P, class T>
 __device__ __forceinline__ T root(T s) {
+    static_assert(P == 1 || P == 3 || P % 2 == 0, "no such root");
     if constexpr (P == 1) {
         return s;
-    } else if constexpr ((P & (P - 1)) == 0) {
-        return root<P / 2>(sqrt(s));
+    } else if constexpr (P == 3) {
+        return cbrt(s);
     } else {
-        return exp2(log2(s) * (T(1) / T(P)));
+        return sqrt(root<P / 2>(s));
     }
 }
 
@@ -238,11 +239,18 @@ __device__ __forceinline__ void sum_scaled(const M& metric, const Forward<T>& a,
     sweep(metric, a, tile, panels, state);
 }
 
-// y = m (sum_k (|x - w| / m)^p)^(1/p).  Rounding may put sum and root a hair below 1, and m = 0 leaves the sum 0; the
-// exact y is never below m.
-template <class T, class Root>
-__device__ __forceinline__ T finish_scaled(T m, T sum, const Root& root_of) {
-    return m * fmax(root_of(fmax(sum, T(1))), T(1));
+// y = m (sum_k (|x - w| / m)^p)^(1/p).  Rounding may put the sum a hair below 1, and m = 0 leaves it 0; the exact y is
+// never below m.
+template <int P, class T>
+__device__ __forceinline__ T finish_scaled(T m, T sum) {
+    return m * fmax(root<P>(fmax(sum, T(1))), T(1));
+}
+
+// The same for any real p.  A gradient multiplies the relative error of y by p, so the root, which is near 1 for a
+// large p, is not computed itself, but what it is above 1.
+template <class T>
+__device__ __forceinline__ T finish_scaled(T m, T sum, T p) {
+    return fma(m, expm1(log(fmax(sum, T(1))) / p), m);
 }
 
 constexpr int kLargestUnscaled = 16;
@@ -267,9 +275,8 @@ __device__ __forceinline__ void lp_power(const Forward<T>& a) {
     }
     typename M::State state[kRows][kCols];
     sum_scaled(M{}, a, tile, panels, state, [](T m) { return reciprocal(m); });
-    each_output<kRows, kCols>(a, tile, [&](int r, int c, long long at) {
-        a.y[at] = finish_scaled(a.y[at], state[r][c].sum.sum(), [](T s) { return root<P>(s); });
-    });
+    each_output<kRows, kCols>(
+        a, tile, [&](int r, int c, long long at) { a.y[at] = finish_scaled<P>(a.y[at], state[r][c].sum.sum()); });
 }
 
 template <class T, int kRows, int kCols>
@@ -279,9 +286,8 @@ __device__ __forceinline__ void lp_general(const Forward<T>& a) {
     const Tile<T> tile(a, kSide * kRows, kSide * kCols);
     typename M::State state[kRows][kCols];
     sum_scaled(M{a.p}, a, tile, panels, state, [](T m) { return reciprocal(m); });
-    each_output<kRows, kCols>(a, tile, [&](int r, int c, long long at) {
-        a.y[at] = finish_scaled(a.y[at], state[r][c].sum.sum(), [&](T s) { return exp2(log2(s) / a.p); });
-    });
+    each_output<kRows, kCols>(
+        a, tile, [&](int r, int c, long long at) { a.y[at] = finish_scaled(a.y[at], state[r][c].sum.sum(), a.p); });
 }
 
 template <class T, int kRows, int kCols>
@@ -292,7 +298,6 @@ __device__ __forceinline__ void lp_sparse(const Forward<T>& a) {
     typename M::State state[kRows][kCols];
     // Where m = 0 the threshold must not let zeros through.
     sum_scaled(M{a.p, a.relative}, a, tile, panels, state, [&](T m) { return fmax(m * a.relative, kTiny<T>); });
-    each_output<kRows, kCols>(a, tile, [&](int r, int c, long long at) {
-        a.y[at] = finish_scaled(a.y[at], state[r][c].sum.sum(), [&](T s) { return exp2(log2(s) / a.p); });
-    });
+    each_output<kRows, kCols>(
+        a, tile, [&](int r, int c, long long at) { a.y[at] = finish_scaled(a.y[at], state[r][c].sum.sum(), a.p); });
 }

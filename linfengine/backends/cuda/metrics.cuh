@@ -156,7 +156,7 @@ struct LpGeneral {
     template <int n>
     __device__ __forceinline__ void step(State (&s)[n], const T* x, const T (&w)[n]) const {
 #pragma unroll
-        for (int c = 0; c < n; ++c) s[c].sum.part += exp2(p * quick_log2(fabs(x[0] - w[c]) * s[c].scale));
+        for (int c = 0; c < n; ++c) s[c].sum.part += exp2(p * log2_of_product(fabs(x[0] - w[c]), s[c].scale));
     }
     __device__ __forceinline__ void close(State& s, int, int next) const { close_part(s.sum, next); }
 };
