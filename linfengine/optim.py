@@ -84,19 +84,19 @@ class Optimizer:
 
         Raises ValueError or TypeError, and has changed nothing, where a gradient, a moment or a setting does not fit.
         """
-        with_gradient = {name: each for name, each in self.parameters.items() if each.grad is not None}
+        gradients = {name: each.grad for name, each in self.parameters.items() if each.grad is not None}
         _check_not_negative(lr=self.lr, weight_decay=self.weight_decay)
         _check_steps(self.steps)
-        _check_memory(with_gradient)
-        for name, parameter in with_gradient.items():
-            _check_fit(f"the gradient of {name}", parameter.grad, parameter.data)
+        _check_memory({name: self.parameters[name] for name in gradients})
+        for name, g in gradients.items():
+            w = self.parameters[name].data
+            _check_fit(f"the gradient of {name}", g, w)
             for moment in self._moments(name):
-                _check_fit(f"the optimizer's moment of {name}", moment, parameter.data, in_place=True)
-        orders = {name: self._checked_order(name) for name in with_gradient} if self.weight_decay else {}
+                _check_fit(f"the optimizer's moment of {name}", moment, w, in_place=True)
+        orders = {name: self._checked_order(name) for name in gradients} if self.weight_decay else {}
         self.steps += 1
-        for name, parameter in with_gradient.items():
-            w, g = parameter.data, parameter.grad
-            lr = self.lr * self.rate_scale.get(name, 1.0)
+        for name, g in gradients.items():
+            w, lr = self.parameters[name].data, self.lr * self.rate_scale.get(name, 1.0)
             if self.weight_decay:
                 lp_decay(w, orders[name], lr * self.weight_decay)
             self._update(name, w, g if g.flags.c_contiguous else g.copy(order="C"), lr)

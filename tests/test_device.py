@@ -338,15 +338,33 @@ def test_an_optimizers_state_goes_with_the_net(make: Callable[[Any], Optimizer])
         assert same_bits(array, there.state()[name])
 
 
-def test_an_optimizer_that_was_left_behind_is_told() -> None:
+@pytest.mark.parametrize("make", [SGD, Adam])
+@pytest.mark.parametrize("moved", [[0], [1], [2], [0, 1, 2]])
+def test_an_optimizer_that_was_left_behind_changes_nothing(make: Any, moved: list[int]) -> None:
+    """Whichever of the parameters went to another device: no decay, no moment, no count."""
+    parameters = {name: Tensor(numbers(2, 3), requires_grad=True) for name in "abc"}
+    optimizer = make(parameters, 0.1, weight_decay=0.1)
+    for turn in range(2):
+        for i, each in enumerate(parameters.values()):
+            if turn and i in moved:
+                each.data = to_device(each.data, "cuda")
+            each.grad = each.data + 1
+        if turn == 0:
+            optimizer.step()
+    before = [to_numpy(each).copy() for each in (*optimizer.state().values(), *(w.data for w in parameters.values()))]
+    with pytest.raises(TypeError, match="different devices"):
+        optimizer.step()
+    after = [*optimizer.state().values(), *(w.data for w in parameters.values())]
+    assert all(same_bits(*pair) for pair in zip(after, before, strict=True))
+
+
+def test_an_optimizer_is_made_after_a_net_has_moved() -> None:
     net = filled(deep()).train()
     optimizer = Adam(net.parameters(), 0.1, weight_decay=0.1)
     net.to("cuda")
-    before = {name: to_numpy(array).copy() for name, array in net.state().items()}
     with pytest.raises(TypeError, match="different devices"):
         stepped(net, optimizer, 0)
-    for name, parameter in net.parameters().items():
-        assert same_bits(parameter.data, before[name])
+    assert optimizer.steps == 0
 
 
 # Data.

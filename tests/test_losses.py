@@ -443,7 +443,8 @@ def test_labels_of_any_integer_type(loss: Loss, dtype: Any) -> None:
 def test_logits_that_do_not_fit(loss: Loss) -> None:
     with pytest.raises(ValueError, match=r"logits \(n, classes\) and labels \(n,\), got shapes \(3,\) and \(3,\)"):
         loss(Tensor(np.zeros(3)), np.zeros(3, int))
-    for labels in (np.zeros(0, int), np.zeros(0), []):
+    none: list[Any] = [np.zeros(0, int), np.zeros(0), []]
+    for labels in none:
         with pytest.raises(ValueError, match="labels: expected at least one sample, got none"):
             loss(Tensor(np.zeros((0, 3))), labels)
 

@@ -15,6 +15,7 @@ from strategies import arrays
 from linfengine import Tensor
 from linfengine.backends import to_numpy
 from linfengine.layers import Dense, Flatten, LinfDistConv2d, LinfDistDense, Sequential
+from linfengine.losses import mixture, robust_cross_entropy
 from linfengine.optim import SGD, Adam, Optimizer, lp_decay
 from linfengine.tensor import as_array
 
@@ -249,6 +250,10 @@ def test_a_state_that_does_not_fit_changes_nothing(make: Callable[..., Optimizer
     for change, message in (
         (lambda state: state.pop(last), f"state lacks {last}"),
         (lambda state: state.update({last: np.zeros(shape)}), rf"{last}: expected .*\(3,\).*, got"),
+        (lambda state: state.update({last: np.zeros(3, np.float32)}), rf"{last}: expected float64 .*, got float32"),
+        (lambda state: state.update(steps=np.array(-1)), "steps must be a whole number from 0 on, got -1"),
+        (lambda state: state.update(steps=np.array(1.5)), r"steps: expected int64 \(\), got float64 \(\)"),
+        (lambda state: state.update(steps=np.array([1])), r"steps: expected int64 \(\), got int64 \(1,\)"),
     ):
         state = {name: array + 1 for name, array in before.items()}
         change(state)
@@ -289,12 +294,236 @@ def test_a_parameter_that_cannot_be_written_in_place(make: Callable[..., Optimiz
         make({"w": turned})
 
 
+# one weight under two names, and memory of two
+
+
+def changed_by(make: Callable[..., Optimizer], gradients: list[Array], parameters: Mapping[str, Tensor]) -> Optimizer:
+    """The optimizer, after a step for each gradient of every parameter."""
+    optimizer = make(parameters, weight_decay=0.1)
+    for g in gradients:
+        for each in parameters.values():
+            each.grad = as_array(g.copy())
+        optimizer.step()
+    return optimizer
+
+
+@every_optimizer
+@given(gradients=arrays((3, 2, 2), -8, 8), names=st.lists(st.sampled_from("abcd"), min_size=1, max_size=4, unique=True))
+def test_a_weight_under_several_names_is_stepped_once(
+    make: Callable[..., Optimizer], gradients: Array, names: list[str]
+) -> None:
+    shared, single = (Tensor(np.ones((2, 2), np.float32), requires_grad=True) for _ in range(2))
+    optimizer = changed_by(make, list(gradients), dict.fromkeys(names, shared))
+    expected = changed_by(make, list(gradients), {names[0]: single})
+    assert list(optimizer.parameters) == names[:1]
+    np.testing.assert_array_equal(shared.numpy(), single.numpy())
+    assert optimizer.state().keys() == expected.state().keys()
+    for name, array in expected.state().items():
+        np.testing.assert_array_equal(optimizer.state()[name], array)
+
+
+@every_optimizer
+def test_a_layer_used_twice_is_trained_as_one(backend: str, make: Callable[..., Optimizer]) -> None:
+    """As in a net that has the layer once and calls it twice."""
+    x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    layer, twin = (LinfDistDense(3, 3, seed=0) for _ in range(2))
+    borrower = LinfDistDense(3, 3)
+    borrower.weight = layer.weight
+    for net, parameters in (
+        (lambda x: borrower(layer(x)), Sequential(layer, borrower).parameters()),
+        (lambda x: twin(twin(x)), twin.parameters()),
+    ):
+        optimizer = make(parameters, weight_decay=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            net(Tensor(x)).sum().backward()
+            optimizer.step()
+    np.testing.assert_array_equal(layer.weight.numpy(), twin.weight.numpy())
+    assert set(Sequential(layer, layer).parameters()) == {"0.weight", "1.weight"}
+    assert set(make(Sequential(layer, layer).parameters()).parameters) == {"0.weight"}
+
+
+@every_optimizer
+def test_names_of_one_weight_have_one_rate(make: Callable[..., Optimizer]) -> None:
+    w = parameter(1)
+    make({"a": w, "b": w}, rate_scale={"a": 0.5, "b": 0.5})
+    for scales in ({"a": 0.5}, {"b": 0.5}, {"a": 0.5, "b": 0.25}):
+        with pytest.raises(ValueError, match="b and a are one Tensor and need the same rate_scale"):
+            make({"a": w, "b": w}, rate_scale=scales)
+
+
+@every_optimizer
+def test_two_parameters_do_not_share_memory(backend: str, make: Callable[..., Optimizer]) -> None:
+    room = as_array(np.zeros((4, 3), np.float32))
+    parts = [Tensor(room[rows], requires_grad=True) for rows in (slice(2), slice(2, 4), slice(1, 3), slice(2, 2))]
+    lower, upper, middle, empty = parts
+    make({"lower": lower, "upper": upper, "empty": empty})
+    for parameters, names in (
+        ({"lower": lower, "upper": upper, "middle": middle}, "lower and middle"),
+        ({"all": Tensor(room), "upper": upper}, "all and upper"),
+        ({"upper": upper, "again": Tensor(upper.data)}, "again and upper"),
+    ):
+        with pytest.raises(ValueError, match=f"parameters {names} share memory: use one Tensor under both names"):
+            make(parameters)
+
+
+@every_optimizer
+def test_memory_that_is_shared_later_is_told(make: Callable[..., Optimizer]) -> None:
+    a, b = parameter(1, 2), parameter(3, 4)
+    optimizer = make({"a": a, "b": b})
+    b.data = a.data
+    a.grad = b.grad = np.ones(2)
+    with pytest.raises(ValueError, match="parameters a and b share memory"):
+        optimizer.step()
+    np.testing.assert_array_equal(a.numpy(), [1, 2])
+
+
+# whole steps or none
+
+
+def everything_of(optimizer: Optimizer) -> dict[str, Array]:
+    state = {name: to_numpy(array).copy() for name, array in optimizer.state().items()}
+    return state | {f"data.{name}": each.numpy().copy() for name, each in optimizer.parameters.items()}
+
+
+def refused(optimizer: Optimizer, error: type[Exception], message: str) -> None:
+    """A step raises and changes nothing, nor does the optimizer forget how many there were."""
+    before = everything_of(optimizer)
+    with pytest.raises(error, match=message):
+        optimizer.step()
+    for name, array in everything_of(optimizer).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+@every_optimizer
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize(
+    ("grad", "message"),
+    [
+        (np.zeros(1, np.float32), r"the gradient of {}: expected float32 \(2, 3\), got float32 \(1,\)"),
+        (np.zeros((3, 2), np.float32), r"the gradient of {}: expected float32 \(2, 3\), got float32 \(3, 2\)"),
+        (np.zeros((2, 3)), r"the gradient of {}: expected float32 \(2, 3\), got float64 \(2, 3\)"),
+        (np.zeros((2, 3), np.int32), r"the gradient of {}: expected float32 \(2, 3\), got int32 \(2, 3\)"),
+        (0.5, "the gradient of {} must be an array, got float"),
+        (Tensor(np.zeros((2, 3), np.float32)), "the gradient of {} must be an array, got Tensor"),
+    ],
+)
+def test_a_gradient_that_does_not_fit_changes_nothing(
+    make: Callable[..., Optimizer], place: int, grad: Any, message: str
+) -> None:
+    names = ["a", "b", "c"]
+    weights = {name: Tensor(np.ones((2, 3), np.float32), requires_grad=True) for name in names}
+    optimizer = make(weights, weight_decay=0.1)
+    for each in weights.values():
+        each.grad = np.ones((2, 3), np.float32)
+    optimizer.step()
+    weights[names[place]].grad = grad
+    refused(optimizer, ValueError, message.format(names[place]))
+
+
+@every_optimizer
+def test_a_gradient_may_lie_in_any_order(backend: str, make: Callable[..., Optimizer]) -> None:
+    g = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    ends = []
+    for grad in (as_array(g), as_array(np.asfortranarray(g)), as_array(np.repeat(g, 2, axis=1))[:, ::2]):
+        w = Tensor(np.ones((3, 4), np.float32), requires_grad=True)
+        optimizer = make({"w": w})
+        w.grad = grad
+        optimizer.step()
+        ends.append(w.numpy().tobytes())
+    assert ends[0] == ends[1] == ends[2]
+
+
+@every_optimizer
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda o: setattr(o, "lr", math.nan), "lr must be finite and not negative, got nan"),
+        (lambda o: setattr(o, "weight_decay", -1), "weight_decay must be finite and not negative, got -1"),
+        (lambda o: setattr(o, "steps", -3), "steps must be a whole number from 0 on, got -3"),
+        (lambda o: setattr(o, "steps", 1.5), "steps must be a whole number from 0 on, got 1.5"),
+        (lambda o: setattr(o, "decay_order", lambda name: 0.5 if name == "b" else 2), "decay_order of b must be at"),
+        (lambda o: o.parameters["b"].data.setflags(write=False), "parameter b must be writable"),
+    ],
+    ids=["lr", "weight_decay", "negative steps", "broken steps", "decay_order", "read-only"],
+)
+def test_settings_that_became_none_change_nothing(
+    make: Callable[..., Optimizer], change: Callable[[Optimizer], None], message: str
+) -> None:
+    weights = {"a": parameter(1, 2), "b": parameter(3)}
+    optimizer = make(weights, weight_decay=0.1)
+    for each in weights.values():
+        each.grad = np.ones_like(each.data)
+    optimizer.step()
+    change(optimizer)
+    refused(optimizer, ValueError, message)
+
+
+@every_optimizer
+def test_a_moment_that_was_replaced_is_told(make: Callable[..., Optimizer]) -> None:
+    for moment in (np.zeros(1), np.zeros(3, np.float32), np.zeros(6)[::2]):
+        w = parameter(1, 2, 3)
+        optimizer = make({"w": w})
+        w.grad = np.ones(3)
+        vars(optimizer)["velocity" if isinstance(optimizer, SGD) else "v"]["w"] = moment
+        with pytest.raises(ValueError, match="the optimizer's moment of w"):
+            optimizer.step()
+        assert (w.numpy() == [1, 2, 3]).all()
+        assert optimizer.steps == 0
+
+
+# floating-point errors
+
+
+@every_optimizer
+@pytest.mark.parametrize("p", [1.5, 8, 50.5, math.inf])
+def test_a_whole_step_is_the_same_where_floating_point_errors_raise(
+    backend: str, make: Callable[..., Optimizer], p: float
+) -> None:
+    """Probabilities, gradients, moments and weights of it underflow."""
+    rng = np.random.default_rng(0)
+    x, labels = rng.random((8, 6), np.float32), rng.integers(0, 4, 8)
+    x[0] *= np.float32(1e-30)
+    ends = []
+    for error in ("ignore", "raise"):
+        last = LinfDistDense(5, 4, bias=True, seed=1)
+        last.weight.data[0, 0] = 1e-38
+        net = Sequential(LinfDistDense(6, 5, seed=0), last)
+        net.p = p
+        scale = Tensor(np.full(1, 60, np.float32), requires_grad=True)
+        optimizer = make(
+            net.parameters() | {"scale": scale},
+            0.01,
+            weight_decay=0.01,
+            decay_order=lambda name: p if "w" in name else 2,
+        )
+        with np.errstate(all=error):
+            for _ in range(3):
+                optimizer.zero_grad()
+                loss = mixture(-net(Tensor(x)), labels, 0.1, 0.5, scale) + robust_cross_entropy(net(x), labels, 1e-30)
+                (loss * 1e-30).backward()
+                optimizer.step()
+        ends.append({name: array.tobytes() for name, array in everything_of(optimizer).items()})
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 2, 8, 300, math.inf])
+def test_lp_decay_of_tiny_weights_is_no_error(backend: str, p: float) -> None:
+    w = np.array([[1, 1e-30, 1e-44, 0], [1e-38, -2e-45, 0, 3e-39]], np.float32)
+    with np.errstate(all="raise"):
+        after = as_array(w.copy())
+        lp_decay(after, p, 1e-3)
+    expected = as_array(w.copy())
+    lp_decay(expected, p, 1e-3)
+    assert to_numpy(after).tobytes() == to_numpy(expected).tobytes()
+
+
 # lp decay
 
 
 def decayed(w: Any, p: float, amount: float) -> Array:
     w = np.array(w, np.float64) if not isinstance(w, np.ndarray) else w.copy()
-    assert lp_decay(w, p, amount) is None  # type: ignore[func-returns-value]
+    assert lp_decay(w, p, amount) is None
     return w
 
 
