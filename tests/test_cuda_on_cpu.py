@@ -118,6 +118,58 @@ def test_launches_are_checked() -> None:
         cupy.RawKernel(code, "entry")((1,), (1,), (np.array((1,), [("n", np.int32)]),))
 
 
+def mapped(function: str, x: Any, *options: str) -> Any:
+    """function(x), entry by entry, by a kernel."""
+    y = cupy.empty_like(cupy.asarray(x))
+    type_ = {np.float32: "float", np.float64: "double"}[x.dtype.type]
+    code = f"""
+        template <class T> struct Args {{ const T* x; T* y; }};
+        extern "C" __global__ void entry(const Args<{type_}> a) {{
+            const {type_} x = a.x[blockIdx.x];
+            a.y[blockIdx.x] = {function};
+        }}
+    """
+    there = cupy.asarray(x)
+    args = np.array((there.data.ptr, y.data.ptr), [("x", np.uintp), ("y", np.uintp)])
+    cupy.RawKernel(code, "entry", options)((x.size,), (1,), (args,))
+    return y.get()
+
+
+@pytest.mark.parametrize(("dtype", "doubles"), [(np.float32, False), (np.float64, True)])
+@pytest.mark.parametrize("name", ["exp2", "log2", "log", "expm1", "cbrt"])
+def test_mathematics_is_as_inexact_as_on_a_gpu(name: str, dtype: Any, doubles: bool) -> None:
+    """Results are off by as much as may be, in either direction, besides what the CPU's are off by."""
+    x = np.random.default_rng(0).uniform(0.01, 20, 2000).astype(dtype)
+    exact = getattr(np, name)(x.astype(np.longdouble))
+    off = ((mapped(f"{name}(x)", x) - exact) / np.spacing(exact.astype(dtype))).astype(float)
+    most = 2 if name == "exp2" and not doubles else 1
+    on_cpu = 3 if name == "cbrt" and doubles else 1.0
+    assert (np.abs(off) <= most + on_cpu).all()
+    assert (np.abs(off) > most - 0.6).mean() > 0.7
+    assert 0.3 < (off > 0).mean() < 0.7
+    if not name.startswith("log"):
+        assert mapped(f"{name}(x)", np.zeros(1, dtype)) == getattr(np, name)(0)
+
+
+def test_the_quick_logarithm_is_off_by_what_is_documented() -> None:
+    x = np.random.default_rng(0).uniform(0.5, 2, 2000).astype(np.float32)
+    off = mapped("__log2f(x)", x) - np.log2(x.astype(float))
+    np.testing.assert_allclose(np.abs(off), 2.0**-22, rtol=0.3)
+    assert 0.4 < (off > 0).mean() < 0.6
+
+
+def test_denormals_are_flushed_where_the_compiler_is_told() -> None:
+    small = np.array([1e-40, -1e-45, 2.0**-126, 1e-20], np.float32)
+    for function, kept in (("x", small), ("x * 0.5f", small / 2), ("x * x", small * small)):
+        assert (mapped(function, small) == kept).all()
+    flushed = np.where(np.abs(small) < 2.0**-126, 0, small)
+    assert (mapped("x + 0.0f", small, "--ftz=true") == flushed).all()
+    assert (mapped("x * 0.5f", small, "--ftz=true") == [0, 0, 0, small[3] / 2]).all()
+    double = np.array([1e-310, 1e-320])
+    assert (mapped("x * 0.5", double, "--ftz=true") == double / 2).all()
+    assert small[0] * np.float32(0.5) > 0  # here, after the kernel
+
+
 @pytest.mark.skipif(not os.path.isabs(LIBASAN), reason="needs g++'s AddressSanitizer")
 @pytest.mark.parametrize(
     ("fault", "shape", "message"),
