@@ -447,12 +447,15 @@ def test_gradients_of_many_equal_terms(p: float, small: float) -> None:
         check_lp(x, np.zeros((1, k), np.float32), np.ones((1, 1), np.float32), p)
 
 
-@given(st.floats(1.5, 200), st.integers(0, 2**32 - 1), st.sampled_from([1 / 4, 1 / 16, 1 / 64, 1e-4]))
-def test_terms_near_the_largest_keep_to_the_tolerance(p: float, seed: int, spread: float) -> None:
-    """There a gradient is large, and an error of the logarithm counts p times."""
+@given(
+    st.floats(1.5, 95.9) | st.floats(1.5, 200), st.integers(0, 2**32 - 1),
+    st.sampled_from([1 / 4, 1 / 16, 1 / 64, 1e-4]), st.sampled_from([5, 60, 2000]),
+)  # fmt: skip
+def test_terms_near_the_largest_keep_to_the_tolerance(p: float, seed: int, spread: float, k: int) -> None:
+    """There a gradient is large, and an error of the logarithm counts p times; y may be far above the largest."""
     rng = np.random.default_rng(seed)
-    x = (1 - spread * rng.random((1, 60))).astype(np.float32)
-    check_lp(x, np.zeros((1, 60), np.float32), np.ones((1, 1), np.float32), p)
+    x = (1 - spread * rng.random((1, k))).astype(np.float32)
+    check_lp(x, np.zeros((1, k), np.float32), np.ones((1, 1), np.float32), p)
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 8.0, 16.0, 20.3, 64.0, 300.0])
@@ -841,7 +844,7 @@ def test_kernels_are_kept_where_the_environment_says(tmp_path: Path, monkeypatch
 
 def test_the_structures_are_those_of_the_header() -> None:
     """Size alone would not show two fields in each other's place."""
-    kinds = {"int": "i4", "long long": "i8", "T": "T", "const T*": "P", "T*": "P", "int*": "P", "const int*": "P"}
+    kinds = {"int": "i4", "long long": "i8", "T": "T"}
     text = re.sub(r"//.*", "", (cuda.FOLDER / "kernels.cuh").read_text())
     for structure, described in cuda.FIELDS.items():
         found = re.search(rf"struct {structure} \{{(.*?)\n\}};", text, re.DOTALL)
@@ -849,7 +852,8 @@ def test_the_structures_are_those_of_the_header() -> None:
         fields = []
         for declaration in filter(None, map(str.strip, found[1].split(";"))):
             kind, names = re.fullmatch(r"(.*?[ *]) *(\w+(?:, \w+)*)", declaration, re.DOTALL).groups()  # type: ignore[union-attr]
-            fields += [f"{name}:{kinds[kind.strip()]}" for name in names.split(", ")]
+            kind, pointer, _ = kind.strip().removeprefix("const ").partition("*")
+            fields += [f"{name}:{kinds[kind]}{pointer}" for name in names.split(", ")]
         assert fields == described.split()
 
 

@@ -283,6 +283,7 @@ def _lp_backward(g: Array, x: Array, w: Array, y: Array, p: float, groups: int, 
     n, (outputs, k) = len(x), w.shape
     o = outputs // groups
     slope = f"LpPowerSlope<{int(p)}>" if p in POWERS else "LpGeneralSlope" if p < SPARSE else "LpSparseSlope"
+    m = _forward("linf_dist", x, w, groups) if slope == "LpGeneralSlope" else None
     # The largest entry may be as small as g / k, where all terms are equal.
     relative = _negligible(max(n, outputs) * k, p - 1, w.dtype)
     chunks, runs, columns = _ceil(o, 256 // w.itemsize), _ceil(n, RUN), _ceil(k, LANES) * groups
@@ -292,7 +293,7 @@ def _lp_backward(g: Array, x: Array, w: Array, y: Array, p: float, groups: int, 
     parts_w = _empty_parts(shares, w.shape, w.dtype) if needs[1] else None
     launch(
         cuda.lp_backward(slope, _type(w)), columns * splits * shares,
-        x=x, w=w, y=y, g=g, grad_x=parts_x, grad_w=parts_w, n=n, o=o, k=k, groups=groups, splits=splits,
+        x=x, w=w, y=y, m=m, g=g, grad_x=parts_x, grad_w=parts_w, n=n, o=o, k=k, groups=groups, splits=splits,
         chunks=_ceil(chunks, splits), shares=shares, rows=_ceil(runs, shares) * RUN,
         exponent=_order(p) - 1, relative=relative,
     )  # fmt: skip

@@ -28,7 +28,7 @@ WARP = 32  # threads in a block of the p = infinity backward: each looks at all 
 
 FIELDS = {  # the structures of kernels.cuh; T is the numbers' own type, T* a pointer to such, i4* one to int32
     "Forward": "x:T* x_upper:T* w:T* y:T* y_upper:T* winner:i4* n:i4 o:i4 k:i4 groups:i4 p:T relative:T",
-    "Backward": "x:T* w:T* y:T* g:T* grad_x:T* grad_w:T* n:i4 o:i4 k:i4 groups:i4 splits:i4 chunks:i4 shares:i4 "
+    "Backward": "x:T* w:T* y:T* m:T* g:T* grad_x:T* grad_w:T* n:i4 o:i4 k:i4 groups:i4 splits:i4 chunks:i4 shares:i4 "
     "rows:i4 exponent:T relative:T",
     "AddParts": "parts:T* out:T* count:i8 splits:i4",
     "Scatter": "g:T* winner:i4* out:T* step:i8 stride:i8 count:i4 rows:i4 share:i4 k:i4 sign:T",

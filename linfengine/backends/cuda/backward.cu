@@ -6,7 +6,8 @@
 //   LOOP 4  kLanes columns x splits of the outputs x shares of the samples x groups   one block each
 //   LOOP 3  chunks of kChunk outputs     grad_w of the chunk in shared memory, a column a thread
 //   LOOP 2  runs of kRun samples         x and grad_x of the run in registers
-//   LOOP 1  outputs of the chunk         1/y and g of the run in shared memory, the same for all threads; w is read
+//   LOOP 1  outputs of the chunk         1/y (or 1/m) and g of the run in shared memory, the same for all threads; w is
+//   read
 //                                        as it lies, side by side
 //
 // A split of the outputs gives one part of grad_x, a share of the samples one of grad_w; add_parts joins them.
@@ -24,6 +25,7 @@ constexpr int kChunk = 256 / int(sizeof(T));  // outputs whose grad_w fits in 32
 template <class T, int P>
 struct LpPowerSlope {
     using Scalar = T;
+    static constexpr bool kByMaximum = false;
     static constexpr int kUnroll = 2;
     __device__ explicit LpPowerSlope(const Backward<T>&) {}
     __device__ __forceinline__ void add(const T (&d)[4], const T* inverse, const T* g, T* grad_x, T& grad_w) const {
@@ -42,10 +44,13 @@ struct LpPowerSlope {
     }
 };
 
-// The same for any real p, through logarithm and exponential.
+// The same for any real p, through logarithm and exponential.  The quick logarithm wants a largest ratio of 1, and with
+// many equal terms that of |d| to y is far below.  So the ratio is that to m = max |d|, and g takes (m / y)^(p-1)
+// along.
 template <class T>
 struct LpGeneralSlope {
     using Scalar = T;
+    static constexpr bool kByMaximum = true;
     static constexpr int kUnroll = sizeof(T) == 4 ? 2 : 1;
     const T exponent;
     __device__ explicit LpGeneralSlope(const Backward<T>& a) : exponent(a.exponent) {}
@@ -63,6 +68,7 @@ struct LpGeneralSlope {
 template <class T>
 struct LpSparseSlope {
     using Scalar = T;
+    static constexpr bool kByMaximum = false;
     static constexpr int kUnroll = 1;
     const T exponent, relative;
     __device__ explicit LpSparseSlope(const Backward<T>& a) : exponent(a.exponent), relative(a.relative) {}
@@ -113,8 +119,13 @@ __device__ __forceinline__ void lp_dist_backward(const Backward<T>& a) {
                 const int j = i % outputs, r = i / outputs;  // neighbours read neighbouring outputs
                 const long long at = (row + r) * ldy + group * a.o + first + j;
                 const T y = row + r < end ? a.y[at] : T(0);
-                coefficients[j].inverse[r] = y > 0 ? reciprocal(y) : T(0);  // where y = 0 the gradient is zero
-                coefficients[j].g[r] = y > 0 ? a.g[at] : T(0);
+                T inverse = T(0), g = T(0);  // where y = 0 the gradient is zero
+                if (y > 0) {
+                    inverse = reciprocal(Slope::kByMaximum ? a.m[at] : y), g = a.g[at];
+                    if constexpr (Slope::kByMaximum) g *= exp2(a.exponent * log2(a.m[at] / y));
+                }
+                coefficients[j].inverse[r] = inverse;
+                coefficients[j].g[r] = g;
             }
             __syncthreads();
             T xs[kRun], sum[kRun];

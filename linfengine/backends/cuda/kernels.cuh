@@ -42,6 +42,7 @@ struct Backward {
     const T* x;
     const T* w;
     const T* y;
+    const T* m;  // max_k |x - w| for each y; LpGeneralSlope only
     const T* g;
     T* grad_x;  // (splits, n, groups k): the part of grad_x from each split of the outputs; null where not wanted
     T* grad_w;  // (shares, groups o, k): the part of grad_w from each share of the samples; null where not wanted
