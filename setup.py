@@ -1,7 +1,7 @@
 """Builds the two compiled modules; all else about the package stands in setup.cfg.
 
 linfengine.tensor          linfengine/tensor.pyx, C
-linfengine.backends._cpu   linfengine/backends/_cpu.pyx and src_cpp/dispatch.cpp, C++17, OpenMP where there is one
+linfengine.backends._cpu   linfengine/backends/_cpu.pyx and src_cpp/dispatch.cpp and threads.cpp, C++17
   ├─ kernels_portable      src_cpp/kernels.cpp, compiled into one static library
   ├─ kernels_avx2          for each instruction set; dispatch.cpp chooses among
   └─ kernels_avx512        them when the program runs
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from glob import glob
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,9 +28,14 @@ ISAS = {  # instruction set: (machines that may have it, None for all; flags)
     "avx2": (X86, ["-mavx2", "-mfma"]),
     "avx512": (X86, ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"]),
 }
-C_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
-# NaN, infinity and the order of sums keep their IEEE meaning; errno and floating-point traps, which nobody reads, go.
+# Flags here come after those of the user's CFLAGS, CXXFLAGS and LDFLAGS, so that NaN, infinity, denormals and the order
+# of sums keep their IEEE meaning.  At the link, -ffast-math would bring code that makes the process flush denormals.
+IEEE = ["-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-associative-math", "-fno-reciprocal-math"]
+IEEE += ["-fno-finite-math-only", "-fsigned-zeros"]
+C_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", *IEEE]
+# Errno and floating-point traps, which nobody reads, go.
 CXX_FLAGS = [*C_FLAGS, "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+LINK_FLAGS = ["-O3", *IEEE]
 
 # A macOS build may aim at several machines at once (universal2): then only what all of them have is built.
 MACHINES = set(re.findall(r"-arch\s+(\S+)", os.environ.get("ARCHFLAGS", ""))) if sys.platform == "darwin" else set()
@@ -68,26 +72,11 @@ def check_toolchain() -> None:
         )
 
 
-@cache
-def openmp() -> tuple[list[str], list[str]]:
-    """OpenMP's flags for the compiler and for the linker, both empty where there is none."""
-    program = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }"
-    brew = ("/opt/homebrew/opt/libomp", "/usr/local/opt/libomp")  # Homebrew's library for Apple's compiler
-    apple = [(["-Xpreprocessor", "-fopenmp", f"-I{omp}/include"], [f"-L{omp}/lib", "-lomp"]) for omp in brew]
-    for compiling, linking in [(["-fopenmp"], ["-fopenmp"]), *apple]:
-        if builds("CXX", program, *compiling, *linking):
-            return compiling, linking
-    print("linfengine found no OpenMP: its kernels will run on one thread.", file=sys.stderr)
-    return [], []
-
-
 class BuildKernels(build_clib):
     """Compiles the instruction sets side by side."""
 
     def build_libraries(self, libraries):
         check_toolchain()
-        for _, library in libraries:
-            library["cflags"] += openmp()[0]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(lambda library: super(BuildKernels, self).build_libraries([library]), libraries))
 
@@ -96,11 +85,24 @@ class BuildModules(build_ext):
     def build_extensions(self):
         self.run_command("build_clib")  # build_ext alone would not
         self.cython_c_in_temp = True  # generated code belongs to the build folder, not beside the sources
-        cpu = next(module for module in self.extensions if module.language == "c++")
-        compiling, linking = openmp()
-        cpu.extra_compile_args = [*cpu.extra_compile_args, *compiling]
-        cpu.extra_link_args = [*cpu.extra_link_args, *linking]
+        if builds("CC", "int main(void) { return 0; }", "-mno-daz-ftz"):
+            for module in self.extensions:
+                module.extra_link_args.append("-mno-daz-ftz")
         super().build_extensions()
+
+    def build_extension(self, ext):
+        super().build_extension(ext)
+        if flushes_denormals(self.get_ext_fullpath(ext.name)):
+            sys.exit(
+                f"linfengine needs denormals, and loading {ext.name} would make the process flush them to zero: build "
+                "it without -ffast-math, -Ofast and -mdaz-ftz in CFLAGS, CXXFLAGS and LDFLAGS."
+            )
+
+
+def flushes_denormals(library: str) -> bool:
+    """Whether a process that has loaded this library takes denormals for zero; no where it cannot be loaded here."""
+    program = "import ctypes, sys; ctypes.CDLL(sys.argv[1]); sys.exit(7 * (sys.float_info.min / 2 == 0))"
+    return subprocess.run([sys.executable, "-c", program, library], capture_output=True).returncode == 7
 
 
 # The flags stand in setup.py, so it is a dependency like the headers.
@@ -117,14 +119,21 @@ if __name__ == "__main__":
         # Of an inline function that several of them contain, the linker keeps the first: portable stands first in ISAS.
         libraries=[kernels(isa) for isa in BUILT],
         ext_modules=[
-            Extension("linfengine.tensor", ["linfengine/tensor.pyx"], extra_compile_args=C_FLAGS, depends=depends[:1]),
+            Extension(
+                "linfengine.tensor",
+                ["linfengine/tensor.pyx"],
+                extra_compile_args=C_FLAGS,
+                extra_link_args=list(LINK_FLAGS),
+                depends=depends[:1],
+            ),
             Extension(
                 "linfengine.backends._cpu",
-                ["linfengine/backends/_cpu.pyx", "src_cpp/dispatch.cpp"],
+                ["linfengine/backends/_cpu.pyx", "src_cpp/dispatch.cpp", "src_cpp/threads.cpp"],
                 language="c++",
                 include_dirs=["src_cpp"],
                 define_macros=[(f"LINFENGINE_HAVE_{isa.upper()}", "1") for isa in BUILT],
-                extra_compile_args=CXX_FLAGS,
+                extra_compile_args=[*CXX_FLAGS, "-pthread"],
+                extra_link_args=[*LINK_FLAGS, "-pthread"],
                 depends=depends,
             ),
         ],

@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from .backends import Array, backend_of, device_of, to_device
-from .ops.base import underflow_ignored
 from .tensor import Tensor
 
 
-@underflow_ignored
+@np.errstate(under="ignore")
 def lp_decay(w: Array, p: float, amount: float) -> None:
     """In place, for every row of w (o, k):  w_k ← w_k − amount·(|w_k|/‖w‖_p)^(p−2)·w_k.
 
@@ -78,7 +77,7 @@ class Optimizer:
         for parameter in self.parameters.values():
             parameter.zero_grad()
 
-    @underflow_ignored
+    @np.errstate(under="ignore")
     def step(self) -> None:
         """Decay and change every parameter that has a gradient.
 

@@ -24,6 +24,7 @@ constexpr int kBackwardRows = kWide ? 8 : 4;
 // further on, so that LOOP 1 reads them in order.  Where y = 0 the gradient is zero.
 template <class T>
 unsigned coefficients(const Backward<T>& a, int64_t block, T*) {
+    const FloatingPointMode mode(Mode::kFlush);
     const Shape& shape = a.shape;
     T* out = a.coefficients + block * shape.o * 2 * kBackwardRows;
     bool trusted = true;
@@ -100,6 +101,7 @@ unsigned linf_backward_x(const Backward<T>& a, int64_t item, T*) {
         for (int64_t k = 0; k < shape.k; ++k) grad[k] = T(0);
         for (int64_t j = 0; j < shape.o; ++j) {
             const int32_t winner = a.winner[row * shape.ldy + j];
+            if (position(winner) >= shape.k) return kNoInput;
             grad[position(winner)] += signed_by(winner, a.g[row * shape.ldy + j]);
         }
     }
@@ -116,6 +118,7 @@ unsigned linf_backward_w(const Backward<T>& a, int64_t item, T*) {
     for (int64_t row = 0; row < shape.n; ++row)
         for (int64_t j = begin; j < end; ++j) {
             const int32_t winner = a.winner[row * shape.ldy + j];
+            if (position(winner) >= shape.k) return kNoInput;
             a.grad_w[j * shape.k + position(winner)] -= signed_by(winner, a.g[row * shape.ldy + j]);
         }
     return kGood;

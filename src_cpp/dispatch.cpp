@@ -6,12 +6,7 @@
 #include <memory>
 #include <stdexcept>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-#ifdef LINFENGINE_STD_THREADS
-#include <thread>
-#endif
+#include "threads.hpp"
 
 namespace linfengine {
 namespace {
@@ -29,16 +24,7 @@ std::vector<const InstructionSet*> runnable() {
     return sets;
 }
 
-int available_threads() {
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-}
-
 std::atomic<const InstructionSet*> chosen_set{runnable().back()};
-std::atomic<int> chosen_threads{available_threads()};
 
 template <class T>
 const Kernels<T>& kernels_of(const InstructionSet& set);
@@ -51,6 +37,12 @@ const Kernels<double>& kernels_of(const InstructionSet& set) {
     return set.f64;
 }
 
+// An operation of fewer terms runs on one thread: waking another would take longer.
+#ifdef LINFENGINE_WORTH_THREADS
+constexpr int64_t kWorthThreads = LINFENGINE_WORTH_THREADS;  // the sanitizers look at small shapes
+#else
+constexpr int64_t kWorthThreads = int64_t{1} << 19;
+#endif
 constexpr int64_t kTermsPerEntry = 16;  // a scattered or elementwise entry is as much work as so many terms
 
 int64_t ceil_div(int64_t a, int64_t b) {
@@ -72,15 +64,9 @@ class Buffer {
     std::unique_ptr<char[]> memory_;
 };
 
-// The settings as one operation found them; another thread may change them before it is done.  An operation of few
-// terms runs on one thread: waking the others would take longer.
+// The settings as one operation found them; another thread may change them before it is done.
 template <class T>
 struct Engine {
-#if defined(LINFENGINE_STD_THREADS)
-    static constexpr int64_t kWorthThreads = 0;
-#else
-    static constexpr int64_t kWorthThreads = int64_t{1} << 19;
-#endif
     const InstructionSet& set;
     const int threads;
 
@@ -89,25 +75,10 @@ struct Engine {
     explicit Engine(const Shape& shape) : Engine(shape.n * shape.o * shape.k) {}
     const Kernels<T>& kernels() const { return kernels_of<T>(set); }
 
-    // body(item, thread) for every item, on as many threads as there are items for.  Which thread does which item is
-    // left open on purpose: an item's results depend on nothing but the item.
+    // body(item, thread) for every item; an item's results depend on nothing but the item.
     template <class Body>
     void parallel_for(int64_t items, const Body& body) const {
-        [[maybe_unused]] const int team = static_cast<int>(items < threads ? items : threads);
-#if defined(LINFENGINE_STD_THREADS)  // for the thread sanitizer, which does not know OpenMP's barriers
-        std::atomic<int64_t> next{0};
-        std::vector<std::thread> members;
-        for (int thread = 0; thread < team; ++thread)
-            members.emplace_back([&, thread] {
-                for (int64_t item = next++; item < items; item = next++) body(item, thread);
-            });
-        for (std::thread& each : members) each.join();
-#elif defined(_OPENMP)
-#pragma omp parallel for schedule(dynamic) num_threads(team) if (team > 1)
-        for (int64_t item = 0; item < items; ++item) body(item, omp_get_thread_num());
-#else
-        for (int64_t item = 0; item < items; ++item) body(item, 0);
-#endif
+        linfengine::parallel_for(items, threads, body);
     }
 
     // What the items of a forward have to say together; item(number) does one.
@@ -154,26 +125,6 @@ std::string instruction_set() {
     return chosen_set.load()->name;
 }
 
-void use_threads(int count) {
-    constexpr int most = 1024;
-    if (count < 1 || count > most)
-        throw std::invalid_argument("the number of threads must be at least 1 and at most " + std::to_string(most) +
-                                    ", got " + std::to_string(count));
-    chosen_threads = count;
-}
-
-int threads() {
-    return has_openmp() ? chosen_threads.load() : 1;
-}
-
-bool has_openmp() {
-#if defined(_OPENMP) || defined(LINFENGINE_STD_THREADS)
-    return true;
-#else
-    return false;
-#endif
-}
-
 int64_t registers_only(const std::string& metric, int64_t rounds) {
     const Engine<float> engine(INT64_MAX);
     const Ceilings& ceilings = engine.set.ceilings;
@@ -206,15 +157,20 @@ void dead_zone(Shape shape, const uint8_t* x, const uint8_t* above, const uint8_
 }
 
 template <class T>
-void linf_backward(Shape shape, const T* g, const int32_t* winner, T* grad_x, T* grad_w) {
+unsigned linf_backward(Shape shape, const T* g, const int32_t* winner, T* grad_x, T* grad_w) {
     const Engine<T> engine(kTermsPerEntry * (shape.n * shape.o + (shape.n + shape.o) * shape.k / 8));
+    const Kernels<T>& kernels = engine.kernels();
     const Backward<T> problem{shape, nullptr, nullptr, nullptr, g, winner, nullptr, 0, 0, grad_x, grad_w, 0};
-    if (grad_x)
-        engine.parallel_for(ceil_div(shape.n, kOutputChunk),
-                            [&](int64_t item, int) { engine.kernels().linf_backward_x(problem, item, nullptr); });
-    if (grad_w)
-        engine.parallel_for(ceil_div(shape.o, kOutputChunk),
-                            [&](int64_t item, int) { engine.kernels().linf_backward_w(problem, item, nullptr); });
+    std::atomic<unsigned> verdict{kGood};
+    const auto run = [&](BackwardItem<T> kernel, int64_t entries) {
+        engine.parallel_for(ceil_div(entries, kOutputChunk), [&](int64_t item, int) {
+            if (const unsigned each = kernel(problem, item, nullptr))
+                verdict.fetch_or(each, std::memory_order_relaxed);
+        });
+    };
+    if (grad_x) run(kernels.linf_backward_x, shape.n);
+    if (grad_w) run(kernels.linf_backward_w, shape.o);
+    return verdict;
 }
 
 template <class T>
@@ -279,6 +235,14 @@ bool all_finite(const T* a, int64_t count) {
 }
 
 template <class T>
+void channel_sums(const T* x, int64_t n, int64_t channels, int64_t m, double* sums) {
+    const Engine<T> engine(n * channels * m);
+    engine.parallel_for(m == 1 ? ceil_div(channels, kSumLanes) : channels, [&](int64_t item, int) {
+        engine.kernels().channel_sums(x, n, channels, m, item, sums);
+    });
+}
+
+template <class T>
 void lp_decay(T* w, int64_t rows, int64_t k, double p, double amount) {
     const Engine<T> engine(kTermsPerEntry * rows * k);
     engine.parallel_for(rows, [&](int64_t row, int) {
@@ -303,11 +267,12 @@ void adam(T* param, const T* grad, T* m, T* v, int64_t count, double lr, double 
 #define LINFENGINE_INSTANTIATE(T)                                                                 \
     template unsigned linf_forward(Shape, const T*, const T*, T*, int32_t*);                      \
     template unsigned linf_bounds(Shape, const T*, const T*, const T*, T*, T*);                   \
-    template void linf_backward(Shape, const T*, const int32_t*, T*, T*);                         \
+    template unsigned linf_backward(Shape, const T*, const int32_t*, T*, T*);                     \
     template void dot(Shape, const T*, const T*, T*);                                             \
     template unsigned lp_forward(Shape, const T*, const T*, double, T*);                          \
     template unsigned lp_backward(Shape, const T*, const T*, const T*, const T*, double, T*, T*); \
     template bool all_finite(const T*, int64_t);                                                  \
+    template void channel_sums(const T*, int64_t, int64_t, int64_t, double*);                     \
     template void adam(T*, const T*, T*, T*, int64_t, double, double, double, double, int64_t);   \
     template void lp_decay(T*, int64_t, int64_t, double, double);
 

@@ -2,6 +2,10 @@
 // namespace and include this file; setup.py gives each its flags.
 #include "kernels.h"
 
+#if defined(__FAST_MATH__) || __FINITE_MATH_ONLY__
+#error "the kernels need IEEE arithmetic: compile them with -fno-fast-math"
+#endif
+
 #include "backward.hpp"
 #include "ceiling.hpp"
 #include "metrics.hpp"
@@ -70,6 +74,32 @@ unsigned lp_general(const Forward<T>& a, int64_t item) {
 template <class T>
 bool all_finite(const T* a, int64_t count) {
     return check_finite(a, 1, count, count) == kGood;
+}
+
+template <class T>
+LINFENGINE_INLINE void add_to(double (&sums)[kSumLanes], const T* x, int64_t count) {
+    if (count >= kSumLanes) {
+        for (int lane = 0; lane < kSumLanes; ++lane) sums[lane] += x[lane];
+    } else {
+        for (int lane = 0; lane < count; ++lane) sums[lane] += x[lane];
+    }
+}
+
+// One item is kSumLanes channels where m = 1, and else one channel, whose numbers go to kSumLanes sums in turn.
+template <class T>
+void channel_sums(const T* x, int64_t n, int64_t channels, int64_t m, int64_t item, double* out) {
+    const FloatingPointMode mode(Mode::kExact);
+    double sums[kSumLanes] = {};
+    if (m == 1) {
+        const int64_t first = item * kSumLanes, count = channels - first < kSumLanes ? channels - first : kSumLanes;
+        for (int64_t i = 0; i < n; ++i) add_to(sums, x + i * channels + first, count);
+        for (int64_t lane = 0; lane < count; ++lane) out[first + lane] = sums[lane];
+    } else {
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t k = 0; k < m; k += kSumLanes) add_to(sums, x + (i * channels + item) * m + k, m - k);
+        out[item] = 0;
+        for (const double sum : sums) out[item] += sum;
+    }
 }
 
 template <class T>
@@ -145,6 +175,7 @@ constexpr Kernels<T> make_kernels(Indices<I...>) {
             lp_backward<LpGeneralSlope<T, false>>,
             lp_backward<LpGeneralSlope<T, true>>,
             all_finite<T>,
+            channel_sums<T>,
             adam<T>,
             lp_decay<T>};
 }

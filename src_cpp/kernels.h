@@ -13,6 +13,7 @@
 //   lp_scaled     the same, given y = the l-inf distance on entry: no overflow and no underflow
 //   lp_general    the same for any real p >= 1, likewise
 //   *_backward    grad_x[i,k] = sum_j t,  grad_w[j,k] = -sum_i t,  t = g[i,j] sign(d) (|d| / y[i,j])^(p-1),  d = x - w
+//   channel_sums  sums[c] = sum over i and m of x[i,c,m], x (n, channels, m), added up in float64
 //   lp_decay      w[j,k] -= amount |w[j]|_p (|w[j,k]| / |w[j]|_p)^(p-1) sign(w[j,k])
 //
 // Every function does one item of work on one thread; no two items write the same number, and the order of every sum
@@ -61,6 +62,7 @@ enum Verdict : unsigned {
     kGood = 0,
     kOutOfRange = 1,  // some lie where this kernel is not accurate: use another, or scale x and w
     kNotFinite = 2,   // x or w holds NaN or infinity: there is no result
+    kNoInput = 4,     // a winner is no position of an input: there is no result
 };
 
 template <class T>
@@ -77,6 +79,7 @@ constexpr double kSparse = 48;  // from this p on most terms are negligible, and
 constexpr int32_t kNoWinner = INT32_MIN;
 constexpr int64_t kRowChunk = 96;     // rows of x in one item of forward work; a multiple of every tile height
 constexpr int64_t kOutputChunk = 16;  // outputs or rows in one item of the p = infinity backward
+constexpr int64_t kSumLanes = 32;     // sums of one item of channel_sums, the same on every instruction set
 
 // Outputs in one item of forward work: their rows of w stay in the second-level cache.
 template <class T>
@@ -103,6 +106,7 @@ struct Kernels {
     BackwardItem<T> lp_power_backward[kPowerCount], lp_general_backward, lp_sparse_backward;
 
     bool (*all_finite)(const T* a, int64_t count);
+    void (*channel_sums)(const T* x, int64_t n, int64_t channels, int64_t m, int64_t item, double* sums);
     void (*adam)(T* param, const T* grad, T* m, T* v, int64_t count, T rate, T beta1, T beta2, T root_correction,
                  T eps);
     void (*lp_decay)(T* row, int64_t k, T p, T amount);

@@ -38,8 +38,9 @@ class Backend(Protocol):
     """What every backend module offers.
 
     x is (n, groups*k), w is (o, k) with o divisible by groups; output o of group q sees columns q*k:(q+1)*k of x.
-    Arrays are float32 or float64, all of one dtype, C-contiguous and not empty: the caller has checked that. The
-    distances raise FloatingPointError when x or w holds NaN or infinity.
+    Arrays are float32 or float64, all of one dtype, C-contiguous and not empty: the caller has checked that. "cpu" looks
+    again, and raises ValueError rather than read or write outside of an array. The distances raise FloatingPointError
+    when x or w holds NaN or infinity.
     """
 
     @property
@@ -87,6 +88,13 @@ class Backend(Protocol):
 
     def add_at(self, total: Array, key: Any, parts: Array) -> None:
         """total[key] += parts, one after the other where the key names an entry more than once."""
+
+    def channel_sums(self, x: Array) -> Array:
+        """sums[c] = sum over i and m of x[i, c, m], added up in float64 and returned so.
+
+        Off by less than 2^-53 n m times the sum of the magnitudes: rounded to float32, right to the last place or its
+        neighbour unless the terms cancel. "cpu" sums in an order fixed by the shape.
+        """
 
     def adam_step(
         self,
@@ -190,6 +198,16 @@ def backend_of(*arrays: Any) -> Backend:
         where = " and ".join(f"{', '.join(map(str, each))} on {device}" for device, each in shapes.items())
         raise TypeError(f"arrays on different devices do not mix, move them with .to('cuda') or .to('cpu'): {where}.")
     return _load("gpu") if "cuda" in shapes else backend_of(np.empty(0))
+
+
+def check_step(param: Array, grad: Array, m: Array, v: Array) -> None:
+    """Raises ValueError unless an optimizer's arrays agree in shape and dtype and can be changed in place."""
+    kinds = {(each.shape, each.dtype) for each in (param, grad, m, v)}
+    if len(kinds) > 1:
+        found = ", ".join(f"{each.dtype} {each.shape}" for each in (param, grad, m, v))
+        raise ValueError(f"param, grad, m and v must have one shape and one dtype, got {found}")
+    if not all(each.flags.c_contiguous for each in (param, m, v)):
+        raise ValueError("param, m and v must be C-contiguous, to be changed in place")
 
 
 def device_of(array: Any) -> str:

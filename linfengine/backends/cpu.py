@@ -1,73 +1,78 @@
 """The CPU backend: Cython over the C++ kernels in `src_cpp/`, float32 and float64.
 
 The instruction set is the widest this processor runs unless `LINFENGINE_ISA` pins one (`portable`, `avx2`, `avx512`),
-the number of threads that of the processors unless `LINFENGINE_NUM_THREADS` pins it.  At p = infinity every choice
-gives the same bits; at finite p the thread count never changes a bit and the instruction set only the last few.
-
-A forked child runs on one thread: OpenMP's pool does not survive a fork, and waiting for it would take for ever.
+the number of threads that of `linfengine.backends.threads` unless `LINFENGINE_NUM_THREADS` pins it.  At p = infinity
+every choice gives the same bits; at finite p the thread count never changes a bit and the instruction set only the last
+few.  Threads sleep when there is nothing to do.  A forked child begins with one; `use_threads` gives it more.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from . import Array, Gradients, Needs, _cpu
-from ._cpu import (
-    has_openmp,
-    instruction_set,
-    instruction_sets,
-    threads,
-    use_instruction_set,
-    use_threads,
-)
+from . import Array, Gradients, Needs, _cpu, check_step
+from ._cpu import instruction_set, instruction_sets, threads, use_instruction_set, use_threads
+from .threads import default_threads, register_with_threadpoolctl
 
-__all__ = ["has_openmp", "instruction_set", "instruction_sets", "threads", "use_instruction_set", "use_threads"]
+__all__ = ["instruction_set", "instruction_sets", "threads", "use_instruction_set", "use_threads"]
 
 name = "cpu"
 xp = np
 
 
+def _run(kernel: Callable[..., Any], *arguments: Any) -> Any:
+    """Call an entry of the compiled module; arrays that it refuses raise ValueError with what it takes and got."""
+    try:
+        return kernel(*arguments)
+    except (TypeError, ValueError) as error:
+        arrays = [each for each in arguments if isinstance(each, np.ndarray)]
+        found = ", ".join(f"{each.dtype} {each.shape}" for each in arrays)
+        takes = (kernel.__doc__ or "").splitlines()[0]
+        raise ValueError(f"{kernel.__name__}: expected C-contiguous {takes}; got {found} ({error})") from None
+
+
 def linf_dist(x: Array, w: Array, groups: int = 1) -> Array:
     y = np.empty((len(x), len(w)), x.dtype)
-    _cpu.linf_dist(x, w, y, None, groups)
+    _run(_cpu.linf_dist, x, w, y, None, groups)
     return y
 
 
 def dead_zone(x: Array, above: Array, below: Array, groups: int = 1) -> Array:
     y = np.empty((len(x), len(above)), x.dtype)
-    _cpu.dead_zone(x, above, below, y, groups)
+    _run(_cpu.dead_zone, x, above, below, y, groups)
     return y
 
 
 def linf_dist_argmax(x: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
     y = np.empty((len(x), len(w)), x.dtype)
     winner = np.empty(y.shape, np.int32)
-    _cpu.linf_dist(x, w, y, winner, groups)
+    _run(_cpu.linf_dist, x, w, y, winner, groups)
     return y, winner
 
 
 def linf_dist_backward(g: Array, winner: Array, k: int, groups: int = 1, needs: Needs = (True, True)) -> Gradients:
     shapes = (len(g), groups * k), (g.shape[1], k)
     grad_x, grad_w = (np.empty(shape, g.dtype) if needed else None for shape, needed in zip(shapes, needs, strict=True))
-    _cpu.linf_dist_backward(g, winner, k, grad_x, grad_w, groups)
+    _run(_cpu.linf_dist_backward, g, winner, k, grad_x, grad_w, groups)
     return grad_x, grad_w
 
 
 def linf_dist_bounds(lower: Array, upper: Array, w: Array, groups: int = 1) -> tuple[Array, Array]:
     y_lower = np.empty((len(lower), len(w)), w.dtype)
     y_upper = np.empty_like(y_lower)
-    _cpu.linf_dist_bounds(lower, upper, w, y_lower, y_upper, groups)
+    _run(_cpu.linf_dist_bounds, lower, upper, w, y_lower, y_upper, groups)
     return y_lower, y_upper
 
 
 def lp_dist(x: Array, w: Array, p: float, groups: int = 1) -> Array:
     y = np.empty((len(x), len(w)), x.dtype)
-    if not _cpu.lp_dist(x, w, p, y, groups) and (shift := _shift_into_range(x, w)):
-        _cpu.lp_dist(np.ldexp(x, shift), np.ldexp(w, shift), p, y, groups)
+    if not _run(_cpu.lp_dist, x, w, p, y, groups) and (shift := _shift_into_range(x, w)):
+        _run(_cpu.lp_dist, np.ldexp(x, shift), np.ldexp(w, shift), p, y, groups)
         with np.errstate(over="ignore"):  # the exact distance may lie beyond the largest number
             return np.ldexp(y, -shift)
     return y
@@ -77,16 +82,16 @@ def lp_dist_backward(
     g: Array, x: Array, w: Array, y: Array, p: float, groups: int = 1, needs: Needs = (True, True)
 ) -> Gradients:
     grad_x, grad_w = (np.empty_like(a) if needed else None for a, needed in zip((x, w), needs, strict=True))
-    if not _cpu.lp_dist_backward(g, x, w, y, p, grad_x, grad_w, groups) and (shift := _shift_into_range(x, w)):
+    if not _run(_cpu.lp_dist_backward, g, x, w, y, p, grad_x, grad_w, groups) and (shift := _shift_into_range(x, w)):
         # the gradient does not change when x and w are scaled together
         x, w, y = np.ldexp(x, shift), np.ldexp(w, shift), np.ldexp(y, shift)
-        _cpu.lp_dist_backward(g, x, w, y, p, grad_x, grad_w, groups)
+        _run(_cpu.lp_dist_backward, g, x, w, y, p, grad_x, grad_w, groups)
     return grad_x, grad_w
 
 
 def matmul(x: Array, y: Array) -> Array:
     z = np.empty((len(x), y.shape[1]), x.dtype)
-    _cpu.dot(np.ascontiguousarray(x), np.ascontiguousarray(y.T), z)
+    _run(_cpu.dot, np.ascontiguousarray(x), np.ascontiguousarray(y.T), z)
     return z
 
 
@@ -94,14 +99,22 @@ def add_at(total: Array, key: Any, parts: Array) -> None:
     np.add.at(total, key, parts)
 
 
+def channel_sums(x: Array) -> Array:
+    sums = np.empty(x.shape[1])
+    _run(_cpu.channel_sums, x, sums)
+    return sums
+
+
 def adam_step(
     param: Array, grad: Array, m: Array, v: Array, lr: float, beta1: float, beta2: float, eps: float, step: int
 ) -> None:
-    _cpu.adam_step(param.reshape(-1), grad.reshape(-1), m.reshape(-1), v.reshape(-1), lr, beta1, beta2, eps, step)
+    check_step(param, grad, m, v)
+    flat = (array.reshape(-1) for array in (param, grad, m, v))
+    _run(_cpu.adam_step, *flat, lr, beta1, beta2, eps, step)
 
 
 def lp_decay(w: Array, p: float, amount: float) -> None:
-    _cpu.lp_decay(w, p, amount)
+    _run(_cpu.lp_decay, w, p, amount)
 
 
 def _shift_into_range(x: Array, w: Array) -> int:
@@ -117,15 +130,10 @@ def _shift_into_range(x: Array, w: Array) -> int:
     return -exponent if exponent < 0 else 100 - exponent
 
 
-os.register_at_fork(after_in_child=lambda: use_threads(1))
-
 if isa := os.environ.get("LINFENGINE_ISA"):
     try:
         use_instruction_set(isa)
     except ValueError as error:
         raise ValueError(f"LINFENGINE_ISA: {error}") from None
-if count := os.environ.get("LINFENGINE_NUM_THREADS"):
-    try:
-        use_threads(int(count))
-    except (ValueError, OverflowError):
-        raise ValueError(f"LINFENGINE_NUM_THREADS must be a whole number from 1 to 1024, got {count!r}") from None
+use_threads(default_threads())
+register_with_threadpoolctl(_cpu.__file__)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from . import Array, Gradients, Needs, cuda
+from . import Array, Gradients, Needs, check_step, cuda
 from .cuda import LANES, POWERS, RUN, SPARSE, THREADS, Kernel
 
 try:
@@ -201,9 +201,14 @@ def add_at(total: Any, key: Any, parts: Any) -> None:
     total.set(host)
 
 
+def channel_sums(x: Array) -> Array:
+    return x.sum(axis=(0, 2), dtype=np.float64)
+
+
 def adam_step(
     param: Array, grad: Array, m: Array, v: Array, lr: float, beta1: float, beta2: float, eps: float, step: int
 ) -> None:
+    check_step(param, grad, m, v)
     if param.size:
         launch(
             cuda.step("adam", "Adam", _type(param)), _ceil(param.size, THREADS),

@@ -8,7 +8,7 @@ Walking over the outputs keeps the memory at one (n, k) array, where a broadcast
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -120,6 +120,10 @@ def matmul(x: Array, y: Array) -> Array:
 
 def add_at(total: Array, key: Any, parts: Array) -> None:
     np.add.at(total, key, parts)
+
+
+def channel_sums(x: Array) -> Array:
+    return cast(Array, x.sum(axis=(0, 2), dtype=np.float64))
 
 
 def adam_step(

@@ -51,7 +51,6 @@ def installation_facts() -> dict[str, Any]:
             "instruction set in use": cpu.instruction_set(),
             "threads": cpu.threads(),
             "processors": os.cpu_count(),
-            "OpenMP": "yes" if cpu.has_openmp() else "no: built without, so kernels run on one thread",
         }
     return facts | {"gpu": gpu_facts(), "recipes": recipe_names()}
 

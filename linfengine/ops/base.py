@@ -1,6 +1,7 @@
 """What an op is, and the one function that runs it: on Tensors for values and gradients, on Intervals for bounds."""
 
-from typing import Any, TypeAlias
+import math
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,6 @@ Bounds: TypeAlias = tuple[Array, Array]
 NUMBERS = (int, float)  # the types that have no dtype of their own
 
 # A result too small for its dtype is 0 or denormal, whatever np.seterr asks for; so it is on a GPU and in C++.
-underflow_ignored = np.errstate(under="ignore")
 
 
 class Op:
@@ -100,10 +100,29 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
         return g
     added = g.ndim - len(shape)
     stretched = tuple(i + added for i, size in enumerate(shape) if size == 1 and g.shape[i + added] != 1)
-    return g.sum(axis=(*range(added), *stretched), keepdims=True).reshape(shape)
+    return float64_sum(backend_of(g), g, (*range(added), *stretched)).astype(g.dtype).reshape(shape)
 
 
-@underflow_ignored
+def float64_sum(be: Backend, x: Array, axes: tuple[int, ...]) -> Array:
+    """The sum over the axes, added up in float64 and returned so: to be rounded once.
+
+    Where the axes that stay lie together in memory, a kernel of the backend adds; where they do not, the array library.
+    """
+    if not x.flags.c_contiguous:
+        order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))
+    else:
+        order = list(range(x.ndim))
+    kept = [axis for axis in range(x.ndim) if axis not in axes]
+    laid = x.transpose(order)
+    begin = order.index(kept[0]) if kept else 0
+    if laid.flags.c_contiguous and x.size and order[begin : begin + len(kept)] == kept:
+        shape = [laid.shape[i] for i in range(begin, begin + len(kept))]
+        channels = math.prod(shape)
+        outer = math.prod(laid.shape[:begin])
+        return be.channel_sums(laid.reshape(outer, channels, -1)).reshape(shape)
+    return cast(Array, x.sum(axis=axes, dtype=np.float64))
+
+
 def sum_slack(terms: int, magnitude: Array) -> Array:
     """How much room a bound on a sum of products needs on either side for rounding, in any order of summation.
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..backends import Array, Backend
 from ..interval import Interval, ends
-from .base import Bounds, Like, Monotone, Op, Result, apply, outward, unbroadcast, underflow_ignored
+from .base import Bounds, Like, Monotone, Op, Result, apply, outward, unbroadcast
 
 Gradients = tuple[Array | None, ...]
 
@@ -55,13 +55,11 @@ def sub(x: Like, y: Like) -> Result:
 class Mul(Op):
     """x y; the gradient of each is g times the other."""
 
-    @underflow_ignored
     def forward(self, be: Backend, x: Array, y: Array) -> Array:
         self.shapes = x.shape, y.shape
         self.x, self.y = x if self.needs[1] else None, y if self.needs[0] else None
         return be.xp.multiply(x, y)
 
-    @underflow_ignored
     def backward(self, be: Backend, g: Array) -> Gradients:
         x_shape, y_shape = self.shapes
         return (
@@ -81,14 +79,12 @@ def mul(x: Like, y: Like) -> Result:
 class Div(Op):
     """x / y; the gradients are g/y and -g x/y^2."""
 
-    @underflow_ignored
     def forward(self, be: Backend, x: Array, y: Array) -> Array:
         self.x_shape = x.shape
         out = be.xp.divide(x, y)
         self.y, self.out = y, out if self.needs[1] else None
         return out
 
-    @underflow_ignored
     def backward(self, be: Backend, g: Array) -> Gradients:
         return (
             unbroadcast(g / self.y, self.x_shape) if self.needs[0] else None,
@@ -107,7 +103,6 @@ def div(x: Like, y: Like) -> Result:
     return apply(Div(), x, y)
 
 
-@underflow_ignored
 def corners(be: Backend, function: Callable[[Array, Array], Array], x: Interval | Array, y: Interval | Array) -> Bounds:
     """Bounds of a function monotone in x for every y and in y for every x: the extremes among the corners."""
     values = be.xp.stack(be.xp.broadcast_arrays(*(function(a, b) for a in ends(x) for b in ends(y))))
@@ -136,13 +131,11 @@ def neg(x: Like) -> Result:
 class Power(Op):
     """x^y; the gradients are g y x^(y-1) and g x^y log x (0 at x = 0)."""
 
-    @underflow_ignored
     def forward(self, be: Backend, x: Array, y: Array) -> Array:
         out = be.xp.power(x, y)
         self.x, self.y, self.out = x, y, out if self.needs[1] else None
         return out
 
-    @underflow_ignored
     def backward(self, be: Backend, g: Array) -> Gradients:
         grad_x = grad_y = None
         if self.needs[0]:
@@ -153,7 +146,6 @@ class Power(Op):
             grad_y = unbroadcast(g * (self.out * log), self.y.shape)
         return grad_x, grad_y
 
-    @underflow_ignored
     def bounds(self, be: Backend, x: Interval | Array, y: Interval | Array) -> Bounds:
         if isinstance(y, Interval):
             raise TypeError("power: there are bounds for a constant exponent only.")
@@ -193,12 +185,10 @@ class Exp(Increasing):
 
     least = 0.0
 
-    @underflow_ignored
     def forward(self, be: Backend, x: Array) -> Array:
         self.out = be.xp.exp(x)
         return self.out
 
-    @underflow_ignored
     def backward(self, be: Backend, g: Array) -> Gradients:
         return (g * self.out,)
 
@@ -215,7 +205,6 @@ class Log(Increasing):
         self.x = x
         return be.xp.log(x)
 
-    @underflow_ignored
     def backward(self, be: Backend, g: Array) -> Gradients:
         return (g / self.x,)
 
@@ -230,12 +219,10 @@ class Tanh(Increasing):
 
     least, most = -1.0, 1.0
 
-    @underflow_ignored
     def forward(self, be: Backend, x: Array) -> Array:
         self.out = be.xp.tanh(x)
         return self.out
 
-    @underflow_ignored
     def backward(self, be: Backend, g: Array) -> Gradients:
         return (g * (1 - self.out * self.out),)
 

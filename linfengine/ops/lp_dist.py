@@ -4,7 +4,7 @@ import math
 
 from ..backends import Array, Backend
 from ..interval import Interval
-from .base import Bounds, Like, Op, Result, apply, underflow_ignored
+from .base import Bounds, Like, Op, Result, apply
 from .linf_dist import LinfDist, check_groups, prepare, refusing_non_finite
 
 
@@ -17,7 +17,6 @@ class LpDist(Op):
             raise ValueError(f"lp_dist: p must be at least 1, not {p!r}.")
         self.groups = check_groups("lp_dist", groups)
 
-    @underflow_ignored
     def forward(self, be: Backend, x: Array, w: Array) -> Array:
         self.x_shape = x.shape
         rows, weights = prepare(be, "lp_dist", x, w, self.groups)
@@ -27,7 +26,6 @@ class LpDist(Op):
             self.x, self.w, self.y = rows, weights, y
         return y.reshape(*self.x_shape[:-1], len(w))
 
-    @underflow_ignored
     def backward(self, be: Backend, g: Array) -> tuple[Array | None, ...]:
         g = be.xp.ascontiguousarray(g.reshape(-1, len(self.w)))
         needs = self.needs[0], self.needs[1]

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..backends import Array, Backend
 from ..interval import Interval
-from .base import Bounds, Like, Op, Result, apply, sum_slack, unbroadcast, underflow_ignored
+from .base import Bounds, Like, Op, Result, apply, sum_slack, unbroadcast
 
 
 class Matmul(Op):
@@ -40,7 +40,6 @@ class Matmul(Op):
         return centre - slack, centre + slack
 
 
-@underflow_ignored
 def _product(be: Backend, x: Array, y: Array) -> Array:
     """x @ y: of matrices by the backend, whose sums do not depend on the number of threads; otherwise by NumPy."""
     if x.ndim == y.ndim == 2 and x.dtype == y.dtype and x.size and y.size:

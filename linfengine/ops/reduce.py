@@ -5,12 +5,13 @@ ValueError where there is nothing to reduce.
 """
 
 import math
+from typing import cast
 
 import numpy as np
 
 from ..backends import Array, Backend
 from ..interval import Interval, ends
-from .base import Bounds, Like, Monotone, Op, Result, apply, outward, sum_slack, underflow_ignored
+from .base import Bounds, Like, Monotone, Op, Result, apply, float64_sum, outward, sum_slack
 
 Axis = int | tuple[int, ...] | None
 
@@ -41,11 +42,16 @@ class Reduction(Op):
 
 
 class Sum(Reduction):
-    """The sum over the axes; every entry gets g."""
+    """The sum over the axes, added up in float64 and rounded once; every entry gets g."""
 
     def forward(self, be: Backend, x: Array) -> Array:
         self.note_shape(x)
-        return be.xp.sum(x, axis=self.axis, keepdims=self.keepdims)
+        return self.rounded(float64_sum(be, x, self.axes), x)
+
+    def rounded(self, y: Array, x: Array) -> Array:
+        """y (float64, without the axes) in the dtype of x and the shape that was asked for."""
+        shape = self.kept_shape if self.keepdims else y.shape
+        return cast(Array, y.astype(x.dtype).reshape(shape))
 
     def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:
         return (self.spread(be, g),)
@@ -66,15 +72,13 @@ def sum(x: Like, *, axis: Axis = None, keepdims: bool = False) -> Result:
 
 
 class Mean(Sum):
-    """The mean over the axes; every entry gets g divided by their number. Bounds as for the sum."""
+    """The mean over the axes, rounded once; every entry gets g divided by their number. Bounds as for the sum."""
 
-    @underflow_ignored
     def forward(self, be: Backend, x: Array) -> Array:
         self.note_shape(x)
         self.refuse_nothing()
-        return be.xp.sum(x, axis=self.axis, keepdims=self.keepdims) / self.count
+        return self.rounded(float64_sum(be, x, self.axes) / self.count, x)
 
-    @underflow_ignored
     def backward(self, be: Backend, g: Array) -> tuple[Array, ...]:
         return (self.spread(be, g / self.count),)
 
