@@ -95,7 +95,7 @@ class BuildModules(build_ext):
         if flushes_denormals(self.get_ext_fullpath(ext.name)):
             sys.exit(
                 f"linfengine needs denormals, and loading {ext.name} would make the process flush them to zero: build "
-                "it without -ffast-math, -Ofast and -mdaz-ftz in CFLAGS, CXXFLAGS and LDFLAGS."
+                "it without the options for fast arithmetic in CFLAGS, CXXFLAGS and LDFLAGS."
             )
 
 

@@ -1,20 +1,31 @@
 // The kernels under the address, undefined-behaviour and thread sanitizers: `make sanitize`.
 //
 // Every operation on every instruction set, at shapes with remainders everywhere, against plain loops.  Each array is
-// its own allocation of exactly the right size, so that one number read or written too far is seen.  Threads come from
-// std::thread (LINFENGINE_STD_THREADS), whose synchronisation the thread sanitizer understands.
+// its own allocation of exactly the right size, so that one number read or written too far is seen.  Then the pool of
+// threads: several callers at once, and a child after a fork.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
 #include <memory>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "../src_cpp/dispatch.h"
+#include "../src_cpp/threads.hpp"
 
 using namespace linfengine;
+
+// The child of a fork starts threads here, which the thread sanitizer refuses unless it is told.
+extern "C" const char* __tsan_default_options() {
+    return "die_after_fork=0";
+}
 
 namespace {
 
@@ -83,6 +94,9 @@ void check(const Shape& shape) {
     for (int64_t i = 0; i < o * k; ++i) sum += grad_w[i];
     expect(close(sum, 0, tolerance * n), "linf_backward to w", shape);
 
+    winner[n * o - 1] = int32_t(k);  // no position of an input: refused, and nothing is written there
+    expect(linf_backward<T>(shape, g.data(), winner.data(), grad_x.data(), grad_w.data()) == kNoInput, "kNoInput", shape);
+
     linf_bounds<T>(shape, x.data(), upper.data(), w.data(), y.data(), y_upper.data());
     same = true;
     for (int64_t i = 0; i < n; ++i)
@@ -126,6 +140,17 @@ void check(const Shape& shape) {
     expected = 0;
     for (int64_t c = 0; c < k; ++c) expected += double(x[c]) * w[c];
     expect(close(y[0], expected, tolerance), "dot", shape);
+
+    Array<double> sums(k);
+    channel_sums<T>(x.data(), n, k, 1, sums.data());
+    expected = 0;
+    for (int64_t i = 0; i < n; ++i) expected += x[i * k + k - 1];
+    expect(close(sums[k - 1], expected, 1e-12), "channel_sums of columns", shape);
+    Array<double> sum(1);
+    channel_sums<T>(x.data(), n, 1, k, sum.data());
+    expected = 0;
+    for (int64_t i = 0; i < n * k; ++i) expected += x[i];
+    expect(close(sum[0], expected, 1e-12), "channel_sums of all", shape);
 
     const T before = w[0];
     lp_decay<T>(w.data(), o, k, 8, 0.1);
@@ -188,9 +213,52 @@ void check_groups(const Shape& one) {
     expect(same, "groups", one);
 }
 
+// One caller after another, several at once, and a child of several callers' process: each item is done exactly once.
+bool every_item_once(int64_t items, int team) {
+    std::vector<std::atomic<int>> done(items);
+    std::vector<std::atomic<int>> seat(team);
+    std::atomic<bool> alone{true};
+    parallel_for(items, team, [&](int64_t item, int thread) {
+        if (seat[thread].fetch_add(1) != 0) alone = false;
+        done[item].fetch_add(1);
+        seat[thread].fetch_sub(1);
+    });
+    return alone && std::all_of(done.begin(), done.end(), [](const auto& times) { return times == 1; });
+}
+
+void check_threads() {
+    const Shape none{};
+    use_threads(4);
+    std::atomic<bool> ok{true};
+    const auto call = [&] {
+        for (int64_t round = 0; round < 300; ++round)
+            if (!every_item_once(1 + round % 37, 1 + int(round % 5))) ok = false;
+    };
+    call();
+    std::vector<std::thread> callers;
+    for (int i = 0; i < 4; ++i) callers.emplace_back(call);
+    for (std::thread& caller : callers) caller.join();
+    expect(ok, "several callers", none);
+
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(60);
+        const bool one = threads() == 1;
+        use_threads(3);
+        call();
+        _exit(one && ok ? 0 : 1);
+    }
+    int status = 1;
+    waitpid(child, &status, 0);
+    expect(status == 0, "a child after a fork", none);
+    call();
+    expect(ok, "after a fork", none);
+}
+
 }  // namespace
 
 int main() {
+    check_threads();
     const int64_t shapes[][3] = {{1, 1, 1}, {2, 3, 5}, {7, 10, 27}, {8, 64, 257}, {13, 9, 300}, {101, 131, 64}};
     for (const std::string& set : instruction_sets()) {
         use_instruction_set(set);

@@ -5,7 +5,6 @@ depend on the number of threads.
 """
 
 import math
-import os
 import platform
 import subprocess
 import sys
@@ -25,7 +24,8 @@ from scipy.spatial.distance import cdist
 from strategies import layers
 from tolerances import FLUSHED, lp_gradient_tolerance, lp_value_tolerance
 
-from linfengine.backends import NO_WINNER, _cpu, cpu, reference
+import linfengine as le
+from linfengine.backends import NO_WINNER, _cpu, cpu, reference, use_backend
 
 Array = npt.NDArray[Any]
 
@@ -332,6 +332,148 @@ def test_all_finite_sees_every_position(bad: float) -> None:
             assert not _cpu.all_finite(a)
 
 
+def arrays(**shapes: tuple[int, ...]) -> dict[str, Array]:
+    return {name: np.zeros(shape, np.int32 if name == "winner" else np.float32) for name, shape in shapes.items()}
+
+
+ENTRIES: dict[str, tuple[dict[str, Array], dict[str, Any]]] = {
+    "linf_dist": (arrays(x=(5, 6), w=(4, 3), y=(5, 4), winner=(5, 4)), {"groups": 2}),
+    "linf_dist_bounds": (arrays(lower=(5, 6), upper=(5, 6), w=(4, 3), y_lower=(5, 4), y_upper=(5, 4)), {"groups": 2}),
+    "linf_dist_backward": (arrays(g=(5, 4), winner=(5, 4), grad_x=(5, 6), grad_w=(4, 3)), {"k": 3, "groups": 2}),
+    "dot": (arrays(x=(5, 3), w=(4, 3), y=(5, 4)), {}),
+    "lp_dist": (arrays(x=(5, 6), w=(4, 3), y=(5, 4)), {"p": 8, "groups": 2}),
+    "lp_dist_backward": (
+        arrays(g=(5, 4), x=(5, 6), w=(4, 3), y=(5, 4), grad_x=(5, 6), grad_w=(4, 3)),
+        {"p": 8, "groups": 2},
+    ),
+    "adam_step": (
+        arrays(param=(9,), grad=(9,), m=(9,), v=(9,)),
+        {"lr": 1, "beta1": 0.9, "beta2": 0.9, "eps": 1, "step": 1},
+    ),
+    "dead_zone": (
+        {name: np.zeros(shape, np.uint8) for name, shape in
+         {"x": (5, 6), "above": (4, 3), "below": (4, 3), "y": (5, 4)}.items()},
+        {"groups": 2},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_an_entry_refuses_arrays_that_do_not_fit(entry: str) -> None:
+    """Each would otherwise be read or written past its end."""
+    kernel, (given_arrays, settings) = getattr(_cpu, entry), ENTRIES[entry]
+    kernel(*call_order(entry, given_arrays | settings))
+    for name, array in given_arrays.items():
+        wrong = [array[:-1], array[..., :-1], array[:0], array.astype(np.int64), array[..., None], array[::-1]]
+        if array.ndim > 1:
+            wrong.append(np.asfortranarray(array))
+        for other in wrong:
+            with pytest.raises((ValueError, TypeError)):
+                kernel(*call_order(entry, given_arrays | settings | {name: other}))
+        if not (name.startswith("grad_") or name == "winner"):
+            with pytest.raises((ValueError, TypeError)):
+                kernel(*call_order(entry, given_arrays | settings | {name: None}))
+    for groups in (0, -1, 3, 2**62):
+        if "groups" in settings:
+            with pytest.raises(ValueError, match="groups"):
+                kernel(*call_order(entry, given_arrays | settings | {"groups": groups}))
+
+
+def call_order(entry: str, arguments: dict[str, Any]) -> list[Any]:
+    """Settings stand between the arrays in two entries."""
+    order = list(arguments)
+    if entry == "linf_dist_backward":
+        order = ["g", "winner", "k", "grad_x", "grad_w", "groups"]
+    elif entry == "lp_dist_backward":
+        order = ["g", "x", "w", "y", "p", "grad_x", "grad_w", "groups"]
+    elif entry == "lp_dist":
+        order = ["x", "w", "p", "y", "groups"]
+    return [arguments[name] for name in order]
+
+
+def test_what_an_entry_takes_is_said_in_a_sentence() -> None:
+    x, w, _ = problem(3, 4, 5)
+    with pytest.raises(
+        ValueError, match=r"^linf_dist: expected C-contiguous x \(n, groups\*k\), w .*; got float32 \(3, "
+    ):
+        cpu.linf_dist(x[:, :-1].copy(), w)
+    with pytest.raises(ValueError, match=r"got float32 \(3, 5\), float64 \(4, 5\), float32 \(3, 4\)"):
+        cpu.lp_dist(x, w.astype(np.float64), 8)
+
+
+@pytest.mark.parametrize("winner", [5, 2**31 - 1, ~5, -(2**31) + 1])
+@pytest.mark.parametrize("needs", [(True, False), (False, True)])
+def test_a_winner_that_is_no_input_is_refused(winner: int, needs: tuple[bool, bool]) -> None:
+    winners = np.full((3, 4), NO_WINNER, np.int32)
+    winners[-1, -1] = winner
+    with pytest.raises(ValueError, match=r"a winner is not k or ~k with 0 <= k < 5"):
+        cpu.linf_dist_backward(np.ones((3, 4), np.float32), winners, 5, needs=needs)
+
+
+def test_adam_refuses_a_gradient_of_another_shape() -> None:
+    w = np.zeros((100, 50), np.float32)
+    for grad in (np.zeros(1, np.float32), np.zeros((50, 100), np.float32), np.zeros(w.shape)):
+        with pytest.raises(ValueError, match="must have one shape and one dtype, got float32"):
+            cpu.adam_step(w, grad, w.copy(), w.copy(), 0.1, 0.9, 0.99, 1e-8, 1)
+    with pytest.raises(ValueError, match="C-contiguous"):
+        cpu.adam_step(w.T, w.T, w.T, w.T, 0.1, 0.9, 0.99, 1e-8, 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (3, 5, 1), (300, 70, 1), (5, 3, 7), (2, 3, 129), (1, 40, 33), (64, 96, 100)]
+)
+def test_channel_sums_are_those_of_float64(shape: tuple[int, ...], dtype: Any) -> None:
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    sums = cpu.channel_sums(x)
+    exact = np.array([math.fsum(x[:, c].ravel().tolist()) for c in range(shape[1])])
+    size = np.abs(x).sum(axis=(0, 2), dtype=np.float64)
+    assert sums.dtype == np.float64
+    assert (np.abs(sums - exact) <= 2.0**-53 * (shape[0] * shape[2] - 1) * size).all()
+    before = cpu.threads()
+    for count in (1, 3):
+        cpu.use_threads(count)
+        assert equal_bits(cpu.channel_sums(x), sums)
+    cpu.use_threads(before)
+
+
+def test_channel_sums_refuse_what_does_not_fit() -> None:
+    x = np.zeros((5, 4, 3), np.float32)
+    for wrong, sums in [(x, np.zeros(3)), (x, np.zeros(4, np.float32)), (x[:0], np.zeros(4)), (x[:, ::2], np.zeros(2))]:
+        with pytest.raises((ValueError, TypeError)):
+            _cpu.channel_sums(wrong, sums)
+
+
+def test_channel_sums_have_the_same_bits_on_every_instruction_set() -> None:
+    x = np.random.default_rng(0).standard_normal((50, 37, 41))
+    results = []
+    for isa in cpu.instruction_sets():
+        cpu.use_instruction_set(isa)
+        results.append(cpu.channel_sums(x).tobytes() + cpu.channel_sums(x.reshape(-1, 41, 1)).tobytes())
+    assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("layout", ["rows", "images", "a view of channels last"])
+def test_the_error_of_a_batch_mean_does_not_grow_with_the_batch(layout: str) -> None:
+    """The mean shift's batch mean and the sum over the batch in its gradient, against float64."""
+    rng = np.random.default_rng(0)
+    for n in (4, 20000):
+        x = rng.uniform(0, 1, (n, 4) if layout == "rows" else (n, 4, 2, 2)).astype(np.float32)
+        if layout.startswith("a view"):
+            x = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+            x = np.moveaxis(x, -1, 1)
+        axes = (0, *range(2, x.ndim))
+        exact = x.mean(axis=axes, dtype=np.float64)
+        with use_backend("cpu"):
+            mean = le.Tensor(x).mean(axis=axes).data
+            bias = le.Tensor(np.zeros((4, *[1] * (x.ndim - 2)), np.float32), requires_grad=True)
+            (le.Tensor(x) * 0 + bias).backward(x)
+        assert (np.abs(mean - exact) <= np.spacing(mean) * 0.5001).all()
+        assert bias.grad is not None
+        total = bias.grad.reshape(-1)
+        assert (np.abs(total - x.sum(axis=axes, dtype=np.float64)) <= np.spacing(total) * 0.5001).all()
+
+
 def test_unknown_instruction_set_and_thread_count_are_refused() -> None:
     with pytest.raises(ValueError, match="instruction set 'sse9' is not one"):
         cpu.use_instruction_set("sse9")
@@ -422,25 +564,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert int(result.stdout) <= 4096, result.stderr
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_forked_child_can_compute() -> None:
-    program = """
-import os, signal, numpy as np
-from linfengine.backends import cpu
-cpu.use_threads(2)
-x = np.ones((200, 300), np.float32)
-cpu.linf_dist(x, x)
-child = os.fork()
-if child == 0:
-    signal.alarm(20)
-    cpu.linf_dist(x, x)
-    os._exit(7)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert result.stdout == "7\n", result.stderr
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="sets the mode of x86-64")

@@ -38,9 +38,9 @@ class Backend(Protocol):
     """What every backend module offers.
 
     x is (n, groups*k), w is (o, k) with o divisible by groups; output o of group q sees columns q*k:(q+1)*k of x.
-    Arrays are float32 or float64, all of one dtype, C-contiguous and not empty: the caller has checked that. "cpu" looks
-    again, and raises ValueError rather than read or write outside of an array. The distances raise FloatingPointError
-    when x or w holds NaN or infinity.
+    Arrays are float32 or float64, all of one dtype, C-contiguous and not empty: the caller has checked that. "cpu"
+    looks again, and raises ValueError rather than read or write outside of an array. The distances raise
+    FloatingPointError when x or w holds NaN or infinity.
     """
 
     @property

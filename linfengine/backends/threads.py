@@ -54,32 +54,25 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 def _control_groups(root: Path) -> Iterator[Path]:
     """The folders of the groups that this process is in and may see, each before the group around it."""
-    own: dict[str, str] = {}  # of version 2 under "", of version 1 under the controller's name
-    for line in _lines(root / "proc/self/cgroup"):  # 4:cpu,cpuacct:/path
-        with contextlib.suppress(ValueError):
-            _, controllers, path = line.split(":", 2)
-            own |= dict.fromkeys(controllers.split(","), path)
-    for line in _lines(root / "proc/self/mountinfo"):  # 32 31 0:29 ROOT MOUNTPOINT options - TYPE source options
-        mount, _, kind = line.partition(" - ")
-        fields, kind_fields = mount.split(" "), kind.split(" ")
-        if len(fields) < 5 or len(kind_fields) < 3:
-            continue
-        if kind_fields[0] == "cgroup2":
-            path = own.get("")
-        elif kind_fields[0] == "cgroup" and "cpu" in kind_fields[2].split(","):
-            path = own.get("cpu")
-        else:
-            continue
-        top, place = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), each) for each in fields[3:5])
-        if path is None:
-            continue
-        try:
-            inside = PurePosixPath(path).relative_to(top)
-        except ValueError:  # the group lies outside of what is mounted: a container sees its own group at the top
-            inside = PurePosixPath()
-        folder = root / place.lstrip("/")
-        for group in (inside, *inside.parents):
-            yield folder / group
+    own: dict[str, str] = {}  # the group's path: of version 2 under "", of version 1 under the controller's name
+    for line in _lines(root / "proc/self/cgroup"):  # 4:cpu,cpuacct:PATH
+        _, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        own |= dict.fromkeys(controllers.split(","), group)
+    for line in _lines(root / "proc/self/mountinfo"):  # 32 31 0:29 TOP PLACE options - KIND source OPTIONS
+        mount, _, system = line.partition(" - ")
+        fields, (kind, _, options) = mount.split(" "), [*system.split(" "), "", "", ""][:3]
+        if kind == "cgroup2" or (kind == "cgroup" and "cpu" in options.split(",")):
+            path = own.get("" if kind == "cgroup2" else "cpu")
+            if path is None or len(fields) < 5:
+                continue
+            top, place = (re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), each) for each in fields[3:5])
+            try:
+                inside = PurePosixPath(path).relative_to(top)
+            except ValueError:  # it lies outside of what is mounted: a container sees its own group at the top
+                inside = PurePosixPath()
+            for each in (inside, *inside.parents):
+                yield root / place.lstrip("/") / each
 
 
 def _quota_of(folder: Path) -> float | None:
@@ -103,15 +96,15 @@ def _lines(path: Path) -> list[str]:
 def register_with_threadpoolctl(library: str) -> None:
     """Let `threadpoolctl.threadpool_limits` find the compiled module (a file name) and limit its threads.
 
-    The module counts as an OpenMP library, which is what scikit-learn and joblib limit. Does nothing where threadpoolctl
-    is not installed.
+    The module counts as an OpenMP library, which is what scikit-learn and joblib limit. Where threadpoolctl is not
+    installed nothing is done.
     """
     try:
         from threadpoolctl import LibController, register
     except ImportError:
         return
 
-    class Controller(LibController):  # type: ignore[misc]
+    class Controller(LibController):
         user_api = "openmp"
         internal_api = "linfengine"
         filename_prefixes = (os.path.basename(os.path.realpath(library)).lower(),)
