@@ -237,7 +237,7 @@ bool all_finite(const T* a, int64_t count) {
 template <class T>
 void channel_sums(const T* x, int64_t n, int64_t channels, int64_t m, double* sums) {
     const Engine<T> engine(n * channels * m);
-    engine.parallel_for(m == 1 ? ceil_div(channels, kSumLanes) : channels, [&](int64_t item, int) {
+    engine.parallel_for(m == 1 ? ceil_div(channels, channel_run(channels)) : channels, [&](int64_t item, int) {
         engine.kernels().channel_sums(x, n, channels, m, item, sums);
     });
 }

@@ -76,30 +76,42 @@ bool all_finite(const T* a, int64_t count) {
     return check_finite(a, 1, count, count) == kGood;
 }
 
+// One item is a run of channels where m = 1, and else one channel.
 template <class T>
-LINFENGINE_INLINE void add_to(double (&sums)[kSumLanes], const T* x, int64_t count) {
-    if (count >= kSumLanes) {
-        for (int lane = 0; lane < kSumLanes; ++lane) sums[lane] += x[lane];
-    } else {
-        for (int lane = 0; lane < count; ++lane) sums[lane] += x[lane];
-    }
-}
-
-// One item is kSumLanes channels where m = 1, and else one channel, whose numbers go to kSumLanes sums in turn.
-template <class T>
-void channel_sums(const T* x, int64_t n, int64_t channels, int64_t m, int64_t item, double* out) {
+void channel_sums(const T* __restrict x, int64_t n, int64_t channels, int64_t m, int64_t item, double* __restrict out) {
     const FloatingPointMode mode(Mode::kExact);
-    double sums[kSumLanes] = {};
     if (m == 1) {
-        const int64_t first = item * kSumLanes, count = channels - first < kSumLanes ? channels - first : kSumLanes;
-        for (int64_t i = 0; i < n; ++i) add_to(sums, x + i * channels + first, count);
-        for (int64_t lane = 0; lane < count; ++lane) out[first + lane] = sums[lane];
-    } else {
+        const int64_t first = item * channel_run(channels), left = channels - first;
+        const int64_t count = left < channel_run(channels) ? left : channel_run(channels);
+        for (int64_t c = 0; c < count; ++c) out[first + c] = 0;
         for (int64_t i = 0; i < n; ++i)
-            for (int64_t k = 0; k < m; k += kSumLanes) add_to(sums, x + (i * channels + item) * m + k, m - k);
-        out[item] = 0;
-        for (const double sum : sums) out[item] += sum;
+            for (int64_t c = 0; c < count; ++c) out[first + c] += x[i * channels + first + c];
+        return;
     }
+    // Numbers go to kSumLanes sums in turn, as many on every instruction set.
+    constexpr int lanes = Simd<double>::lanes, vectors = kSumLanes / lanes;
+    typedef T Narrow __attribute__((vector_size(lanes * sizeof(T))));
+    Vec<double> sums[vectors] = {};
+    const auto add = [&](const T* run) LINFENGINE_ALWAYS_INLINE {
+        LINFENGINE_EACH(v, vectors) {
+            Narrow narrow;
+            __builtin_memcpy(&narrow, run + v * lanes, sizeof narrow);
+            sums[v] += __builtin_convertvector(narrow, Vec<double>);
+        }
+    };
+    for (int64_t i = 0; i < n; ++i) {
+        const T* run = x + (i * channels + item) * m;
+        int64_t k = 0;
+        for (; k + kSumLanes <= m; k += kSumLanes) add(run + k);
+        if (k < m) {
+            T rest[kSumLanes] = {};
+            __builtin_memcpy(rest, run + k, (m - k) * sizeof(T));
+            add(rest);
+        }
+    }
+    out[item] = 0;
+    for (const Vec<double>& part : sums)
+        for (int lane = 0; lane < lanes; ++lane) out[item] += part[lane];
 }
 
 template <class T>
