@@ -1,5 +1,6 @@
 #include "dispatch.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -164,8 +165,7 @@ unsigned linf_backward(Shape shape, const T* g, const int32_t* winner, T* grad_x
     std::atomic<unsigned> verdict{kGood};
     const auto run = [&](BackwardItem<T> kernel, int64_t entries) {
         engine.parallel_for(ceil_div(entries, kOutputChunk), [&](int64_t item, int) {
-            if (const unsigned each = kernel(problem, item, nullptr))
-                verdict.fetch_or(each, std::memory_order_relaxed);
+            if (const unsigned each = kernel(problem, item, nullptr)) verdict.fetch_or(each, std::memory_order_relaxed);
         });
     };
     if (grad_x) run(kernels.linf_backward_x, shape.n);
@@ -237,9 +237,19 @@ bool all_finite(const T* a, int64_t count) {
 template <class T>
 void channel_sums(const T* x, int64_t n, int64_t channels, int64_t m, double* sums) {
     const Engine<T> engine(n * channels * m);
-    engine.parallel_for(m == 1 ? ceil_div(channels, channel_run(channels)) : channels, [&](int64_t item, int) {
-        engine.kernels().channel_sums(x, n, channels, m, item, sums);
+    const auto kernel = engine.kernels().channel_sums;
+    if (m > 1) return engine.parallel_for(channels, [&](int64_t item, int) { kernel(x, n, channels, m, item, sums); });
+    // Blocks of rows, so that memory is read in order; then the sums of the blocks are summed in the same way.
+    constexpr int64_t most_parts = 8192, most_blocks = 16, least_rows = 64;
+    const int64_t blocks = std::max<int64_t>(1, std::min({n / least_rows, most_blocks, most_parts / channels}));
+    const int64_t rows = ceil_div(n, blocks), runs = ceil_div(channels, kSumRun);
+    const Buffer<double> parts(blocks * channels);
+    engine.parallel_for(blocks * runs, [&](int64_t item, int) {
+        const int64_t block = item / runs, count = std::min(rows, n - block * rows);
+        kernel(x + block * rows * channels, count, channels, 1, item % runs, parts.data() + block * channels);
     });
+    for (int64_t run = 0; run < runs; ++run)
+        kernels_of<double>(engine.set).channel_sums(parts.data(), blocks, channels, 1, run, sums);
 }
 
 template <class T>

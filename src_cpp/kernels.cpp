@@ -81,8 +81,7 @@ template <class T>
 void channel_sums(const T* __restrict x, int64_t n, int64_t channels, int64_t m, int64_t item, double* __restrict out) {
     const FloatingPointMode mode(Mode::kExact);
     if (m == 1) {
-        const int64_t first = item * channel_run(channels), left = channels - first;
-        const int64_t count = left < channel_run(channels) ? left : channel_run(channels);
+        const int64_t first = item * kSumRun, count = channels - first < kSumRun ? channels - first : kSumRun;
         for (int64_t c = 0; c < count; ++c) out[first + c] = 0;
         for (int64_t i = 0; i < n; ++i)
             for (int64_t c = 0; c < count; ++c) out[first + c] += x[i * channels + first + c];

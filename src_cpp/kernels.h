@@ -79,7 +79,8 @@ constexpr double kSparse = 48;  // from this p on most terms are negligible, and
 constexpr int32_t kNoWinner = INT32_MIN;
 constexpr int64_t kRowChunk = 96;     // rows of x in one item of forward work; a multiple of every tile height
 constexpr int64_t kOutputChunk = 16;  // outputs or rows in one item of the p = infinity backward
-constexpr int64_t kSumLanes = 16;     // sums in which channel_sums adds up a channel, on every instruction set
+constexpr int64_t kSumRun = 512;      // channels in one item of channel_sums where they lie side by side
+constexpr int64_t kSumLanes = 16;     // sums in which it adds up a channel elsewhere, on every instruction set
 
 // Outputs in one item of forward work: their rows of w stay in the second-level cache.
 template <class T>
@@ -91,12 +92,6 @@ static constexpr int64_t panel_of(const Shape& shape) {
 static constexpr int64_t chunks_of(const Shape& shape) {
     return (shape.n + kRowChunk - 1) / kRowChunk;
 }
-// Channels in one item of channel_sums where they lie side by side: some items, and no row read in bits and pieces.
-static constexpr int64_t channel_run(int64_t channels) {
-    const int64_t run = (channels / 8 + 31) / 32 * 32;
-    return run < 32 ? 32 : run > 512 ? 512 : run;
-}
-
 template <class T>
 struct Kernels {
     int64_t lanes;          // numbers in a vector: coordinates in one item of finite-p backward work

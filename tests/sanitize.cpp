@@ -95,7 +95,8 @@ void check(const Shape& shape) {
     expect(close(sum, 0, tolerance * n), "linf_backward to w", shape);
 
     winner[n * o - 1] = int32_t(k);  // no position of an input: refused, and nothing is written there
-    expect(linf_backward<T>(shape, g.data(), winner.data(), grad_x.data(), grad_w.data()) == kNoInput, "kNoInput", shape);
+    expect(linf_backward<T>(shape, g.data(), winner.data(), grad_x.data(), grad_w.data()) == kNoInput, "kNoInput",
+           shape);
 
     linf_bounds<T>(shape, x.data(), upper.data(), w.data(), y.data(), y_upper.data());
     same = true;
@@ -146,11 +147,11 @@ void check(const Shape& shape) {
     expected = 0;
     for (int64_t i = 0; i < n; ++i) expected += x[i * k + k - 1];
     expect(close(sums[k - 1], expected, 1e-12), "channel_sums of columns", shape);
-    Array<double> sum(1);
-    channel_sums<T>(x.data(), n, 1, k, sum.data());
+    Array<double> all(1);
+    channel_sums<T>(x.data(), n, 1, k, all.data());
     expected = 0;
     for (int64_t i = 0; i < n * k; ++i) expected += x[i];
-    expect(close(sum[0], expected, 1e-12), "channel_sums of all", shape);
+    expect(close(all[0], expected, 1e-12), "channel_sums of all", shape);
 
     const T before = w[0];
     lp_decay<T>(w.data(), o, k, 8, 0.1);

@@ -16,8 +16,6 @@ Bounds: TypeAlias = tuple[Array, Array]
 
 NUMBERS = (int, float)  # the types that have no dtype of their own
 
-# A result too small for its dtype is 0 or denormal, whatever np.seterr asks for; so it is on a GPU and in C++.
-
 
 class Op:
     """One differentiable function, its three rules side by side. An instance serves one call.
