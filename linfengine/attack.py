@@ -5,6 +5,7 @@ Every point tried is an image that the net takes, at an exact distance of no mor
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -117,12 +118,12 @@ class _Search:
         point = self.project(self.x[self.there(chosen)] + start, ball)
         for _ in range(steps):
             at = Tensor(point, requires_grad=True, device=self.model.device)
-            with only_grad(at):
+            if smooth:  # the logits of the net attacked, and the gradient of its stand-in
+                self.look(point, chosen, self.model(at).numpy())
+            with only_grad(at), evaluation(SMOOTH_P if smooth else math.inf):
                 logits = self.model(at)
-                self.look(point, chosen, logits.numpy())
-                if smooth:
-                    with evaluation(SMOOTH_P):
-                        logits = self.model(at)
+                if not smooth:
+                    self.look(point, chosen, logits.numpy())
                 cross_entropy(logits * scale, classes[chosen]).backward()
             assert at.grad is not None
             point = self.project(point + sign * radius / 4 * self.xp.sign(at.grad), ball)

@@ -18,6 +18,7 @@ from ._version import __version__
 from .backends import Array
 from .certify import CONFIDENCE, Certificate, clopper_pearson
 from .checkpoint import read_model
+from .data import to_pixels
 from .errors import UserError
 from .files import write_file
 from .verify import FORMAT
@@ -47,6 +48,9 @@ def write_certificate(
     n = len(certificate.prediction)
     if images.dtype != np.uint8 or not len(images) == len(labels) == n:
         raise ValueError(f"expected the {n} uint8 images that were certified, got {len(images)} of {images.dtype}")
+    taken = np.ascontiguousarray(images if certificate.steps is not None else to_pixels(images))
+    if hashlib.sha256(taken.data).hexdigest() != certificate.samples:
+        raise ValueError("expected the images that were certified, got others")
     if ((certificate.prediction == labels) != certificate.correct).any():
         raise ValueError("expected the labels that were certified, got others")
     exact = certificate.steps is not None

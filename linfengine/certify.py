@@ -16,8 +16,11 @@ so it is looked at only where the margin leaves the question open.  Source: docs
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import math
 import re
+from copy import deepcopy
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -28,11 +31,11 @@ from scipy.special import betaincinv
 
 from .backends import Array, to_device, to_numpy
 from .data import to_pixels
-from .domain import WHITE
+from .domain import WHITE, Domain
 from .errors import UserError
 from .exact import ExactNet
 from .interval import Interval
-from .layers import LARGEST, Module, evaluation
+from .layers import CLAIMS, LARGEST, Module, evaluation, overridden
 from .tensor import no_grad
 
 CONFIDENCE = 0.95  # of the bounds on a proportion
@@ -47,10 +50,12 @@ class Certificate:
     `margin` (n,) is z_y − max_{j≠y} z_j, and where it exceeds `threshold` it is the proof.  `radius` (n,) is the
     largest radius proved, in pixel units, at most 1, and 0 where nothing is.  For an exact net logits, margins and
     threshold are gray levels, exact multiples of 2^-fraction_bits, and `steps` (n,) is the radius as a whole number of
-    those; for any other net `fraction_bits` and `steps` are None.  `digest` is that of the net (`Module.digest`).
+    those; for any other net `fraction_bits` and `steps` are None.  `digest` is that of the net (`Module.digest`), and
+    `samples` the SHA-256 of the images as the net took them.
     """
 
     digest: str
+    samples: str
     method: str
     eps: Fraction
     fraction_bits: int | None
@@ -150,19 +155,21 @@ def certify(
 ) -> Certificate:
     """Certify `model`, on the device where it is, on images (n, c, h, w) at radius ε (pixel units).
 
-    The net is evaluated at p = ∞ with its running means, and is not changed; other threads may use it at the same
-    time, but not change it.  The images are uint8, or float32 pixels in [0, 1], for an exact net multiples of 1/255.
-    An exact net is evaluated exactly whatever the method, and only exact nets have the method "exact".
+    The net is evaluated at p = ∞ with its running means.  What is certified is a copy, taken at the beginning: the net
+    is not changed, and other threads may use it, or train it, meanwhile.
+
+    The images are uint8, or float32 pixels in [0, 1], for an exact net multiples of 1/255.  An exact net is evaluated
+    exactly whatever the method, and only exact nets have the method "exact".
 
     Raises UserError for a model with a finite p or non-finite weights, one that does not state what a certificate rests
-    on, one whose exactness cannot be proved, or one that was changed before the end; for pixels that are none, labels
-    that do not fit, or an ε that is no radius.  ValueError for an unknown method or a batch_size below 1.
+    on, one that cannot be copied, or one whose exactness cannot be proved; for pixels that are none, labels that do not
+    fit, or an ε that is no radius.  ValueError for an unknown method or a batch_size below 1.
     """
     if method not in METHODS:
         raise ValueError(f"method: expected {', '.join(METHODS[:-1])} or {METHODS[-1]}, got {method!r}")
     eps = parse_eps(eps)
     check_batch_size(batch_size)
-    digest = model.digest()
+    model = copy_of(model)
     if isinstance(model, ExactNet) and type(model) is not ExactNet:
         raise UserError(f"a {type(model).__name__} cannot be certified: only an ExactNet itself is known to be exact")
     check_model(model)
@@ -173,8 +180,10 @@ def certify(
     x, labels = check_samples(model, pixels, labels)
     logits = predict(model, x, batch_size)
     check_labels(logits, labels)
-    margin = margins(logits, labels)
-    threshold = _threshold(model, eps)
+    margin, prediction = margins(logits, labels), logits.argmax(axis=1)
+    margin[~np.isfinite(logits).all(axis=1)] = -np.inf  # a logit that overflowed proves nothing
+    lipschitz, error = _claims(model)
+    threshold = _threshold(model, eps, lipschitz, error)
     certified = (margin > threshold) & (margin > 0)
     by_box: Array = np.zeros(len(x), bool)
     if method != "margin" and math.isfinite(threshold):  # where a layer may overflow, its bounds bound nothing
@@ -189,12 +198,10 @@ def certify(
         steps = _steps(model, margin, eps, by_box)
         radius = _downward(steps / (WHITE << model.fraction_bits))
     else:
-        bits, steps, radius = None, None, _radius(model, margin, eps, by_box)
-    if model.digest() != digest:
-        raise UserError("the model was changed while it was being certified, by another thread: certify a copy of it")
-    prediction = logits.argmax(axis=1)
+        bits, steps, radius = None, None, _radius(margin, eps, by_box, lipschitz, error)
     return Certificate(
-        digest,
+        model.digest(),
+        hashlib.sha256(np.ascontiguousarray(x).data).hexdigest(),
         method,
         eps,
         bits,
@@ -209,7 +216,15 @@ def certify(
     )
 
 
-def _threshold(model: Module, eps: Fraction) -> float:
+def copy_of(model: Module) -> Module:
+    """A copy of the net that nobody else can change.  Raises UserError where it cannot be copied."""
+    try:
+        return deepcopy(model)
+    except (TypeError, RecursionError) as error:
+        raise UserError(f"the model cannot be copied, so what is certified might change meanwhile: {error}") from None
+
+
+def _threshold(model: Module, eps: Fraction, lipschitz: float, error: float) -> float:
     """A float64 number that no margin may exceed but a certified one: 2Lε + 4E, rounded up.
 
     That a margin is itself rounded to float64 does not matter: rounding is monotone, and the threshold is a float64.
@@ -217,7 +232,6 @@ def _threshold(model: Module, eps: Fraction) -> float:
     if isinstance(model, ExactNet):
         grid = 1 << model.fraction_bits
         return math.floor(2 * WHITE * eps * grid) / grid  # a margin on the grid exceeds 2ε where it exceeds this
-    lipschitz, error = _claims(model)
     if math.isinf(error):
         return math.inf
     return math.nextafter(float((2 * Fraction(lipschitz) * eps + 4 * Fraction(error)) * GUARD), math.inf)
@@ -248,8 +262,7 @@ def _steps(model: ExactNet, margin: Array, eps: Fraction, by_box: Array) -> Arra
     return steps.clip(0, WHITE * grid)
 
 
-def _radius(model: Module, margin: Array, eps: Fraction, by_box: Array) -> Array:
-    lipschitz, error = _claims(model)
+def _radius(margin: Array, eps: Fraction, by_box: Array, lipschitz: float, error: float) -> Array:
     if math.isinf(error):
         return np.zeros(len(margin))
     room = margin - 4 * error * float(GUARD)
@@ -310,6 +323,9 @@ def predict(model: Module, x: Array, batch_size: int = 512) -> Array:
     if len(x) == 0:
         raise ValueError("predict: expected at least one sample, got none")
     try:
+        domain: Domain | None = getattr(model, "domain", None)
+        if domain and x.dtype.kind == "f":
+            domain.check_range(x)
         with evaluation(), no_grad():
             parts = [to_device(x[start : start + batch_size], model.device) for start in range(0, len(x), batch_size)]
             logits = np.concatenate([model(part).numpy() for part in parts])
@@ -361,6 +377,17 @@ def check_model(model: Module) -> None:
 
     No method of a class may have been replaced on an object.
     """
+    for path, module in type(model).modules(model):
+        kind = type(module)
+        for name in vars(module):
+            if inspect.isroutine(getattr(kind, name, None)):
+                raise UserError(f"the model cannot be certified: the {name} of its {kind.__name__} {path} was replaced")
+        for claim in CLAIMS:
+            if changing := overridden(kind, claim):
+                raise UserError(
+                    f"the model cannot be certified: the class {kind.__name__} overrides {changing}, so that the "
+                    f"{claim} it inherits does not hold for it"
+                )
     if not math.isinf(model.p):
         raise UserError(
             f"the model is at p = {model.p:g}: only the p = ∞ net is 1-Lipschitz in ℓ∞, so only that can be certified "
@@ -370,12 +397,6 @@ def check_model(model: Module) -> None:
     for name, array in model.state().items():
         if not np.isfinite(to_numpy(array)).all():
             raise UserError(f"the model cannot be certified: {name} holds values that are not finite")
-    for path, module in model.modules():
-        for name in vars(module):
-            if callable(getattr(type(module), name, None)):
-                raise UserError(
-                    f"the model cannot be certified: the {name} of its {type(module).__name__} {path} was replaced"
-                )
     if isinstance(model, ExactNet):
         model.check()
 

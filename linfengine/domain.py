@@ -9,7 +9,7 @@ import numpy as np
 
 from .backends import Array, backend_of, device_of
 from .interval import Interval
-from .tensor import Operand, Tensor
+from .tensor import Tensor
 
 WHITE = 255  # the largest gray level
 
@@ -19,12 +19,13 @@ class Domain:
     """Images (n, *shape) of numbers from 0 to `white`; with `fraction_bits`, of multiples of 2^-fraction_bits.
 
     `shape` is (channels, height, width), or None where the net does not know it. `white` is the number that a white
-    pixel is: 1 for pixels in [0, 1], 255 for gray levels.
+    pixel is: 1 for pixels in [0, 1], 255 for gray levels. With `window`, images may already be cropped to that size.
     """
 
     shape: tuple[int, ...] | None
     white: int = 1
     fraction_bits: int | None = None
+    window: int = 0
 
     @property
     def words(self) -> str:
@@ -33,28 +34,31 @@ class Domain:
         grid = "" if self.fraction_bits is None else f" that are multiples of 2^-{self.fraction_bits}"
         return f"uint8 images, or float32 {kind}{grid}"
 
-    def take(self, x: Any, device: str) -> Tensor | Interval:
-        """x as the net computes on it: uint8 gray levels become its numbers; a box only has to have the shape.
+    def take(self, x: Any, net: Any) -> Tensor | Interval:
+        """x as the net, which is on a `device`, computes on it.
 
-        Raises ValueError for an input of another shape or with numbers that are none of the domain, TypeError for
-        integers or booleans that are not uint8.
+        uint8 gray levels become its numbers, and numbers in lists float32; a box only has to have the shape.  Raises
+        ValueError for an input of another shape or with numbers that are none of the domain, TypeError for integers or
+        booleans that are not uint8.
         """
         if not hasattr(x, "shape"):
-            x = np.asarray(x, np.float32)
+            x = np.asarray(x)
+            x = x.astype(np.float32) if x.dtype.kind == "f" else x
         self.check_shape(x)
         if isinstance(x, Interval):
             return x
-        if not isinstance(x, Operand) and x.dtype.kind != "f":
-            if x.dtype != np.uint8:
-                raise TypeError(f"the net takes {self.words}, got {x.dtype}")
-            return Tensor(self.numbers(x), device=None if device_of(x) == "cuda" else device)
-        x = x if isinstance(x, Tensor) else Tensor(x, device=None if device_of(x) == "cuda" else device)
-        self.check(x.data)
+        if not isinstance(x, Tensor):
+            if x.dtype.kind != "f":
+                if x.dtype != np.uint8:
+                    raise TypeError(f"the net takes {self.words}, got {x.dtype}")
+                x = self.numbers(x)
+            x = Tensor(x, device=None if device_of(x) == "cuda" else net.device)
+        self.check_grid(x.data)
         return x
 
     def check_shape(self, x: Any) -> None:
         """Raises ValueError unless x is a batch of inputs."""
-        if self.shape is not None and tuple(x.shape[1:]) != self.shape:
+        if self.shape is not None and tuple(x.shape[1:]) not in (self.shape, (self.shape[0], self.window, self.window)):
             expected = ", ".join(map(str, ("n", *self.shape)))
             raise ValueError(f"the net takes images ({expected}), got shape {tuple(x.shape)}")
 
@@ -63,16 +67,20 @@ class Domain:
         numbers = levels.astype(np.float32)
         return numbers if self.white == WHITE else numbers / np.float32(WHITE)
 
-    def check(self, numbers: Array) -> None:
+    def check_grid(self, numbers: Array) -> None:
         """Raises ValueError for numbers that are not on the grid, or beyond the gray levels: exactness is proved for no
         others.  A net without a grid is a function on all real numbers.
         """
         if self.fraction_bits is None or not numbers.size:
             return
+        self.check_range(numbers)
+        steps = numbers * numbers.dtype.type(1 << self.fraction_bits)
+        if not bool((steps == backend_of(numbers).xp.rint(steps)).all()):
+            hint = ": are these pixels in [0, 1]?" if float(numbers.max()) <= 1 else ""
+            raise ValueError(f"the net takes {self.words}, got numbers between these{hint}")
+
+    def check_range(self, numbers: Array) -> None:
+        """Raises ValueError for numbers that no image has."""
         low, high = float(numbers.min()), float(numbers.max())
         if not (low >= 0 and high <= self.white):  # false for NaN as well
             raise ValueError(f"the net takes {self.words}, got numbers from {low:g} to {high:g}")
-        steps = numbers * numbers.dtype.type(1 << self.fraction_bits)
-        if not bool((steps == backend_of(numbers).xp.rint(steps)).all()):
-            hint = ": are these pixels in [0, 1]?" if high <= 1 else ""
-            raise ValueError(f"the net takes {self.words}, got numbers between these{hint}")

@@ -13,8 +13,10 @@ its logits are the same integers over 2^f on every machine.  Derivation: docs/ex
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
-from typing import Any
+from copy import deepcopy
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,16 +62,19 @@ class ExactNet(Sequential):
 
     _training = False
     white = WHITE
+    made_again = ("_bytes",)
 
     def __init__(self, *layers: Module, fraction_bits: int, shape: Sequence[int] | None = None) -> None:
         super().__init__(*layers)
         self.fraction_bits = check_fraction_bits(fraction_bits)
         self.shape = None if shape is None else tuple(shape)
-        self._bytes: tuple[tuple[object, ...], list[Array], _ByteNet | None] = (), [], None
+        self._bytes: _Made | None = None
         self.eval()
         for parameter in self.parameters().values():
             parameter.requires_grad = False
+        self._lock()
 
+    # the claims hold on bytes, too: the same function, proved in docs/exact.md
     lipschitz, rounding, lowest_margins = Sequential.lipschitz, Sequential.rounding, Sequential.lowest_margins
 
     @property
@@ -91,23 +96,34 @@ class ExactNet(Sequential):
     def _lock(self) -> None:
         """Keep the numbers in memory that nobody can write to, where they are on the CPU."""
         for holder, name, array in list(self._arrays()):
-            if isinstance(array, np.ndarray):
+            if isinstance(array, np.ndarray) and not _is_constant(array):
                 setattr(holder, name, np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape))
 
     def _byte_net(self, shape: tuple[int, ...]) -> _ByteNet | None:
-        """The net on bytes for images of a shape: the one made last, unless anything it was made of is another now."""
-        arrays = [array for _, _, array in self._arrays()]
-        settings = [(id(layer), getattr(layer, "groups", None), getattr(layer, "std", None)) for layer in self.layers]
-        made_of = (shape, *settings, *map(id, arrays))
-        known, _, net = self._bytes
-        if made_of != known or not all(map(_is_constant, arrays)):
-            super().__call__(np.zeros((1, *shape), np.uint8))  # the layers refuse what does not fit them
-            net = _ByteNet.of(self.layers, shape)
-            self._bytes = made_of, arrays, net  # it keeps the arrays, so that no new one gets the id of one of them
+        """The net on bytes for images of a shape: the one made last, if all that it was made of is still the same."""
+        made, parts = self._bytes, [_Part.of(layer) for layer in self.layers]
+        if made and made.shape == shape and len(made.parts) == len(parts) and all(map(_Part.same, made.parts, parts)):
+            return made.net
+        super().__call__(np.zeros((1, *shape), np.uint8))  # the layers refuse what does not fit them
+        net = _ByteNet.of(parts, shape)
+        if all(_is_constant(array) for part in parts for array in part.arrays if array is not None):
+            self._bytes = _Made(shape, parts, net)
         return net
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_bytes": ((), [], None)}
+        return vars(self) | {"_bytes": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ExactNet:
+        """Layers of its own, over the same numbers: nobody can write to these."""
+        memo |= {id(array): array for _, _, array in self._arrays() if _is_constant(array)}
+        memo[id(self)] = copied = type(self).__new__(type(self))
+        copied.__setstate__(deepcopy(vars(self) | {"_bytes": None}, memo))
+        copied._bytes = self._bytes
+        return copied
 
     def train(self, training: bool = True) -> Module:
         if training:
@@ -116,17 +132,14 @@ class ExactNet(Sequential):
 
     def load_state(self, state: dict[str, Array]) -> None:
         """As every module; raises UserError when the numbers are none of an exact net: nothing has changed then."""
-        before = list(self._arrays())
-        for holder, name, array in before:
+        copied = deepcopy(self)
+        for holder, name, array in list(copied._arrays()):
             setattr(holder, name, array.copy())
-        try:
-            super().load_state(state)
-            self.check()
-            self._lock()
-        except ValueError:
-            for holder, name, array in before:
-                setattr(holder, name, array)
-            raise
+        super(ExactNet, copied).load_state(state)
+        copied.check()
+        copied._lock()
+        for (holder, name, _), (_, _, array) in zip(list(self._arrays()), list(copied._arrays()), strict=True):
+            setattr(holder, name, array)
 
     def config(self) -> dict[str, Any]:
         shape = {} if self.shape is None else {"shape": list(self.shape)}
@@ -276,12 +289,40 @@ def _spread(channels: Array, count: int) -> Array:
     return np.repeat(channels, count // len(channels))
 
 
-def _is_constant(array: Array) -> bool:
+def _is_constant(array: Any) -> bool:
     """Whether an array's memory can never be written to: the bytes that `ExactNet` keeps its numbers in."""
     base = array
     while isinstance(base, np.ndarray):
-        base = base.base  # type: ignore[assignment]
+        base = base.base
     return isinstance(base, bytes)
+
+
+class _Part(NamedTuple):
+    """What the byte net takes from a layer: its class, groups and divisor, and mean, weight, bias and running mean."""
+
+    kind: type[Module]
+    settings: tuple[Any, ...]
+    arrays: tuple[Array | None, ...]
+
+    @classmethod
+    def of(cls, layer: Module) -> _Part:
+        weight, bias = (
+            None if each is None else each.data for each in (getattr(layer, name, None) for name in ("weight", "bias"))
+        )
+        means = getattr(layer, "mean", None), getattr(layer, "running_mean", None)
+        settings = getattr(layer, "groups", None), getattr(layer, "std", None)
+        return cls(type(layer), settings, (means[0], weight, bias, means[1]))
+
+    def same(self, other: _Part) -> bool:
+        return self[:2] == other[:2] and all(map(operator.is_, self.arrays, other.arrays))
+
+
+class _Made(NamedTuple):
+    """A byte net with the shape of image and the parts that it was made of, which lie in constant memory."""
+
+    shape: tuple[int, ...]
+    parts: list[_Part]
+    net: _ByteNet | None
 
 
 class _ByteNet:
@@ -300,34 +341,27 @@ class _ByteNet:
         self.steps, self.low, self.sign = steps, low, sign
 
     @classmethod
-    def of(cls, layers: tuple[Module, ...], shape: tuple[int, ...]) -> _ByteNet | None:
+    def of(cls, parts: list[_Part], shape: tuple[int, ...]) -> _ByteNet | None:
         """None where there are other layers than Normalize, Flatten, dense distances, shifts, and Negate at the end."""
         low: Array = np.zeros(shape, np.int64)
         steps: list[tuple[Array, Array, int]] = []
-        sign = 1
-        for layer in layers:
-            match layer:
-                case _ if sign < 0:
-                    return None
-                case Normalize():
-                    low = low - layer.mean.astype(np.int64)
-                case Flatten():
-                    low = low.reshape(-1)
-                case LinfDistDense():
-                    w, groups = layer.weight.data.astype(np.int64), layer.groups
-                    if low.ndim != 1:
-                        return None
-                    v = w - np.repeat(low.reshape(groups, -1), len(w) // groups, axis=0)
-                    least = np.maximum(-v, v - WHITE).max(axis=1).clip(0)
-                    above, below = (v + least[:, None]).clip(None, WHITE), (v - least[:, None]).clip(0)
-                    steps.append((above.astype(np.uint8), below.astype(np.uint8), groups))
-                    low = least if layer.bias is None else least + layer.bias.data.astype(np.int64)
-                case MeanShift() if low.ndim == 1:
-                    low = low - layer.running_mean.astype(np.int64)
-                case Negate():
-                    sign = -1
-                case _:
-                    return None
+        for i, (kind, (groups, std), (mean, weight, bias, running_mean)) in enumerate(parts):
+            if kind is Normalize and mean is not None and std == 1:
+                low = low - mean.astype(np.int64)
+            elif kind is Flatten:
+                low = low.reshape(-1)
+            elif kind is LinfDistDense and weight is not None and low.ndim == 1:
+                w = weight.astype(np.int64)
+                v = w - np.repeat(low.reshape(groups, -1), len(w) // groups, axis=0)
+                least = np.maximum(-v, v - WHITE).max(axis=1).clip(0)
+                above, below = (v + least[:, None]).clip(None, WHITE), (v - least[:, None]).clip(0)
+                steps.append((above.astype(np.uint8), below.astype(np.uint8), groups))
+                low = least if bias is None else least + bias.astype(np.int64)
+            elif kind is MeanShift and running_mean is not None and low.ndim == 1:
+                low = low - running_mean.astype(np.int64)
+            elif not (kind is Negate and i == len(parts) - 1):
+                return None
+        sign = -1 if parts and parts[-1].kind is Negate else 1
         return cls(steps, low, sign) if steps else None
 
     def __call__(self, x: Array) -> Array:

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import math
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -41,7 +43,7 @@ LARGEST = float(np.finfo(np.float32).max)  # beyond, a result overflows, and rou
 
 
 CLAIMS = ("lipschitz", "rounding", "lowest_margins")  # what a certificate takes from a layer without a proof
-TRANSIENT = {"_p", "_training", "_bytes"}  # attributes that an evaluation does not depend on
+HARMLESS = {"config", "train", "eval", "to", "load_state", "decay_order", "_abc_impl", *CLAIMS}  # change no function
 
 _evaluation_order: ContextVar[float | None] = ContextVar("linfengine_evaluation_order", default=None)
 
@@ -50,13 +52,22 @@ _evaluation_order: ContextVar[float | None] = ContextVar("linfengine_evaluation_
 def evaluation(p: float = math.inf) -> Iterator[None]:
     """A `with` block (of this thread or task) in which every net is in evaluation, its distance layers at order p.
 
-    Within it `training` is False and `p` is that order, whatever was set; the nets themselves do not change.
+    Within it `training` is False, whatever was set; the nets themselves do not change.
     """
     token = _evaluation_order.set(p)
     try:
         yield
     finally:
         _evaluation_order.reset(token)
+
+
+def overridden(kind: type[Module], claim: str) -> str | None:
+    """The name by which a class changes what a claim speaks of that it inherits; None where the claim holds for it."""
+    classes = [vars(each) for each in kind.__mro__ if each is not object]
+    owner = next(i for i, names in enumerate(classes) if claim in names)
+    spoken_of = {name for names in classes[owner:] for name in names if name == "__call__" or name[:2] != "__"}
+    changing = (spoken_of - HARMLESS) | {"__getattribute__", "__getattr__", "__slots__"}
+    return next((name for names in classes[:owner] for name in names if name in changing), None)
 
 
 def gamma(n: int) -> float:
@@ -73,21 +84,19 @@ class Module:
     Parameters are the attributes that are Tensors, children those that are Modules, both also in lists, tuples and
     dicts, at any depth; buffers are the arrays named in `buffer_names`.  Names are joined by dots: "3.weight".
 
-    A subclass that defines `__call__`, or another method that an inherited claim speaks of, computes something else:
-    it inherits none of the `CLAIMS` and has to state its own.
+    A subclass that defines `__call__`, or overrides anything else that an inherited claim speaks of, computes something
+    else: it inherits none of the `CLAIMS` and has to state its own (see `overridden`).
     """
 
     _training = True
     white: int = 1  # the number that a white pixel is: 1, or 255 in an exact net
     buffer_names: tuple[str, ...] = ()
+    made_again: tuple[str, ...] = ()  # attributes that follow from the others
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
-        lines = [vars(each) for each in cls.__mro__]
         for claim in CLAIMS:
-            owner = next(i for i, each in enumerate(lines) if claim in each)
-            above = {name for each in lines[owner:] for name in each if name == "__call__" or name[:2] != "__"}
-            if any(name in each for each in lines[:owner] for name in above - {"config", *CLAIMS}):
+            if overridden(cls, claim):
                 setattr(cls, claim, vars(Module)[claim])
 
     def __call__(self, x: Input) -> Result:
@@ -117,8 +126,9 @@ class Module:
 
     def _lacks(self, method: str) -> str:
         return (
-            f"the class {type(self).__name__} does not define {method}: a class with a __call__ of its own states its "
-            "own lipschitz() and rounding(magnitude) to be certified, and its own config() to be saved"
+            f"the class {type(self).__name__} does not define {method}: a class that overrides __call__, or another "
+            "method that computes, states its own lipschitz() and rounding(magnitude) to be certified, and its own "
+            "config() to be saved"
         )
 
     @property
@@ -141,24 +151,33 @@ class Module:
         return np.asarray(to_numpy(bounds.lower)[rows, labels] - upper.max(axis=1))
 
     def children(self) -> dict[str, Module]:
-        return {name: each for name, each in self._held() if isinstance(each, Module)}
+        return {name: each for name, each in type(self)._held(self) if isinstance(each, Module)}
 
     def _held(self) -> Iterator[tuple[str, Module | Tensor]]:
         """The Modules and Tensors of the attributes, each with its name.
 
-        Raises TypeError for one that is hidden in anything but a list, tuple or dict.
+        Raises TypeError for one that is hidden in anything but a list, tuple or dict, that belongs to the class, or
+        that has the name of another.
         """
-        for name, value in vars(self).items():
-            if name not in TRANSIENT:
-                yield from _found(name, value, self)
+        names: set[str] = set()
+        for attribute, value in vars(self).items():
+            for name, each in () if attribute in self.made_again else _found(attribute, value, self):
+                if name in names:
+                    raise TypeError(f"{type(self).__name__}: two parts have the name {name}")
+                names.add(name)
+                yield name, each
+        for kind in type(self).__mro__:
+            for name, value in vars(kind).items() if kind is not Module else ():
+                if isinstance(value, Module | Operand):
+                    raise TypeError(f"{type(self).__name__}: {name} belongs to the class, set it in __init__ instead")
 
     def modules(self, prefix: str = "", within: tuple[Module, ...] = ()) -> Iterator[tuple[str, Module]]:
         """This module and all below it, each with its name.  Raises TypeError for a module that holds itself."""
         if any(self is each for each in within):
             raise TypeError(f"the {type(self).__name__} {prefix} holds itself")
         yield prefix, self
-        for name, child in self.children().items():
-            yield from child.modules(f"{prefix}.{name}" if prefix else name, (*within, self))
+        for name, child in type(self).children(self).items():
+            yield from type(child).modules(child, f"{prefix}.{name}" if prefix else name, (*within, self))
 
     def parameters(self) -> dict[str, Tensor]:
         """What training changes, by name; a Tensor that has several names stands under its first."""
@@ -184,16 +203,19 @@ class Module:
         return {name: parameter.data for name, parameter in self._tensors().items()} | buffers
 
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of all that an evaluation computes with: classes, settings and numbers.
+        """SHA-256, in hexadecimal, of what a model file holds of the net: its description and its numbers.
 
-        It is the same on every device, and after saving and loading.
+        It is the same on every device, and after saving and loading.  A net without a description counts as the names
+        of its classes.
         """
-        found = hashlib.sha256()
-        for path, module in self.modules():
-            found.update(f"{path} {type(module).__module__}.{type(module).__qualname__}\n".encode())
-            for name, value in sorted(vars(module).items()):
-                if name not in TRANSIENT:
-                    _feed(found, name, value)
+        try:
+            description = json.dumps(self.config(), sort_keys=True)
+        except NotImplementedError:
+            description = repr([(path, type(module).__qualname__) for path, module in self.modules()])
+        found = hashlib.sha256(description.encode())
+        for name, array in sorted(self.state().items()):
+            found.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            found.update(np.ascontiguousarray(to_numpy(array)).data)
         return found.hexdigest()
 
     def load_state(self, state: dict[str, Array]) -> None:
@@ -274,62 +296,56 @@ class Module:
         return module.p if isinstance(module, _LinfDistLayer) and leaf == "weight" else 2.0
 
 
+_PLAIN = (str, bytes, bool, int, float, type(None), np.generic)
+
+
 def _found(name: str, value: object, owner: Module) -> Iterator[tuple[str, Module | Tensor]]:
     """The Modules and Tensors in an attribute's value, each with its name."""
     if isinstance(value, Module | Tensor):
         yield name, value
-    elif isinstance(value, dict | list | tuple):
+        return
+    if isinstance(value, dict | list | tuple):
         for key, each in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _found(f"{name}.{key}", each, owner)
-    elif not isinstance(value, _PLAIN) and _hides(value):
+            if not isinstance(each, _PLAIN):
+                yield from _found(f"{name}.{key}", each, owner)
+        value = [getattr(value, "__dict__", None), [*value] if isinstance(value, dict) else None]  # and the keys
+    if not isinstance(value, _PLAIN) and not _is_numbers(value) and _hides(value):
         raise TypeError(
-            f"{type(owner).__name__}: the attribute {name}, a {type(value).__name__}, hides a Module or a Tensor: keep "
-            "it as an attribute of its own, or in a list, tuple or dict"
+            f"{type(owner).__name__}: the attribute {name} hides a Module, a Tensor or an array: keep it as an "
+            "attribute of its own, or in a list, tuple or dict"
         )
 
 
-_PLAIN = (str, bytes, bool, int, float, type(None), np.generic)
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind != "O" or device_of(value) == "cuda"
 
 
 def _hides(value: object) -> bool:
-    """Whether a Module or Tensor can be reached from an object: its attributes, its elements, a closure."""
+    """Whether a Module, Tensor or array can be reached from an object: its attributes, its elements, a function."""
     seen: set[int] = set()
     left: list[object] = [value]
     while left:
         each = left.pop()
-        if isinstance(each, Module | Operand):
+        if isinstance(each, Module | Operand) or _is_numbers(each):
             return True
-        plain = isinstance(each, np.ndarray) and each.dtype.kind != "O"
-        if plain or id(each) in seen or isinstance(each, (*_PLAIN, type, ModuleType)):
+        if id(each) in seen or isinstance(each, (*_PLAIN, type, ModuleType)):
             continue
         seen.add(id(each))
-        if isinstance(each, FunctionType):  # its globals are the program's, not the net's
-            left += [each.__closure__, each.__defaults__, each.__kwdefaults__]
+        if isinstance(each, FunctionType):  # of its globals those that it names
+            named = [each.__globals__.get(name) for name in each.__code__.co_names]
+            left += [each.__closure__, each.__defaults__, each.__kwdefaults__, each.__dict__, named]
         elif isinstance(each, np.ndarray):
             left += list(each.flat)
+        elif isinstance(each, weakref.ref):
+            left.append(each())
         else:
-            left += [*gc.get_referents(each), getattr(each, "__self__", None)]  # a bound method's object
+            left += gc.get_referents(each)
     return False
-
-
-def _feed(found: Any, name: str, value: object) -> None:
-    """Add an attribute to a hash; modules are added by themselves."""
-    if isinstance(value, Tensor):
-        value = value.data
-    if isinstance(value, np.ndarray) or device_of(value) == "cuda":
-        array = np.ascontiguousarray(to_numpy(value))
-        found.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        found.update(array)
-    elif isinstance(value, dict | list | tuple):
-        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
-            _feed(found, f"{name}.{key}", each)
-    elif not isinstance(value, Module):
-        found.update(f"{name} {value!r}\n".encode())
 
 
 def _short(number: Any) -> float:
     """A float32 number as the shortest decimal that means it."""
-    return float(str(np.float32(number)))
+    return float(np.format_float_scientific(np.float32(number), unique=True))
 
 
 class Normalize(Module):
@@ -467,6 +483,11 @@ class Tanh(Module):
         return {"layer": "Tanh"}
 
 
+def _largest(array: Array) -> float:
+    """max |a|, without an array of that size."""
+    return max(float(array.max()), -float(array.min()))
+
+
 class _LinfDistLayer(Module):
     """What the distance layers share: weight (o, k), perhaps bias (o), groups, and p."""
 
@@ -495,9 +516,8 @@ class _LinfDistLayer(Module):
 
     @property
     def p(self) -> float:
-        """The order used in training, ≥ 1 or ∞; evaluation is at ∞, or at the order of the `evaluation` block."""
-        order = _evaluation_order.get()
-        return self._p if order is None else order
+        """The order used in training, ≥ 1 or ∞; evaluation is at ∞, or at the order of an `evaluation` block."""
+        return self._p
 
     @p.setter
     def p(self, value: float) -> None:
@@ -506,7 +526,9 @@ class _LinfDistLayer(Module):
         self._p = float(value)
 
     def distance(self, x: Input) -> Result:
-        order = self.p if self._training or _evaluation_order.get() is not None else math.inf
+        order = _evaluation_order.get()
+        if order is None:
+            order = self.p if self._training else math.inf
         y = ops.lp_dist(x, self.weight, p=order, groups=self.groups)
         return y if self.bias is None else y + self.bias
 
@@ -514,7 +536,7 @@ class _LinfDistLayer(Module):
         return 1.0
 
     def rounding(self, magnitude: float) -> tuple[float, float]:
-        size = magnitude + float(abs(self.weight.data).max())
+        size = magnitude + _largest(self.weight.data)
         error = UNIT_ROUNDOFF * size
         if self.bias is not None:
             size += float(abs(self.bias.data).max())
@@ -644,8 +666,9 @@ class MeanShift(Module):
         if isinstance(x, Interval):
             raise ValueError("MeanShift: a batch mean has no bounds, call eval() on the net first")
         mean = ops.mean(x, axis=(0, *range(2, len(shape))))
-        self.running_mean *= np.float32(1 - self.momentum)
-        self.running_mean += np.float32(self.momentum) * mean.data
+        with np.errstate(under="ignore"):
+            self.running_mean *= np.float32(1 - self.momentum)
+            self.running_mean += np.float32(self.momentum) * mean.data
         return ops.sub(x, ops.reshape(mean, channels))
 
     def lipschitz(self) -> float:
@@ -741,6 +764,9 @@ class Dense(Module):
         return {"layer": "Dense", "in_features": self.weight.shape[1], "out_features": self.weight.shape[0]}
 
 
+_PIXELS = Domain(None)
+
+
 class Sequential(Module):
     """One layer after the other; its Lipschitz constant is the product of theirs.
 
@@ -757,15 +783,26 @@ class Sequential(Module):
     @property
     def domain(self) -> Domain | None:
         """What the net takes, where its first layer says it."""
-        return Domain(None) if self.layers and type(self.layers[0]) is Normalize else None
+        first = self.layers[0] if self.layers else None
+        return _PIXELS if isinstance(first, Normalize) else getattr(first, "domain", None)
+
+    @property
+    def device(self) -> str:
+        for layer in self.layers:
+            for value in vars(layer).values():
+                if isinstance(value, Tensor):
+                    return value.device
+        return super().device
 
     def _held(self) -> Iterator[tuple[str, Module | Tensor]]:
         return ((name.removeprefix("layers."), each) for name, each in super()._held())
 
     def __call__(self, x: Input) -> Result:
-        if domain := self.domain:
-            x = domain.take(x, self.device)
+        if (domain := self.domain) is not None:
+            x = domain.take(x, self)
         elif not isinstance(x, Operand):
+            if getattr(x, "dtype", np.dtype(float)).kind != "f":
+                raise TypeError(f"a net that does not begin with Normalize takes floating-point numbers, got {x.dtype}")
             x = Tensor(x, device=self.device)
         for layer in self.layers:
             x = layer(x)
@@ -819,7 +856,7 @@ class DistanceNet(Sequential):
         identity: bool,
         seed: list[int],
     ) -> None:
-        self.shape, self.classes, self.head = tuple(shape), classes, head
+        self.shape, self.classes, self.head, self.crop = tuple(shape), classes, head, crop
         layers: list[Module] = [Normalize(mean, std), *([CenterCrop(crop)] if crop else []), *hidden]
         if head:
             layers += [Dense(features, head, seed=[*seed, 0]), Tanh(), Dense(head, classes, seed=[*seed, 1])]
@@ -828,12 +865,13 @@ class DistanceNet(Sequential):
         super().__init__(*layers)
         self._config = {"shape": list(shape), "classes": classes, "crop": crop, "head": head}
 
+    # the claims hold for its domain, too
     lipschitz, rounding, lowest_margins = Sequential.lipschitz, Sequential.rounding, Sequential.lowest_margins
     __repr__ = Module.__repr__
 
     @property
     def domain(self) -> Domain:
-        return Domain(self.shape)
+        return Domain(self.shape, window=self.crop)
 
     def config(self) -> dict[str, Any]:
         normalize = self.layers[0]

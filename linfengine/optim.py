@@ -245,13 +245,14 @@ def _address(array: Array) -> int:
 
 def _check_fit(what: str, array: Array, w: Array, *, in_place: bool = False) -> None:
     """Raises ValueError, or TypeError for another device, unless the array has a number for each of w."""
-    if device_of(array) == "cpu" and not isinstance(array, np.ndarray):
-        raise ValueError(f"{what} must be an array, got {type(array).__name__}")
+    if type(array) is not type(w):
+        if device_of(array) == "cpu" and not isinstance(array, np.ndarray):
+            raise ValueError(f"{what} must be an array, got {type(array).__name__}")
+        backend_of(w, array)
     if array.shape != w.shape or array.dtype != w.dtype:
         raise ValueError(f"{what}: expected {w.dtype} {w.shape}, got {array.dtype} {array.shape}")
     if in_place and not array.flags.c_contiguous:
         raise ValueError(f"{what} must be C-contiguous, to be changed in place")
-    backend_of(w, array)
 
 
 def _check_steps(steps: int) -> None:

@@ -47,9 +47,14 @@ def no_grad():
 def only_grad(*tensors):
     """A `with only_grad(x):` block in which ops record only what is computed from these leaves (in this thread).
 
-    All other Tensors count as constants, whatever their `requires_grad` says: the gradient of a net's output with
-    respect to its input costs nothing for the weights, and leaves their `grad` alone. A backward() belongs inside.
+    All other Tensors count as constants, whatever their `requires_grad` says, and so does what was computed before the
+    block: the gradient of a net's output with respect to its input costs nothing for the weights, and leaves their
+    `grad` alone. A backward() belongs inside. Raises ValueError for a Tensor that is no leaf that requires a gradient.
     """
+    cdef Tensor tensor
+    for tensor in tensors:
+        if tensor.op is not None or tensor.walked or not tensor.requires_grad:
+            raise ValueError("only_grad() takes leaves that require a gradient, and got a Tensor that is none.")
     token = grad_enabled.set(frozenset(tensors))
     try:
         yield
@@ -67,7 +72,7 @@ def gradient_needs(tuple inputs):
 
 cdef bint asks(Tensor x, mode):
     """Whether a Tensor asks for a gradient: in an `only_grad` block a leaf of its list, or what was computed there."""
-    return x.requires_grad and (mode is True or x in mode or x.mode is mode)
+    return x.requires_grad and (mode is True or x in mode or x.mode == mode)
 
 
 def as_array(data, dtype=None, device=None):
@@ -221,7 +226,8 @@ cdef class Tensor(Operand):
     def grad(self, value):
         if value is not None:
             found = getattr(value, "shape", None), getattr(value, "dtype", None), device_of(value)
-            if found != (self._data.shape, self._data.dtype, self.device):
+            is_array = isinstance(value, np.ndarray) or found[2] == "cuda"
+            if not is_array or found != (self._data.shape, self._data.dtype, self.device):
                 raise ValueError(f"grad: expected None or an array of shape {self.shape} and dtype {self.dtype} on "
                                  f"{self.device}, got {type(value).__name__} of shape {found[0]} and dtype {found[1]} "
                                  f"on {found[2]}.")
@@ -330,7 +336,7 @@ cdef walk(list ready, dict consumers, dict gradients):
             node._grad = g if own and g.flags.c_contiguous else g.copy()
             continue
         op, parents = node.op, node.parents
-        node.op, node.parents, node.walked = None, None, True
+        node.op, node.parents, node.mode, node.walked = None, None, None, True
         for parent, part in zip(parents, op.backward(op.be, g)):
             if parent is not None:
                 add_up(gradients, parent, part, g)

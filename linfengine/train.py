@@ -18,6 +18,7 @@ import math
 import re
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from .checkpoint import load_tensors, save_model, save_tensors
 from .data import Dataset, batches, random_crop, random_flip, split_holdout, to_pixels
 from .errors import UserError
 from .files import check_writable, folder_lock, remove_temporaries, write_file
-from .layers import DistanceNet, LinfDistConvNet, LinfDistNet, evaluation
+from .layers import DistanceNet, LinfDistConvNet, LinfDistNet
 from .optim import Adam
 from .progress import Observer as Observer
 from .progress import watching
@@ -235,17 +236,21 @@ class Run:
         if not len(labels):
             return {}
         method = "interval" if self.recipe.head else "margin"  # a head's Lipschitz constant proves next to nothing
-        with evaluation():
-            proof = certify(self.model, pixels, labels, self.recipe.eps_test, method=method)
+        proof = certify(self.hard_net(), pixels, labels, self.recipe.eps_test, method=method)
         return {
             "held_out_accuracy": float(proof.correct.mean()),
             "held_out_certified": float((proof.certified & proof.correct).mean()),
         }
 
+    def hard_net(self) -> DistanceNet:
+        """A copy of the net, at p = ∞."""
+        net = deepcopy(self.model)
+        net.p = math.inf
+        return net
+
     def save_net(self, path: Path) -> None:
         """The net at p = ∞, as it is certified."""
-        with evaluation():
-            save_model(self.model, path, dataset=self.recipe.dataset, recipe=json.dumps(self.recipe.to_dict()))
+        save_model(self.hard_net(), path, dataset=self.recipe.dataset, recipe=json.dumps(self.recipe.to_dict()))
 
     def save(self, path: Path) -> None:
         """The whole state between two epochs."""

@@ -603,6 +603,41 @@ def test_eps_is_what_people_write(text: Any, eps: Fraction) -> None:
     assert parse_eps(text) == eps
 
 
+@pytest.mark.parametrize("dtype", [float, np.float64, np.float32])
+def test_a_float_means_what_it_is_nearest_to(dtype: Any) -> None:
+    """More than half of the floats k/255 lie below k/255, and none of them means less."""
+    assert sum(Fraction(k / 255) < Fraction(k, 255) for k in range(256)) > 128
+    for k in range(256):
+        exact = dtype(k) / dtype(255)
+        for near in (exact, np.nextafter(exact, dtype(0)), np.nextafter(exact, dtype(1))):
+            assert parse_eps(near) == Fraction(k, 255)
+        assert parse_gray_levels(dtype(k)) == Fraction(k, 255)
+    for digits in ("0.03137", "0.1568", "0.001"):
+        assert parse_eps(dtype(digits)) == Fraction(digits)
+    assert parse_eps(dtype(0.1) + dtype(0.2)) == Fraction(3, 10)
+
+
+def test_a_float_that_is_near_nothing_is_taken_as_it_is() -> None:
+    for number in (0.123456789012345678, math.pi / 4, 2.0**-40 * 1.3):
+        assert parse_eps(number) == Fraction(number)
+    assert parse_eps(np.float32(math.pi / 4)) == Fraction(float(np.float32(math.pi / 4)))
+
+
+def test_a_radius_does_not_depend_on_how_numbers_are_printed() -> None:
+    with np.printoptions(legacy="1.13"):
+        assert parse_eps(np.float64(8 / 255)) == Fraction(8, 255)
+
+
+def test_a_margin_of_exactly_two_eps_is_not_certified_at_a_float() -> None:
+    """The float nearest to 8/255 is less than that; a margin of 16 gray levels does not exceed twice 8/255."""
+    net = quantize(plain_net([[0.0], [256 / 255]]), 1)  # |x| against |x - 256| in gray levels
+    image = np.full((1, 1, 1, 1), 120, np.uint8)
+    assert Fraction(8 / 255) < Fraction(8, 255)
+    for eps, certified in ((8 / 255, False), (np.float32(8 / 255), False), (7.99 / 255, True)):
+        verdict = certify(net, image, np.array([0]), eps, method="exact")
+        assert (verdict.margin[0], verdict.certified[0]) == (16, certified)
+
+
 @given(eps=st.fractions(0, 1, max_denominator=10**20))
 def test_eps_keeps_its_fraction(eps: Fraction) -> None:
     assert parse_eps(str(eps)) == eps == parse_eps(eps)
@@ -611,12 +646,13 @@ def test_eps_keeps_its_fraction(eps: Fraction) -> None:
 @pytest.mark.parametrize(
     "text",
     ["-1/255", "1.0000001", "256/255", "-0.0001", 2, -1, 1e-3 - 1, "nan", "inf", "-inf", math.nan, math.inf]
-    + ["", "x", "1/0", "8 / 255 px", "0,3", "1/2/3", None, [0.1], b"0.1"],
+    + ["", "x", "1/0", "8 / 255 px", "0,3", "1/2/3", None, [0.1], b"0.1", True, np.bool_(True), np.array([0.1])]
+    + ["1e-99_999_999", "1e-99_99", "1e-999", "1_0/255", "৪/255", "1e-80", 1e-80, "0." + 60 * "0" + "1"],
 )
 def test_eps_that_is_none(text: Any) -> None:
-    with pytest.raises(UserError, match="^eps: expected a (number|radius)"):
+    with pytest.raises(UserError, match="^eps: expected a (number|radius|fraction of at most 60 digits)"):
         parse_eps(text)
-    with pytest.raises(UserError, match="^eps: expected a (number|radius)"):
+    with pytest.raises(UserError, match="^eps: expected a (number|radius|fraction)"):
         certify(deep(), row(0, 0, 0, 0).reshape(1, 1, 2, 2), np.array([0]), text)
 
 

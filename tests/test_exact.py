@@ -396,6 +396,48 @@ def test_bytes_follow_the_numbers_that_are_loaded(host_backend: str) -> None:
     np.testing.assert_array_equal(one(x).numpy(), expected)
 
 
+def test_bytes_follow_numbers_that_take_the_place_of_others(host_backend: str) -> None:
+    """Whichever array, setting or layer of the net is another now: it is certified as it is."""
+    x, labels = some_images(24), np.zeros(24, int)
+
+    def assert_same(changed: ExactNet, expected: ExactNet) -> None:
+        changed(x)  # twice: what is made in the first call is not to be kept for the second
+        for net in (changed, deepcopy(expected)):
+            net.check()
+        np.testing.assert_array_equal(changed(x).numpy(), Sequential.__call__(expected, x).numpy())
+        a, b = (certify(net, x, labels, "1/255", method="exact") for net in (changed, expected))
+        np.testing.assert_array_equal(a.steps, b.steps)
+
+    one, other = (quantize(filled(DENSE["net"](), seed), 0) for seed in (0, 1))
+    one(x)
+    for name, parameter in one.parameters().items():
+        parameter.data = other.parameters()[name].data
+    for (_, a), (_, b) in zip(one.modules(), other.modules(), strict=True):
+        if isinstance(a, MeanShift) and isinstance(b, MeanShift):
+            a.running_mean = b.running_mean
+        if isinstance(a, Normalize) and isinstance(b, Normalize):
+            a.mean = b.mean
+    assert_same(one, other)
+    shifted = quantize(filled(DENSE["shifts that stay"](), 0), 0)
+    shifted(x)
+    for _, layer in shifted.modules():
+        if isinstance(layer, Normalize):
+            layer.mean = layer.mean + 3
+    assert_same(shifted, shifted)
+    one.layers = other.layers
+    assert_same(one, other)
+
+
+def test_nobody_writes_to_the_numbers_of_an_exact_net(host_backend: str) -> None:
+    for net in (quantize(filled(DENSE["net"](), 0), 0), deepcopy(quantize(filled(DENSE["net"](), 0), 8))):
+        net.to("cpu")
+        for array in net.state().values():
+            with pytest.raises(ValueError, match="read-only"):
+                array.reshape(-1)[0] = 1
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                array.flags.writeable = True
+
+
 @pytest.mark.parametrize("bits", [0, 8])
 @pytest.mark.parametrize(
     ("name", "shape"),

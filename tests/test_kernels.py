@@ -439,7 +439,9 @@ def test_channel_sums_are_those_of_float64(shape: tuple[int, ...], dtype: Any) -
 
 def test_channel_sums_refuse_what_does_not_fit() -> None:
     x = np.zeros((5, 4, 3), np.float32)
-    for wrong, sums in [(x, np.zeros(3)), (x, np.zeros(4, np.float32)), (x[:0], np.zeros(4)), (x[:, ::2], np.zeros(2))]:
+    few, single = np.zeros(3), np.zeros(4, np.float32)
+    cases: list[tuple[Array, Array]] = [(x, few), (x, single), (x[:0], np.zeros(4)), (x[:, ::2], np.zeros(2))]
+    for wrong, sums in cases:
         with pytest.raises((ValueError, TypeError)):
             _cpu.channel_sums(wrong, sums)
 

@@ -16,6 +16,7 @@ from nets import conv, conv_net, deep
 from op_cases import Array
 
 from linfengine.attack import pgd
+from linfengine.audit import audit
 from linfengine.certify import certify, predict
 from linfengine.checkpoint import load_model, save_model
 from linfengine.errors import UserError
@@ -45,6 +46,7 @@ from linfengine.tensor import Tensor
 RNG = np.random.default_rng(0)
 PIXELS = RNG.random((48, 1, 2, 2), np.float32)
 LABELS = RNG.integers(3, size=48)
+GRAY = RNG.integers(256, size=(5, 1, 2, 2), dtype=np.uint8)
 
 
 def net_of(*layers: Module) -> Sequential:
@@ -58,12 +60,11 @@ def test_an_evaluation_block_changes_no_net() -> None:
     net = deep()
     net.p = 8
     with evaluation():
-        assert (net.p, net.training) == (math.inf, False)
+        assert (net.p, net.training) == (8, False)
         inside = net(PIXELS).numpy()
         with evaluation(32):
-            assert (net.p, net.training) == (32, False)
+            assert not net.training
             smooth = net(PIXELS).numpy()
-        assert net.p == math.inf
     assert (net.p, net.training) == (8, True)
     hard = copy.deepcopy(net).eval()
     np.testing.assert_array_equal(inside, hard(PIXELS).numpy())
@@ -143,18 +144,66 @@ def test_training_beside_an_attack_loses_nothing() -> None:
         np.testing.assert_array_equal(array, found.state()[name])
 
 
-def test_a_net_that_changes_while_it_is_certified_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_is_about_one_net_whatever_happens_to_it_meanwhile() -> None:
+    """Another thread trains the net, or swaps its weights and takes them back: no certificate mixes two nets up."""
+    one, other, stop = deep(), deep(), threading.Event()
+    for array in other.state().values():
+        array[...] = RNG.standard_normal(array.shape)
+    own = {name: array.copy() for name, array in one.state().items()}
+    expected = {net.digest(): certify(net, PIXELS, LABELS, "1/20").margin for net in (one, other)}
+
+    def swap() -> None:
+        while not stop.is_set():
+            one.load_state(other.state())
+            one.load_state(own)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        found = [certify(one, PIXELS, LABELS, "1/20", batch_size=7) for _ in range(40)]
+    finally:
+        stop.set()
+        thread.join()
+    for proof in found:
+        if proof.digest in expected:  # else a mixture was copied, which is a net of its own
+            np.testing.assert_array_equal(proof.margin, expected[proof.digest])
+
+
+def test_a_net_that_cannot_be_copied_is_refused() -> None:
     net = deep()
-    evaluate = predict
-
-    def train_meanwhile(model: Module, *arguments: Any) -> Array:
-        logits = evaluate(model, *arguments)
-        net.state()["2.weight"][0, 0] += 1
-        return logits
-
-    monkeypatch.setattr("linfengine.certify.predict", train_meanwhile)
-    with pytest.raises(UserError, match="changed while it was being certified"):
+    net.lock = threading.Lock()  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="cannot be copied"):
         certify(net, PIXELS, LABELS, "1/20")
+
+
+def test_strict_floating_point_changes_nothing() -> None:
+    """A debugger's np.seterr(all="raise"): certificates, attacks, audits and the radius of a box are what they were."""
+    net, tiny = deep(), Interval(*np.array([[0, -1e-45, -3e38], [1e-45, 1e-40, 3e38]], np.float32))
+
+    def answers() -> list[Array]:
+        found = pgd(net, PIXELS, LABELS, "1/20", steps=3, restarts=2, smooth=True, targeted=True, rounding=2)
+        sections = audit(net, GRAY, LABELS[:5], "1/20")
+        assert all(section.sound for section in sections)
+        return [found.point, found.margin, certify(net, PIXELS, LABELS, "1/20").radius, tiny.radius, tiny.centre]
+
+    with np.errstate(all="ignore"):
+        expected = answers()
+    with np.errstate(all="raise"):
+        for a, b in zip(expected, answers(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_labels_of_any_integer_type_are_classes() -> None:
+    """Targets of 200 classes wrap in uint8, and those of 100 overflow in int8."""
+    net = LinfDistNet((1, 2, 2), 200, width=8, depth=2, mean=(0.5,), std=0.25, identity=False)
+    labels = np.array([199, 120, 7], np.uint8)
+    expected = pgd(net, PIXELS[:3], labels.astype(np.int64), "1/20", steps=1, targeted=True)
+    found = pgd(net, PIXELS[:3], labels, "1/20", steps=1, targeted=True)
+    np.testing.assert_array_equal(found.margin, expected.margin)
+    proof = certify(net, PIXELS[:3], np.array([100, 120, 7], np.int8), "1/20")
+    np.testing.assert_array_equal(proof.margin, certify(net, PIXELS[:3], np.array([100, 120, 7]), "1/20").margin)
+    with pytest.raises(UserError, match="expected labels that are numbers of classes"):
+        certify(net, PIXELS[:1], np.array([2**64 - 1], np.uint64), "1/20")
 
 
 # ---- The parts of a net ------------------------------------------------------------------------------------------
@@ -200,7 +249,22 @@ def in_closure(shift: Module) -> Callable[[], Module]:
     return lambda: shift
 
 
-def in_array(shift: Module) -> Array:
+class Bag(dict[str, int]):
+    """A container that may have attributes."""
+
+
+def attributed(holder: Any, shift: Any) -> Any:
+    holder.shift = shift
+    return holder
+
+
+def in_globals(shift: Any) -> object:
+    names: dict[str, Any] = {"shift": shift}
+    exec("def compute(x): return shift(x)", names)
+    return names["compute"]
+
+
+def in_array(shift: Any) -> Array:
     array = np.empty(1, object)
     array[0] = shift
     return array
@@ -209,16 +273,21 @@ def in_array(shift: Module) -> Array:
 @pytest.mark.parametrize(
     "hide",
     [
-        lambda shift: {shift},
+        lambda shift: [{shift}] if not isinstance(shift, np.ndarray) else SimpleNamespace(inner=shift),
         lambda shift: SimpleNamespace(inner=shift),
         in_closure,
         lambda shift: partial(print, shift),
         lambda shift: shift.__repr__,
         in_array,
         lambda shift: [SimpleNamespace(inner=[shift])],
+        lambda shift: attributed(lambda: None, shift),
+        lambda shift: attributed(Bag(), shift),
+        in_globals,
     ],
 )
-@pytest.mark.parametrize("what", [lambda: MeanShift(2), lambda: Tensor(np.zeros(2, np.float32))])
+@pytest.mark.parametrize(
+    "what", [lambda: MeanShift(2), lambda: Tensor(np.zeros(2, np.float32)), lambda: np.zeros(2, np.float32)]
+)
 def test_what_is_hidden_is_refused(hide: Callable[[Any], object], what: Callable[[], Any]) -> None:
     class Hiding(Module):
         def __init__(self, held: object) -> None:
@@ -226,7 +295,7 @@ def test_what_is_hidden_is_refused(hide: Callable[[Any], object], what: Callable
 
     net = net_of(Hiding(hide(what())))
     for use in (net.eval, net.state, net.parameters, lambda: certify(net, PIXELS, LABELS, "1/20")):
-        with pytest.raises(TypeError, match=r"Hiding: the attribute held\S*, a \S+, hides a Module or a Tensor"):
+        with pytest.raises(TypeError, match=r"Hiding: the attribute held\S* hides a Module, a Tensor or an array"):
             use()
 
 
@@ -486,8 +555,6 @@ def test_a_digest_is_that_of_what_is_computed(make: Callable[[], Module], tmp_pa
 
 
 # ---- Which inputs a net takes ------------------------------------------------------------------------------------
-
-GRAY = RNG.integers(256, size=(5, 1, 2, 2), dtype=np.uint8)
 
 
 def test_uint8_images_are_gray_levels_wherever_a_net_is_called() -> None:

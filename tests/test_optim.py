@@ -339,8 +339,8 @@ def test_a_layer_used_twice_is_trained_as_one(backend: str, make: Callable[..., 
             net(Tensor(x)).sum().backward()
             optimizer.step()
     np.testing.assert_array_equal(layer.weight.numpy(), twin.weight.numpy())
-    assert set(Sequential(layer, layer).parameters()) == {"0.weight", "1.weight"}
-    assert set(make(Sequential(layer, layer).parameters()).parameters) == {"0.weight"}
+    both = {"0.weight": layer.weight, "1.weight": layer.weight}
+    assert set(make(both).parameters) == set(Sequential(layer, layer).parameters()) == {"0.weight"}
 
 
 @every_optimizer
@@ -397,28 +397,21 @@ def refused(optimizer: Optimizer, error: type[Exception], message: str) -> None:
 
 @every_optimizer
 @pytest.mark.parametrize("place", range(3))
-@pytest.mark.parametrize(
-    ("grad", "message"),
-    [
-        (np.zeros(1, np.float32), r"the gradient of {}: expected float32 \(2, 3\), got float32 \(1,\)"),
-        (np.zeros((3, 2), np.float32), r"the gradient of {}: expected float32 \(2, 3\), got float32 \(3, 2\)"),
-        (np.zeros((2, 3)), r"the gradient of {}: expected float32 \(2, 3\), got float64 \(2, 3\)"),
-        (np.zeros((2, 3), np.int32), r"the gradient of {}: expected float32 \(2, 3\), got int32 \(2, 3\)"),
-        (0.5, "the gradient of {} must be an array, got float"),
-        (Tensor(np.zeros((2, 3), np.float32)), "the gradient of {} must be an array, got Tensor"),
-    ],
-)
-def test_a_gradient_that_does_not_fit_changes_nothing(
-    make: Callable[..., Optimizer], place: int, grad: Any, message: str
-) -> None:
+def test_a_gradient_that_does_not_fit_changes_nothing(make: Callable[..., Optimizer], place: int) -> None:
+    """A Tensor refuses it, and one that was reshaped later is refused by the step."""
     names = ["a", "b", "c"]
     weights = {name: Tensor(np.ones((2, 3), np.float32), requires_grad=True) for name in names}
     optimizer = make(weights, weight_decay=0.1)
     for each in weights.values():
         each.grad = np.ones((2, 3), np.float32)
     optimizer.step()
-    weights[names[place]].grad = grad
-    refused(optimizer, ValueError, message.format(names[place]))
+    chosen = weights[names[place]]
+    for grad in (np.zeros(1, np.float32), np.zeros((2, 3)), 0.5, Tensor(np.zeros((2, 3), np.float32))):
+        with pytest.raises(ValueError, match="grad: expected None or an array of shape"):
+            chosen.grad = grad  # type: ignore[assignment]
+    assert chosen.grad is not None
+    chosen.grad.shape = 3, 2
+    refused(optimizer, ValueError, rf"the gradient of {names[place]}: expected float32 \(2, 3\), got float32 \(3, 2\)")
 
 
 @every_optimizer

@@ -2,9 +2,11 @@
 
 import copy
 import gc
+import math
 import pickle
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from op_cases import Array
 
 import linfengine as le
 from linfengine import Tensor, no_grad
-from linfengine.tensor import is_grad_enabled
+from linfengine.tensor import is_grad_enabled, only_grad
 
 
 def leaf(data: Any) -> Tensor:
@@ -348,3 +350,69 @@ def test_what_needs_no_gradient_is_not_kept() -> None:
     del constant
     assert reference() is None
     assert y.requires_grad
+
+
+def test_only_grad_asks_for_the_gradients_of_its_leaves_alone() -> None:
+    x, w = leaf([1.0, 2.0]), leaf([3.0, 4.0])
+    w.grad = np.array([7, 7], np.float32)
+    before = w * 1  # made outside: a constant in the block, and still whole after it
+    with only_grad(x):
+        y = (x * w + before * x).sum()
+        assert not (w * 2).requires_grad
+        assert is_grad_enabled()
+        with no_grad():
+            assert not (x * w).requires_grad
+        y.backward()
+    np.testing.assert_array_equal(x.grad, [6, 8])
+    np.testing.assert_array_equal(w.grad, [7, 7])
+    before.sum().backward()
+    np.testing.assert_array_equal(w.grad, [8, 8])
+    assert (w * 2).requires_grad
+
+
+def test_only_grad_ends_with_an_error_and_is_of_one_thread() -> None:
+    w, seen = leaf([1.0]), []
+    with pytest.raises(KeyError), only_grad(leaf([2.0])):
+        raise KeyError
+    with only_grad(leaf([2.0])):
+        thread = threading.Thread(target=lambda: seen.append((w * 2).requires_grad))
+        thread.start()
+        thread.join()
+        assert not (w * 2).requires_grad
+    assert seen == [True]
+    assert (w * 2).requires_grad
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        np.asarray,
+        np.linalg.norm,
+        lambda x: np.dot(x, x),
+        lambda x: np.where(True, x, 0),
+        lambda x: np.concatenate([x, x]),
+        lambda x: Tensor([x[0]]),
+        lambda x: Tensor([x[0], 1.0]),
+        lambda x: float(x.sum()),
+        lambda x: np.float32(x.sum()),
+        lambda x: math.sqrt(x.sum()),
+    ],
+)
+def test_nothing_cuts_the_graph_without_a_word(cut: Callable[[Tensor], object]) -> None:
+    x = leaf([3.0, 4.0])
+    with pytest.raises(TypeError, match=r"requires a gradient and .*: use the functions of linfengine, or call"):
+        cut(x)
+    cut(x.detach())
+    with no_grad():
+        cut(x)
+    assert (x.numpy() == [3, 4]).all()
+    assert x.sum().item() == 7
+
+
+@pytest.mark.parametrize("grad", [np.zeros(1, np.float32), np.zeros(2), [0.0, 0.0], np.zeros((2, 1), np.float32), 1.0])
+def test_a_gradient_has_the_shape_and_dtype_of_its_tensor(grad: object) -> None:
+    x = leaf([1.0, 2.0])
+    with pytest.raises(ValueError, match=r"grad: expected None or an array of shape \(2,\) and dtype float32 on cpu"):
+        x.grad = grad  # type: ignore[assignment]
+    x.grad = np.ones(2, np.float32)
+    x.grad = None

@@ -41,7 +41,7 @@ from scipy.stats import binomtest
 
 from linfengine.certificate import write_certificate
 from linfengine.certify import certify, clopper_pearson, predict
-from linfengine.checkpoint import load_model, model_content
+from linfengine.checkpoint import load_model, model_content, save_model
 from linfengine.data import to_pixels
 from linfengine.errors import UserError
 from linfengine.exact import ExactNet, quantize
@@ -295,6 +295,20 @@ def test_only_the_images_that_were_certified_are_written(tmp_path: Path) -> None
         with pytest.raises(ValueError, match="expected the 4 uint8 images that were certified"):
             write_certificate(tmp_path / "other", verdict, issued.model, *bad)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_certificate_is_written_only_for_the_file_that_holds_the_net(tmp_path: Path) -> None:
+    """A file replaced after the net was loaded, and a net changed after it was saved."""
+    net, other, images = filled(MAKERS["net"](), 0), filled(MAKERS["net"](), 1), some_images(4)
+    labels, model, path = labels_of(net, images), tmp_path / "model.safetensors", tmp_path / "certificate.jsonl"
+    verdict = certify(net, images, labels, "1/20")
+    save_model(other, model)
+    with pytest.raises(UserError, match="does not hold the net that was certified"):
+        write_certificate(path, verdict, model, images, labels)
+    assert not path.exists()
+    save_model(net, model, dataset="digits")
+    write_certificate(path, verdict, model, images, labels)
+    verify(path, model, images, labels)
 
 
 # Tampering.
