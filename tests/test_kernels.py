@@ -439,11 +439,10 @@ def test_channel_sums_are_those_of_float64(shape: tuple[int, ...], dtype: Any) -
 
 def test_channel_sums_refuse_what_does_not_fit() -> None:
     x = np.zeros((5, 4, 3), np.float32)
-    few, single = np.zeros(3), np.zeros(4, np.float32)
-    cases: list[tuple[Array, Array]] = [(x, few), (x, single), (x[:0], np.zeros(4)), (x[:, ::2], np.zeros(2))]
-    for wrong, sums in cases:
+    pairs = [(x, np.zeros(3)), (x, np.zeros(4, np.float32)), (x[:0], np.zeros(4)), (x[:, ::2], np.zeros(2))]
+    for wrong, sums in pairs:
         with pytest.raises((ValueError, TypeError)):
-            _cpu.channel_sums(wrong, sums)
+            _cpu.channel_sums(np.asarray(wrong), np.asarray(sums))
 
 
 def test_channel_sums_have_the_same_bits_on_every_instruction_set() -> None:
