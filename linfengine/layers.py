@@ -23,6 +23,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
@@ -65,6 +66,8 @@ def overridden(kind: type[Module], claim: str) -> str | None:
     """The name by which a class changes what a claim speaks of that it inherits; None where the claim holds for it."""
     classes = [vars(each) for each in kind.__mro__ if each is not object]
     owner = next(i for i, names in enumerate(classes) if claim in names)
+    if owner == 0 or kind.__mro__[owner] is Module:  # its own, or none
+        return None
     spoken_of = {name for names in classes[owner:] for name in names if name == "__call__" or name[:2] != "__"}
     changing = (spoken_of - HARMLESS) | {"__getattribute__", "__getattr__", "__slots__"}
     return next((name for names in classes[:owner] for name in names if name in changing), None)
@@ -166,10 +169,8 @@ class Module:
                     raise TypeError(f"{type(self).__name__}: two parts have the name {name}")
                 names.add(name)
                 yield name, each
-        for kind in type(self).__mro__:
-            for name, value in vars(kind).items() if kind is not Module else ():
-                if isinstance(value, Module | Operand):
-                    raise TypeError(f"{type(self).__name__}: {name} belongs to the class, set it in __init__ instead")
+        if shared := _part_of_class(type(self)):  # type: ignore[arg-type]
+            raise TypeError(f"{type(self).__name__}: {shared} belongs to the class, set it in __init__ instead")
 
     def modules(self, prefix: str = "", within: tuple[Module, ...] = ()) -> Iterator[tuple[str, Module]]:
         """This module and all below it, each with its name.  Raises TypeError for a module that holds itself."""
@@ -296,6 +297,13 @@ class Module:
         return module.p if isinstance(module, _LinfDistLayer) and leaf == "weight" else 2.0
 
 
+@cache
+def _part_of_class(kind: type) -> str | None:
+    """The name of a Module or Tensor that all objects of a class share, if there is one."""
+    attributes = (item for each in kind.__mro__ for item in vars(each).items())
+    return next((name for name, value in attributes if isinstance(value, Module | Operand)), None)
+
+
 _PLAIN = (str, bytes, bool, int, float, type(None), np.generic)
 
 
@@ -308,7 +316,10 @@ def _found(name: str, value: object, owner: Module) -> Iterator[tuple[str, Modul
         for key, each in value.items() if isinstance(value, dict) else enumerate(value):
             if not isinstance(each, _PLAIN):
                 yield from _found(f"{name}.{key}", each, owner)
-        value = [getattr(value, "__dict__", None), [*value] if isinstance(value, dict) else None]  # and the keys
+        keys = [key for key in value if not isinstance(key, _PLAIN)] if isinstance(value, dict) else []
+        value = keys + [*vars(value).values()] if hasattr(value, "__dict__") else keys
+        if not value:
+            return
     if not isinstance(value, _PLAIN) and not _is_numbers(value) and _hides(value):
         raise TypeError(
             f"{type(owner).__name__}: the attribute {name} hides a Module, a Tensor or an array: keep it as an "
@@ -321,14 +332,14 @@ def _is_numbers(value: object) -> bool:
 
 
 def _hides(value: object) -> bool:
-    """Whether a Module, Tensor or array can be reached from an object: its attributes, its elements, a function."""
+    """Whether a Module, Tensor or array of floats can be reached from an object: its attributes, elements, closure."""
     seen: set[int] = set()
     left: list[object] = [value]
     while left:
         each = left.pop()
-        if isinstance(each, Module | Operand) or _is_numbers(each):
+        if isinstance(each, Module | Operand) or (_is_numbers(each) and each.dtype.kind == "f"):  # type: ignore[attr-defined]
             return True
-        if id(each) in seen or isinstance(each, (*_PLAIN, type, ModuleType)):
+        if _is_numbers(each) or id(each) in seen or isinstance(each, (*_PLAIN, type, ModuleType)):
             continue
         seen.add(id(each))
         if isinstance(each, FunctionType):  # of its globals those that it names

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -59,7 +60,9 @@ class Optimizer:
         _check_not_negative(**{f"rate_scale of {name}": scale for name, scale in (rate_scale or {}).items()})
         self.rate_scale = dict(rate_scale or {})
         self.parameters = self._named_once(parameters)
+        _check_layout(self.parameters)
         _check_memory(self.parameters)
+        self._checked = [each.data for each in self.parameters.values()]  # the arrays whose memory was looked at
         self.lr, self.weight_decay = lr, weight_decay
         self.decay_order = decay_order
         self.steps = 0
@@ -86,7 +89,11 @@ class Optimizer:
         gradients = {name: each.grad for name, each in self.parameters.items() if each.grad is not None}
         _check_not_negative(lr=self.lr, weight_decay=self.weight_decay)
         _check_steps(self.steps)
-        _check_memory({name: self.parameters[name] for name in gradients})
+        _check_layout({name: self.parameters[name] for name in gradients})
+        arrays = [each.data for each in self.parameters.values()]
+        if not all(map(operator.is_, arrays, self._checked)):
+            _check_memory(self.parameters)
+            self._checked = arrays
         for name, g in gradients.items():
             w = self.parameters[name].data
             _check_fit(f"the gradient of {name}", g, w)
@@ -221,15 +228,20 @@ def _zeros_like(parameters: Mapping[str, Tensor]) -> dict[str, Array]:
     return {name: backend_of(each.data).xp.zeros_like(each.data) for name, each in parameters.items()}
 
 
-def _check_memory(parameters: Mapping[str, Tensor]) -> None:
-    """A step on a copy would be lost without a word, and memory of two parameters would be stepped twice."""
-    blocks = []
+def _check_layout(parameters: Mapping[str, Tensor]) -> None:
+    """A step on a copy would be lost without a word."""
     for name, parameter in parameters.items():
         flags = parameter.data.flags
         if not flags.c_contiguous:
             raise ValueError(f"parameter {name} must be C-contiguous, to be changed in place")
         if not getattr(flags, "writeable", True):  # CuPy's have no such flag
             raise ValueError(f"parameter {name} must be writable, to be changed in place")
+
+
+def _check_memory(parameters: Mapping[str, Tensor]) -> None:
+    """Memory of two parameters would be stepped twice."""
+    blocks = []
+    for name, parameter in parameters.items():
         if parameter.size:
             begin = _address(parameter.data)
             blocks.append((parameter.device, begin, begin + parameter.data.nbytes, name))
@@ -240,7 +252,7 @@ def _check_memory(parameters: Mapping[str, Tensor]) -> None:
 
 
 def _address(array: Array) -> int:
-    return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
+    return int(array.__array_interface__["data"][0] if isinstance(array, np.ndarray) else array.data.ptr)
 
 
 def _check_fit(what: str, array: Array, w: Array, *, in_place: bool = False) -> None:

@@ -6,6 +6,7 @@ import gc
 import itertools
 import math
 import os
+import pickle
 import platform
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -883,13 +884,49 @@ def test_inside_another_net_it_is_a_float_net_like_others() -> None:
 
 
 def test_a_copy_whose_numbers_change_changes_its_logits() -> None:
-    """deepcopy makes arrays that can be written to: no byte net may be kept of them."""
-    copy = deepcopy(quantize(filled(DENSE["net without shifts"]()), 0))
+    """A copy has the numbers, which nobody can write to, and the byte net of the original, until it gets others."""
+    exact = quantize(filled(DENSE["net without shifts"]()), 0)
     x = some_images(4)
-    before = np.array(copy(x).numpy())
-    copy.state()["2.bias"][...] += 7
+    before = np.array(exact(x).numpy())
+    copy = deepcopy(exact)
+    bias = copy.parameters()["2.bias"]
+    assert bias is not exact.parameters()["2.bias"]
+    assert bias.data is exact.parameters()["2.bias"].data
+    np.testing.assert_array_equal(copy(x).numpy(), before)
+    bias.data = bias.data + 7
     np.testing.assert_array_equal(copy(x).numpy(), copy(x.astype(np.float32)).numpy())
     np.testing.assert_array_equal(copy(x).numpy(), before - 7)
+    np.testing.assert_array_equal(exact(x).numpy(), before)
+    again = pickle.loads(pickle.dumps(exact))
+    np.testing.assert_array_equal(again(x).numpy(), before)
+    with pytest.raises(ValueError, match="read-only"):
+        again.state()["2.bias"][0] = 1
+
+
+def test_layers_that_take_the_place_of_others_are_evaluated() -> None:
+    """Also where a new layer has the address in memory of one that is gone."""
+    exact, x = quantize(filled(DENSE["net without shifts"]()), 0), some_images(4)
+    *body, _ = exact.layers
+    for last in (Negate(), ReLU()) * 20:
+        exact.layers = (*body, last)
+        np.testing.assert_array_equal(exact(x).numpy(), Sequential.__call__(exact, x).numpy())
+        exact.layers, last = tuple(body), None  # type: ignore[assignment]
+
+
+def test_numbers_that_are_refused_are_never_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads evaluate the net meanwhile."""
+    exact, x = quantize(filled(DENSE["net"]()), 8), some_images(2)
+    before, seen = exact(x).numpy(), []
+
+    def refuse(net: ExactNet) -> None:
+        seen.append(exact(x).numpy())
+        raise UserError("no")
+
+    monkeypatch.setattr(ExactNet, "check", refuse)
+    with pytest.raises(UserError):
+        exact.load_state({name: array + 1 for name, array in exact.state().items()})
+    np.testing.assert_array_equal(seen, [before])
+    np.testing.assert_array_equal(exact(x).numpy(), before)
 
 
 def test_refused_numbers_leave_the_old_ones() -> None:

@@ -1,10 +1,14 @@
 """What a net is to its callers: its mode belongs to a call, its parts are all seen, its claims are its own class's."""
 
 import copy
+import logging
 import math
+import re
 import threading
+from abc import ABC
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -299,6 +303,45 @@ def test_what_is_hidden_is_refused(hide: Callable[[Any], object], what: Callable
             use()
 
 
+def test_a_part_belongs_to_one_object_and_has_one_name() -> None:
+    class Shared(Module):
+        part = Dense(2, 2)
+
+    class Twice(Module):
+        def __init__(self) -> None:
+            self.parts = {1: Dense(2, 2), "1": Dense(3, 3)}
+
+    class Keyed(Module):
+        def __init__(self) -> None:
+            self.parts = {Dense(2, 2): 1}
+
+    for net, sentence in (
+        (Shared(), "Shared: part belongs to the class"),
+        (Twice(), "Twice: two parts have the name parts.1"),
+        (Keyed(), "Keyed: the attribute parts hides a Module"),
+    ):
+        with pytest.raises(TypeError, match=sentence):
+            net.state()
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        logging.getLogger("x"),
+        Path("a"),
+        np.random.default_rng(0),
+        re.compile("a"),
+        Fraction(1, 2),
+        {"a": [1, "b"]},
+        print,
+    ],
+)
+def test_what_hides_nothing_is_no_error(harmless: object) -> None:
+    net = deep()
+    net.note = harmless  # type: ignore[attr-defined]
+    assert len(list(net.modules())) == 1 + len(net.layers)
+
+
 def test_a_module_that_holds_itself_is_refused() -> None:
     net = net_of(ReLU())
     net.layers[2].parent = net  # type: ignore[attr-defined]
@@ -407,6 +450,74 @@ def test_a_subclass_of_an_exact_net_is_not_certified() -> None:
     net = Doubled(*exact.layers, fraction_bits=8)
     with pytest.raises(UserError, match="a Doubled cannot be certified"):
         certify(net, np.zeros((1, 1, 2, 2), np.uint8), np.array([0]), "1/20", method="exact")
+
+
+class Patched(ReLU):
+    """Gets a __call__ when it is long made."""
+
+
+Patched.__call__ = lambda self, x: ReLU()(x) * 4  # type: ignore[method-assign]
+
+
+class Forgetful(ReLU):
+    def __init_subclass__(cls) -> None:
+        """Calls no super()."""
+
+
+class Late(Forgetful):
+    def __call__(self, x: Input) -> Result:
+        return super().__call__(x) * 4
+
+
+class Sly(LinfDistDense):
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        return (lambda x: value(x) * 4) if name == "distance" else value
+
+
+@pytest.mark.parametrize("make", [Patched, Late, lambda: Sly(4, 4)])
+def test_a_claim_that_was_kept_by_a_trick_is_refused(make: Callable[[], Module]) -> None:
+    net = net_of(make(), LinfDistDense(4, 3, seed=0), Negate())
+    with pytest.raises(UserError, match="cannot be certified: "):
+        certify(net, PIXELS, LABELS, "1/20")
+
+
+def test_a_class_that_computes_the_same_keeps_its_claims() -> None:
+    class Watched(LinfDistNet, ABC):
+        def train(self, training: bool = True) -> Module:
+            return super().train(training)
+
+        def __repr__(self) -> str:
+            return "watched"
+
+    class Named(Watched):
+        """Nothing of its own."""
+
+    net = Named((1, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25)
+    assert net.lipschitz() == 4
+    assert certify(net, PIXELS, LABELS, "1/1000").correct.shape == (48,)
+
+
+def test_methods_that_look_for_parts_cannot_be_replaced() -> None:
+    net = deep()
+    net.modules = lambda *_: iter([])  # type: ignore[method-assign]
+    net.lipschitz = lambda: 1e-6  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="the modules of its LinfDistNet  was replaced"):
+        certify(net, PIXELS, LABELS, "1/20")
+
+
+def test_logits_that_overflow_prove_nothing() -> None:
+    class Infinite(Claiming):
+        def __call__(self, x: Input) -> Result:
+            z = np.zeros((x.shape[0], 3), np.float32)
+            z[:, 0] = np.inf
+            return Tensor(z)
+
+        lipschitz, rounding = Claiming.lipschitz, Claiming.rounding
+
+    proof = certify(Infinite(1, 0, 1), PIXELS, np.zeros(48, int), "1/20", method="margin")
+    assert not proof.certified.any()
+    assert not proof.radius.any()
 
 
 def test_a_class_may_state_its_own_claims() -> None:
@@ -521,7 +632,8 @@ def test_std_stays_one_positive_number(std: Any) -> None:
 
 def test_a_mean_changed_in_place_is_certified_and_saved(tmp_path: Path) -> None:
     net = LinfDistNet((1, 2, 2), 3, width=6, depth=2, mean=(0.1307,), std=0.3081, seed=0)
-    assert (net.config()["mean"], net.config()["std"]) == ([0.1307], 0.3081)
+    with np.printoptions(legacy="1.13", precision=2):
+        assert (net.config()["mean"], net.config()["std"]) == ([0.1307], 0.3081)
     net.layers[0].mean[...] = 0.4  # type: ignore[attr-defined]
     net.layers[0].std = 0.5  # type: ignore[attr-defined]
     save_model(net, tmp_path / "net.safetensors")
@@ -565,6 +677,31 @@ def test_uint8_images_are_gray_levels_wherever_a_net_is_called() -> None:
     assert isinstance(net, LinfDistNet)
     by_hand = Sequential(*net.layers)
     np.testing.assert_array_equal(by_hand(GRAY).numpy(), net(pixels).numpy())
+
+
+def test_a_net_inside_a_net_takes_the_same_images() -> None:
+    class Own(Normalize):
+        """Nothing of its own."""
+
+    net = deep()
+    net.eval()
+    expected = net(GRAY).numpy()
+    normalize = net.layers[0]
+    assert isinstance(normalize, Normalize)
+    own = Own((0.5,), float(normalize.std))
+    for same in (Sequential(net), Sequential(Sequential(*net.layers)), Sequential(own, *net.layers[1:])):
+        np.testing.assert_array_equal(predict(same, GRAY), expected)
+    with pytest.raises(TypeError, match="the net takes uint8 images"):
+        net(GRAY.tolist())
+    np.testing.assert_array_equal(net((GRAY / np.float32(255)).tolist()).numpy(), expected)
+    with pytest.raises(TypeError, match="takes floating-point numbers, got uint8"):
+        Sequential(*net.layers[1:])(GRAY)
+
+
+def test_gray_levels_as_floats_are_not_predicted() -> None:
+    for images in (GRAY.astype(np.float32), -(GRAY / np.float32(255)), np.full((1, 1, 2, 2), np.nan, np.float32)):
+        with pytest.raises(UserError, match=r"the net takes uint8 images, or float32 pixels in \[0, 1\], got numbers"):
+            predict(deep(), images)
 
 
 @pytest.mark.parametrize("bits", [0, 8])

@@ -416,3 +416,19 @@ def test_a_gradient_has_the_shape_and_dtype_of_its_tensor(grad: object) -> None:
         x.grad = grad  # type: ignore[assignment]
     x.grad = np.ones(2, np.float32)
     x.grad = None
+
+
+def test_only_grad_takes_leaves_that_ask_for_a_gradient() -> None:
+    x = leaf([1.0])
+    for wrong in (x * 2, Tensor([1.0])):
+        with pytest.raises(ValueError, match="takes leaves that require a gradient"), only_grad(wrong):
+            pass
+
+
+def test_two_blocks_of_one_leaf_are_one() -> None:
+    x = leaf([2.0])
+    with only_grad(x):
+        y = x * x
+    with only_grad(x):
+        (y + x).sum().backward()
+    np.testing.assert_array_equal(x.grad, [5])

@@ -141,12 +141,12 @@ def test_idle_threads_sleep() -> None:
     """Between two calls, as in a training of a small net: processor time while the caller sleeps."""
     cpu.use_threads(2)
     idle = slept = 0.0
-    for _ in range(50):
+    for _ in range(40):
         cpu.linf_dist(LARGE, LARGE)
         used, began = time.process_time(), time.perf_counter()
-        time.sleep(0.002)
+        time.sleep(0.005)
         idle, slept = idle + time.process_time() - used, slept + time.perf_counter() - began
-    assert idle < 0.05 * slept
+    assert idle < 0.15 * slept
 
 
 @LINUX
