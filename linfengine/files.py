@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 import threading
@@ -70,13 +71,16 @@ def check_writable(path: str | Path) -> None:
 
 
 def remove_temporaries(folder: Path, *names: str) -> None:
-    """Remove the temporary files of `write_file` that killed processes left in the folder, for files of these names.
+    """Remove what killed processes left in the folder under a `temporary_name` of these names, files and folders.
 
     `names` may hold the wildcards of `fnmatch`.  Only for files that no other process writes (see `folder_lock`).
     """
     for name in names:
         for file in folder.glob(f".{name}.{16 * '[0-9a-f]'}.part"):
-            file.unlink(missing_ok=True)
+            if file.is_dir() and not file.is_symlink():
+                shutil.rmtree(file)
+            else:
+                file.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -208,7 +212,7 @@ def _locked_file(folder: Path) -> int:
             if not _lock(file):
                 pid = os.read(file, 20).decode("ascii", "replace").strip()
                 owner = f"process {pid}" if pid.isdigit() else "another process"
-                raise UserError(f"{folder}: {owner} is training in this folder: wait for it, or choose another folder")
+                raise UserError(f"{folder}: {owner} is at work in this folder: wait for it, or choose another folder")
             now = _stat(path)
             if now is not None and os.path.samestat(os.fstat(file), now):  # else its owner has just removed it
                 os.ftruncate(file, 0)

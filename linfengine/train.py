@@ -37,7 +37,7 @@ from .optim import Adam
 from .progress import Observer as Observer
 from .progress import watching
 from .recipes import NOTES, Recipe, make_recipe
-from .runs import MARGIN_EDGES, METRICS
+from .runs import EVENTS, MARGIN_EDGES, METRICS
 from .tensor import Tensor
 
 NUMBERED = re.compile(r"checkpoint-(\d{5,})\.safetensors")
@@ -328,7 +328,7 @@ def train(
     check_arithmetic()
     with folder_lock(out), np.errstate(all="ignore"):  # what overflows shows in the loss, and that stops the run
         check_folder(out, resume=resume, restart=recipe if restart else None)
-        remove_temporaries(out, "checkpoint*.safetensors", MODEL, BEST, METRICS)
+        remove_temporaries(out, "checkpoint*.safetensors", MODEL, BEST, METRICS, EVENTS)
         run = Run(recipe, dataset, device)
         if resume:
             run.load(out / CHECKPOINT)

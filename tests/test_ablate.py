@@ -273,7 +273,7 @@ def test_a_second_ablation_in_the_folder_is_refused(few: Dataset, tmp_path: Path
         return Observer()
 
     ablate(tiny(), few, ["identity"], tmp_path, begin=begin)
-    told = f"{tmp_path}: process {os.getpid()} is training in this folder: wait for it, or choose another folder"
+    told = f"{tmp_path}: process {os.getpid()} is at work in this folder: wait for it, or choose another folder"
     assert said == [told, told]
 
 

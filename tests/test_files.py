@@ -179,7 +179,14 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     mine = [".file.part", ".file.0123.part", ".other.0123456789abcdef.part", "file.0123456789abcdef.part", "file"]
     for name in [*mine, ".file.0123456789abcdef.part", ".one-2.json.0123456789abcdef.part"]:
         (tmp_path / name).touch()
-    remove_temporaries(tmp_path, "file", "one*.json")
+    killed = tmp_path / ".events.0123456789abcdef.part"
+    killed.mkdir()
+    (killed / "half").touch()
+    outside = tmp_path / ".other.part"  # a folder elsewhere
+    outside.mkdir()
+    (tmp_path / ".events.fedcba9876543210.part").symlink_to(outside, target_is_directory=True)
+    mine.append(outside.name)
+    remove_temporaries(tmp_path, "file", "one*.json", "events")
     assert sorted(os.listdir(tmp_path)) == sorted(mine)
     remove_temporaries(tmp_path / "none", "file")
 
@@ -356,7 +363,7 @@ def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
         with folder_lock(tmp_path / "runs" / "two"):
             pass
         (folder / "file").touch()
-    expected = f"{folder}: process {os.getpid()} is training in this folder: wait for it, or choose another folder"
+    expected = f"{folder}: process {os.getpid()} is at work in this folder: wait for it, or choose another folder"
     assert said == [expected]
     assert os.listdir(folder) == ["file"]
     with folder_lock(folder):
@@ -382,7 +389,7 @@ def test_a_process_that_is_killed_holds_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
     assert process.stdout
     assert process.stdout.readline() == b"held\n"
-    assert f"process {process.pid} is training in this folder" in complaint(folder_lock(tmp_path).__enter__)
+    assert f"process {process.pid} is at work in this folder" in complaint(folder_lock(tmp_path).__enter__)
     process.kill()
     process.wait()
     process.stdout.close()
