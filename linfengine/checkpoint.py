@@ -24,8 +24,7 @@ from ._version import __version__
 from .backends import Array, to_numpy
 from .errors import UserError
 from .exact import ExactNet as _ExactNet  # noqa: F401 (so that `build` knows it)
-from .files import check_writable as check_writable  # until the command line imports it from there
-from .files import write_file as write_file
+from .files import write_file
 from .layers import Module, build
 
 FORMAT = "linfengine-1"

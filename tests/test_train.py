@@ -20,9 +20,10 @@ import pytest
 from op_cases import Array
 
 from linfengine.certify import certify, predict
-from linfengine.checkpoint import load_model, load_tensors, save_tensors, write_file
+from linfengine.checkpoint import load_model, load_tensors, save_tensors
 from linfengine.data import Dataset, load_dataset, split_holdout, to_pixels
 from linfengine.errors import UserError
+from linfengine.files import write_file
 from linfengine.losses import hinge, mixture
 from linfengine.optim import Adam
 from linfengine.recipes import Recipe, load_recipe
@@ -888,7 +889,7 @@ def test_a_second_run_in_the_folder_is_refused(few: Dataset, tmp_path: Path) -> 
     train(tiny(), few, tmp_path / "out", observer=Second())
     assert (
         said
-        == [f"{tmp_path}/out: process {os.getpid()} is training in this folder: wait for it, or choose another folder"]
+        == [f"{tmp_path}/out: process {os.getpid()} is at work in this folder: wait for it, or choose another folder"]
         * 9
     )
     train(tiny(), few, tmp_path / "alone")
