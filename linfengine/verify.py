@@ -816,17 +816,27 @@ def main() -> int:
     options = parser.parse_args()
     if options.samples is not None and options.samples < 1:
         parser.error("--samples: expected at least 1")
+    line_is_open = False
+
+    def tell(done: int, of: int) -> None:
+        nonlocal line_is_open
+        if sys.stderr.isatty():
+            line_is_open = done < of
+            print(f"\r{done} of {of} samples re-derived", end="" if line_is_open else "\n", file=sys.stderr)
+
     try:
         images, labels = read_data(options.data)
-        header = verify(
-            options.certificate, options.model, images, labels, options.samples,
-            lambda done, of: print(f"\r{done} of {of} samples re-derived", end="", file=sys.stderr),
-        )  # fmt: skip
+        header = verify(options.certificate, options.model, images, labels, options.samples, tell)
     except (Disagreement, OSError) as error:
-        print(f"\nNot verified: {error}.", file=sys.stderr)
+        reason = str(error)
+        if isinstance(error, OSError) and error.filename:
+            reason = f"{ascii(str(error.filename))[1:-1]}: {told(error)}"
+        if line_is_open:
+            print(file=sys.stderr)
+        print(f"Not verified: {reason}.", file=sys.stderr)
         return 2
     n, data_n, eps = header["n"], header["data_n"], Fraction(header["eps"])
-    print(f"\nVerified: {header['certified']['count']} of {n} samples certified at eps = {eps}.")
+    print(f"Verified: {header['certified']['count']} of {n} samples certified at eps = {eps}.")
     if header["rederived"] < n:
         print(f"Only {header['rederived']} of them were re-derived; of the others, logits and boxes are believed.")
     if n < data_n:
