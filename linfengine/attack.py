@@ -23,7 +23,7 @@ from .tensor import Tensor, no_grad, only_grad
 SMOOTH_P = 32.0  # of the stand-in whose gradient leads further than that of the maximum, which sees one coordinate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Attacked:
     """What an attack found for each sample: the `point` where the net's `margin` (n,) is smallest, as the net takes it.
 
@@ -33,6 +33,9 @@ class Attacked:
     point: Array
     margin: Array
     withstood: Array
+
+    def __repr__(self) -> str:
+        return f"Attacked({int(self.withstood.sum())} of {len(self.withstood)} withstood)"
 
 
 @np.errstate(all="ignore")

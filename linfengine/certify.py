@@ -27,7 +27,6 @@ from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy.special import betaincinv
 
 from .backends import Array, to_device, to_numpy
 from .data import to_pixels
@@ -43,7 +42,7 @@ METHODS = ("exact", "interval", "margin")
 GUARD = 1 + Fraction(1, 10**9)  # of the few float64 operations in a Lipschitz constant and a bound on rounding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Certificate:
     """The verdict on every sample: `logits` (n, classes), `prediction` (n,), `correct` and `certified` (n,) booleans.
 
@@ -67,6 +66,10 @@ class Certificate:
     margin: Array
     radius: Array
     steps: Array | None
+
+    def __repr__(self) -> str:
+        certified, right, n = int(self.certified.sum()), int(self.correct.sum()), len(self.correct)
+        return f"Certificate({self.method}, ε = {self.eps}: {certified} of {n} certified, {right} right)"
 
     @property
     def gray_levels(self) -> Fraction:
@@ -441,6 +444,8 @@ def clopper_pearson(successes: int, n: int, confidence: float = CONFIDENCE) -> t
     """
     if not 0 <= successes <= n or n < 1:
         raise ValueError(f"expected 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    from scipy.special import betaincinv  # late: it takes half a second to load
+
     alpha = 1 - confidence
     lower = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, alpha / 2))
     upper = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - alpha / 2))
