@@ -385,8 +385,9 @@ def exact_evaluation(subject: Subject, effort: int) -> Section:
         if by_margin and not lead > 2 * referee.lipschitz * certificate.eps * (subject.white if subject.exact else 1):
             false.append(i)
     worst = max(errors, default=0.0)
+    margins_tried = "the smallest margin" if len(chosen) == 1 else f"the {len(chosen)} smallest margins"
     text = (
-        f"the {len(chosen)} smallest margins evaluated in unlimited integers: logits off by at most {worst:.3g} "
+        f"{margins_tried} evaluated in unlimited integers: logits off by at most {worst:.3g} "
         f"(proved {subject.error:.3g}), {len(false)} certificates refuted"
     )
     figures = {"samples": chosen.tolist(), "errors": errors, "proved": subject.error, "refuted": false}

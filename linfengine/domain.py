@@ -31,8 +31,11 @@ class Domain:
     def words(self) -> str:
         """What the net takes, for a sentence."""
         kind = "gray levels in [0, 255]" if self.white == WHITE else "pixels in [0, 1]"
-        grid = "" if self.fraction_bits is None else f" that are multiples of 2^-{self.fraction_bits}"
-        return f"uint8 images, or float32 {kind}{grid}"
+        if self.fraction_bits == 0:
+            kind = f"whole {kind}"
+        elif self.fraction_bits is not None:
+            kind += f" that are multiples of 2^-{self.fraction_bits}"
+        return f"uint8 images, or float32 {kind}"
 
     def take(self, x: Any, net: Any) -> Tensor | Interval:
         """x as the net, which is on a `device`, computes on it.
