@@ -32,6 +32,7 @@ from linfengine.cli import main
 from linfengine.cli.demo import DEMO_EPS, DEMO_EXACT_EPS
 from linfengine.data import load_dataset, split_holdout, to_pixels
 from linfengine.exact import ExactNet, quantize
+from linfengine.files import folder_lock
 from linfengine.layers import (
     Dense,
     Flatten,
@@ -156,7 +157,8 @@ def test_the_module_is_the_program() -> None:
 
 def test_info_is_for_people_and_for_programs() -> None:
     result = run("info", "--json")
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.exit_code == 0
+    assert result.stderr.startswith(" linfengine ")
     facts = json.loads(result.stdout)
     assert facts["linfengine"] == __version__
     assert facts["recipes"] == recipe_names()
@@ -227,12 +229,12 @@ def test_an_interruption_before_the_first_epoch(tmp_path: Path, monkeypatch: pyt
     result = run("train", "digits", "--out", tmp_path)
     assert result.exit_code == 130
     assert result.stderr == "Interrupted before the first epoch was done: there is nothing to resume.\n"
-    (tmp_path / CHECKPOINT).touch()
-    result = run("train", "digits", "--out", tmp_path)
-    assert result.exit_code == 130
-    assert "the same command with --resume goes on from there" in result.stderr
     result = run("demo", "--out", tmp_path)
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
+    (tmp_path / CHECKPOINT).touch()
+    result = run("train", "digits", "--out", tmp_path, "--resume")
+    assert result.exit_code == 130
+    assert "the same command with --resume goes on from there" in result.stderr
 
 
 def ten_seconds_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -619,6 +621,48 @@ def test_the_demo_writes_over_nothing_that_is_not_its_own(name: str, tmp_path: P
 def test_the_demo_in_a_place_that_is_taken(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "cannot be written" in sentence(run("demo", "--out", tmp_path / "file"))
+    for name in ("model.safetensors", "exact.safetensors", "certificate.jsonl", "test.npz", "certified.png"):
+        (tmp_path / name / name).mkdir(parents=True)
+        assert name in sentence(run("demo", "--out", tmp_path / name))
+        assert os.listdir(tmp_path / name) == [name]
+
+
+def test_the_demo_removes_no_other_run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever results.json is; a demo's names the recipe of the run beside it."""
+    run_files = {name: (trained / name).read_bytes() for name in (CHECKPOINT, MODEL, METRICS)}
+    recipe = json.loads(load_model(trained / MODEL)[1]["recipe"])
+    of_demo = {"dataset": "digits", "version": "0", "seconds": 1, "results": []}
+
+    def left_behind(results: Any, *names: str) -> None:
+        """A demo into a folder with these results and files of a run leaves all of them, and is refused."""
+        for name in names:
+            (tmp_path / name).write_bytes(run_files[name])
+        (tmp_path / "results.json").write_text(json.dumps(results))
+        sentence(run("demo", "--out", tmp_path))
+        assert sorted(os.listdir(tmp_path)) == sorted([*names, "results.json"])
+        assert all((tmp_path / name).read_bytes() == run_files[name] for name in names)
+        assert json.loads((tmp_path / "results.json").read_text()) == results
+        for name in names:
+            (tmp_path / name).unlink()
+
+    several: tuple[Any, ...] = ({}, [], {"dataset": "digits", "n": 360}, of_demo | {"recipe": recipe | {"seed": 1}})
+    for results in several:
+        left_behind(results, *run_files)
+        left_behind(results, MODEL)
+        left_behind(results, METRICS)
+    left_behind({})
+    monkeypatch.setattr(cli.demo, "load_recipe", lambda name: load_recipe("digits", TINY))
+    left_behind({}, *run_files)  # a run of the demo's recipe, and somebody else's results
+    monkeypatch.setattr(cli.demo, "train", Mock(side_effect=KeyboardInterrupt))
+    for name, content in run_files.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "results.json").write_text(json.dumps(of_demo | {"recipe": recipe}))
+    with folder_lock(tmp_path), ThreadPoolExecutor(1) as pool:
+        said = sentence(pool.submit(run, "demo", "--out", tmp_path).result())
+    assert "is at work in this folder: wait for it" in said
+    assert (tmp_path / MODEL).exists()
+    assert run("demo", "--out", tmp_path).exit_code == 130
+    assert os.listdir(tmp_path) == ["results.json"]
 
 
 # Certifying.
@@ -837,12 +881,37 @@ def test_nothing_is_written_over_what_it_is_made_of(model: Path, certificate: Pa
         ["certify", model, "--eps", "0.1", "--certificate", model.with_name("z"), "--json", model.with_name("z")],
     ):
         assert "would be written over another file of this command" in sentence(run(*command))
+    text = model.with_name("text")
+    text.write_text("dear diary")
+    assert f"{text}: it exists and is no exact net, so it" in sentence(run("quantize", model, "--out", text))
     copy = model.with_name("copy.safetensors")
     copy.write_bytes(before[0])
     for command in (["quantize", model, "--out", copy], ["certify", model, "--eps", "0.1", "--certificate", copy]):
         assert "so it is not written over" in sentence(run(*command))
     assert copy.read_bytes() == before[0]
     assert (model.read_bytes(), certificate.read_bytes()) == before
+
+
+def test_results_are_written_over_results_alone(certificate: Path, exact: Path, tmp_path: Path) -> None:
+    words = ["certify", exact, "--eps", "0.05", "--limit", 5]
+    lines = tmp_path / "lines.jsonl"
+    for content in (b'{"a": 1}\n{"b": 2}\n', certificate.read_bytes(), b"[1]", b"{", b"\xff"):
+        lines.write_bytes(content)
+        said = sentence(run(*words, "--json", lines))
+        assert said == f"Error: {lines}: it exists and is no JSON object, so it is not written over: name another."
+        assert lines.read_bytes() == content
+    for content in (b'{"a": 1}\n{"b": 2}\n', b'{"format": "other-1"}\n', b"{}", b"dear diary"):
+        lines.write_bytes(content)
+        assert "it exists and is no certificate, so it is not written" in sentence(run(*words, "--certificate", lines))
+        assert lines.read_bytes() == content
+    for content in (certificate.read_bytes(), b""):
+        lines.write_bytes(content)
+        assert run(*words, "--certificate", lines).exit_code == 0
+        assert json.loads(lines.read_bytes().partition(b"\n")[0])["n"] == 5
+    for content in (b'{\n "a": 1}', b""):
+        lines.write_bytes(content)
+        assert run(*words, "--json", lines).exit_code == 0
+        assert json.loads(lines.read_bytes())["n"] == 5
 
 
 @pytest.mark.parametrize(
@@ -1082,7 +1151,9 @@ def test_an_audit_whose_report_has_no_place(exact: Path, tmp_path: Path) -> None
         (["ablate", "digits", "--drop", "p_rampe"], "there is no such part (did you mean 'p_ramp'?): expected p_ramp"),
         (["ablate", "digits", "--drop", "kappa"], "--drop kappa: this recipe has no such part; it has p_ramp, p_hold"),
         (["ablate", "digits", "--drop", " , "], "--drop: name the parts to drop, of p_ramp, p_hold"),
-        (["ablate", "digits", "--drop", "p_ramp", "--seeds", "0"], "--seeds: expected at least 1, got 0"),
+        (["ablate", "digits", "--drop", "p_ramp", "--seeds", "0"], "Invalid value for '--seeds'"),
+        (["ablate", "digits", "--drop", "p_ramp", "--epochs", "3", "--budget", "1"], "give one of them"),
+        (["train", "digits", "--epochs", "3", "--budget", "1"], "--epochs and --budget both set the number of epochs"),
         (["ablate", "digits", "--drop", "p_ramp", "--budget", "-3"], "a positive number of minutes, got -3"),
         (["ablate", "digits", "--drop", "p_ramp", "--set", "eps_test=0"], "eps_test must be the radius to certify at"),
         (["trane", "digits"], "No such command 'trane'"),
@@ -1241,7 +1312,7 @@ def for_an_unknown_dataset(path: Path) -> None:
         (conv_for_other_images, "the model cannot be evaluated on these images: linf_dist: x has 72 features"),
         (conv_for_other_classes, "the model gives an image logits of shape (1, 3); digits has 10 classes"),
         (for_no_dataset, "does not say which data set it is for: name one with --dataset (digits, mnist"),
-        (for_an_unknown_dataset, "does not say which data set it is for"),
+        (for_an_unknown_dataset, "names the data set 'cats', which is unknown: name one with --dataset (digits, mnist"),
     ],
 )
 def test_a_model_that_cannot_be_certified(spoil: Callable[[Path], None], message: str, model: Path) -> None:
@@ -1459,7 +1530,7 @@ def test_training_whose_output_is_closed_can_go_on(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(ProgressBar, "epoch", broken)
     result = run("train", "digits", *ON_CPU, "--out", tmp_path)
     assert result.exit_code == cli.program.OUTPUT_CLOSED
-    assert result.stderr.startswith("Standard output was closed. The last finished epoch is safe in ")
+    assert result.stderr.startswith("Standard output was closed. The run is safe in ")
     monkeypatch.undo()
     assert run("train", "digits", *ON_CPU, "--out", tmp_path, "--resume").exit_code == 0
 

@@ -1,7 +1,7 @@
 """The command line: demo, train, plot, ablate, certify, quantize, verify, audit, info; one file a command.
 
 Exit status: 0 done; 2 a mistake of the person at the keyboard, or a certificate that does not verify, told in one
-sentence; 3 something certified was broken; 130 interrupted.
+sentence; 3 something certified was broken; 130 interrupted; 141 standard output was closed.
 """
 
 import click
@@ -37,7 +37,7 @@ def main() -> None:
     linfengine verify proof.jsonl exact.safetensors mnist
 
     Exit status: 0 done, 2 bad input or a certificate that does not verify, 3 something certified was broken (please
-    report it), 130 interrupted.
+    report it), 130 interrupted, 141 standard output was closed.
     """
 
 

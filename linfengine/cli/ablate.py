@@ -14,13 +14,13 @@ from ..certify import parse_eps
 from ..data import load_dataset
 from ..progress import ProgressBar
 from ..recipes import load_recipe, make_recipe, size_of
-from ..text import printable
 from .options import (
     ResultType,
     check_results,
     data_dir_option,
     device_option,
     epochs_option,
+    one_length,
     usable_device,
 )
 from .output import console, json_option, say, show, write_json
@@ -43,7 +43,7 @@ PARTS_IN_WORDS = "\b\nThe parts, and what takes their place:\n" + "\n".join(
 )
 @click.option(
     "--seeds",
-    type=click.IntRange(max=1000),
+    type=click.IntRange(1, 1000),
     default=1,
     show_default=True,
     help="Runs of each variant, to average over.",
@@ -69,6 +69,7 @@ def ablate_command(
     Judged on held-out training samples, certified at the recipe's eps_test; the test set is not touched.  The same
     command goes on with an interrupted ablation.
     """
+    one_length(epochs, budget)
     chosen = load_recipe(recipe, settings, epochs=epochs)
     out = out or Path("runs") / f"{Path(recipe).name.removesuffix('.toml')}-ablation"
     check_results([out / ABLATION], json_file)
@@ -85,11 +86,10 @@ def ablate_command(
     facts = json.loads((out / ABLATION).read_text(encoding="utf-8"))
     write_json(json_file, {"name": recipe, "seeds": seeds, **facts})
     own = make_recipe(facts["recipe"])
-    table = Table(
-        title=f"{printable(recipe)}: {size_of(own)}, {own.epochs} epochs\n{own.held_out:,} held-out samples at "
-        f"ε = {parse_eps(own.eps_test)}, %" + (f", means of {seeds} seeds" if seeds > 1 else ""),
-        title_justify="left",
-    )
+    say(f"{recipe}: {size_of(own)}, {own.epochs} epochs")
+    means = f", means of {seeds} seeds" if seeds > 1 else ""
+    say(f"{own.held_out:,} held-out samples at ε = {parse_eps(own.eps_test)}, %{means}")
+    table = Table()
     for heading in ("without", "instead", "clean", "certified", *["least–most"] * (seeds > 1), "lost", "s"):
         left = heading in ("without", "instead")
         table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "instead")

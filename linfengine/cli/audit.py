@@ -29,6 +29,8 @@ from .output import console, say
 from .program import Command
 from .tables import radius_text
 
+REPORT, FACTS, PICTURE = "audit.txt", "audit.json", "audit.png"
+
 
 @click.command("audit", cls=Command)
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
@@ -64,7 +66,8 @@ def audit_command(
     net, dataset, metadata = load_with_data(model, name, data_dir)
     eps = one_radius(eps, gray_levels, recipe_of(model, metadata))
     out = out or model.with_name(f"{model.stem}-audit")
-    check_writable(out / "audit.txt")
+    for name in (REPORT, FACTS, PICTURE):
+        check_writable(out / name)
     net.to(usable_device(device))
     images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
     start = time.perf_counter()
@@ -84,13 +87,13 @@ def audit_command(
         "version": __version__, "device": net.device, "seconds": time.perf_counter() - start,
         "sections": [vars(each) for each in sections],
     }  # fmt: skip
-    write_file(out / "audit.txt", ("\n".join(lines) + "\n").encode())
-    write_file(out / "audit.json", json.dumps(facts, indent=2).encode())
-    plot_audit(out / "audit.png", title, sections)
+    write_file(out / REPORT, ("\n".join(lines) + "\n").encode())
+    write_file(out / FACTS, json.dumps(facts, indent=2).encode())
+    plot_audit(out / PICTURE, title, sections)
     try:
         for line in lines:
             say(line)
-        say(f"{out}/ now holds audit.txt, audit.json and audit.png ({facts['seconds']:.0f} s).")
+        say(f"{out}/ now holds {REPORT}, {FACTS} and {PICTURE} ({facts['seconds']:.0f} s).")
     finally:  # an alarm is raised even where standard output is closed
         for each in sections:
             if not each.sound:

@@ -30,7 +30,7 @@ from .options import (
 )
 from .output import console, json_option, say, show, suggest, write_json
 from .program import Command
-from .tables import result_table, tell_certificate
+from .tables import BOUNDS, result_table, tell_certificate
 
 
 @click.command("certify", cls=Command)
@@ -83,9 +83,11 @@ def certify_command(
         raise UserError("--steps, --restarts and --targeted are for an attack: add --attack pgd")
     eps = one_radius(eps, gray_levels)
     attack_steps = (steps or 20) if attack else 0
+    check_results([model], json_file, certificate)
     net, dataset, metadata = load_with_data(model, name, data_dir)
+    if limit and limit >= len(dataset.test_labels):
+        limit = None
     images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
-    check_results([model], certificate, json_file)
     if certificate:
         check_verifiable(net, images.shape[1:])
     method = method or ("exact" if isinstance(net, ExactNet) else "interval")
@@ -100,7 +102,6 @@ def certify_command(
             net, images, labels, eps,
             method=method, attack_steps=attack_steps, restarts=restarts or 1, targeted=targeted,
         )  # fmt: skip
-    title = f"{dataset.name}, {'first ' if limit else ''}{len(labels):,} test images, {method} certificate"
     if certificate:
         write_certificate(certificate, result.certificate, model, images, labels, dataset=dataset.name, split="test")
     facts = {
@@ -115,7 +116,8 @@ def certify_command(
         "seconds": time.perf_counter() - start,
     }
     write_json(json_file, result.summary() | facts)
-    show(result_table([result], f"{title}, % (95% Clopper-Pearson bounds)", published))
+    say(f"{dataset.name}, {'first ' if limit else ''}{len(labels):,} test images, {method} certificate, {BOUNDS}")
+    show(result_table([result], published))
     if published:
         with suppress(UserError):  # a recipe of another version
             own = make_recipe(recipe)

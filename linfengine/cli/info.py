@@ -14,12 +14,12 @@ from rich.table import Table
 from .. import __version__
 from ..backends import NO_GPU, available_backends, get_backend
 from ..recipes import recipe_names
-from .output import STANDARD_OUTPUT, json_option, show, write_json
+from .output import json_option, show, write_json
 from .program import Command
 
 
 @click.command("info", cls=Command)
-@json_option("it", is_flag=False, flag_value="-")
+@json_option("it", bare=True)
 def info_command(json_file: Path | None) -> None:
     """What this installation is: version, instruction sets, threads, GPU or why none, recipes.
 
@@ -27,8 +27,6 @@ def info_command(json_file: Path | None) -> None:
     """
     facts = installation_facts()
     write_json(json_file, facts)
-    if json_file == STANDARD_OUTPUT:
-        return
     table = Table(show_header=False, box=None)
     for key, value in facts.items():
         table.add_row(key, ", ".join(value) if isinstance(value, list) else str(value))

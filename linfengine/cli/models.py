@@ -24,9 +24,8 @@ def load_with_data(model: Path, name: str | None, data_dir: Path | None) -> tupl
     net, metadata = load_model(model)
     name = name or metadata.get("dataset")
     if name not in DATASETS:
-        raise UserError(
-            f"{model} does not say which data set it is for: name one with --dataset ({', '.join(DATASETS)})"
-        )
+        said = f"names the data set {name!r:.40}, which is unknown" if name else "does not say which data set it is for"
+        raise UserError(f"{model} {said}: name one with --dataset ({', '.join(DATASETS)})")
     dataset = load_dataset(name, data_dir)
     check_model(net)
     check_fit(net, dataset)
@@ -35,13 +34,20 @@ def load_with_data(model: Path, name: str | None, data_dir: Path | None) -> tupl
     return net, dataset, metadata
 
 
-def check_exact_place(model: Path, out: Path, json_file: Path | None) -> None:
+def check_exact_place(model: Path, out: Path, json_file: Path | None = None) -> None:
     """Raises UserError where the exact net could not be written, or would be written over anything but an exact net."""
     if os.path.realpath(out) in {os.path.realpath(path) for path in (model, json_file) if path}:
-        raise UserError(f"{out}: the exact net would be written over another file of this command, name another")
+        raise UserError(f"{out}: the exact net would be written over another file of this command: name another")
     check_writable(out)
-    if out.is_file() and not isinstance(load_model(out)[0], ExactNet):
-        raise UserError(f"{out}: it exists and is no exact net, so it is not written over, name another")
+    if out.is_file() and not is_exact_net(out):
+        raise UserError(f"{out}: it exists and is no exact net, so it is not written over: name another")
+
+
+def is_exact_net(file: Path) -> bool:
+    try:
+        return isinstance(load_model(file)[0], ExactNet)
+    except UserError:
+        return False
 
 
 def check_verifiable(net: Module, shape: tuple[int, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -48,26 +49,20 @@ class RadiusType(click.ParamType):
         try:
             return self.parse(value)
         except UserError as error:
-            self.fail(f"{error}.", param, ctx)
+            self.fail(f"{str(error).partition(': ')[2]}.", param, ctx)  # click names the option
 
 
 eps_option = click.option(
     "--eps", type=RadiusType(parse_eps), help="Radius of the ℓ∞ ball, pixels being in [0, 1]: 0.3, 8/255."
 )
-
-
 gray_levels_option = click.option(
     "--gray-levels",
     type=RadiusType(parse_gray_levels),
     help="The same in gray levels, 0 to 255: 76.5.",
 )
-
-
 dataset_option = click.option(
     "--dataset", "name", type=click.Choice(list(DATASETS)), help="[default: the one the model was trained on]"
 )
-
-
 epochs_option = click.option(
     "--epochs",
     type=click.IntRange(min=1),
@@ -91,6 +86,12 @@ def usable_device(name: str) -> str:
         raise UserError(str(error)) from None
 
 
+def one_length(epochs: int | None, budget: float | None) -> None:
+    """Raises UserError where both options say how long to train."""
+    if epochs is not None and budget is not None:
+        raise UserError("--epochs and --budget both set the number of epochs: give one of them")
+
+
 def one_radius(eps: Fraction | None, gray_levels: Fraction | None, recipe: dict[str, Any] | None = None) -> Fraction:
     """The radius named in one unit or the other, or that of a recipe."""
     if eps is not None and gray_levels is not None:
@@ -103,20 +104,35 @@ def one_radius(eps: Fraction | None, gray_levels: Fraction | None, recipe: dict[
     return found
 
 
-def check_results(given: Sequence[Path], *results: Path | None) -> None:
+def check_results(given: Sequence[Path], json_file: Path | None = None, certificate: Path | None = None) -> None:
     """Raises UserError where a result could not be written, or would be written over what is not a result.
 
-    A file that exists must be JSON.  Devices, pipes and standard output are written to, whatever they are.
+    A file that exists must be empty, or hold what the new one will: one JSON object, or a certificate.  Devices, pipes
+    and standard output are written to, whatever they are.
     """
     taken = {os.path.realpath(path) for path in given}
-    for file in filter(None, results):
-        if file == STANDARD_OUTPUT or (file.exists() and not file.is_file() and not file.is_dir()):
+    for file, kind, is_such in (
+        (certificate, "certificate", is_certificate),
+        (json_file, "JSON object", is_json_object),
+    ):
+        if file is None or file == STANDARD_OUTPUT or (file.exists() and not file.is_file() and not file.is_dir()):
             continue
         if os.path.realpath(file) in taken:
-            raise UserError(f"{file}: the result would be written over another file of this command, name another")
+            raise UserError(f"{file}: the result would be written over another file of this command: name another")
         taken.add(os.path.realpath(file))
         check_writable(file)
-        if file.exists():
-            with open(file, "rb") as content:
-                if content.read(1) not in (b"", b"{"):
-                    raise UserError(f"{file}: it exists and is no JSON, so it is not written over, name another")
+        if file.exists() and (content := file.read_bytes()) and not is_such(content):
+            raise UserError(f"{file}: it exists and is no {kind}, so it is not written over: name another")
+
+
+def is_json_object(content: bytes) -> bool:
+    try:
+        return isinstance(json.loads(content), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def is_certificate(content: bytes) -> bool:
+    """Whether the first line is the header of a certificate, be it of another version or cut short."""
+    header, _, _ = content.partition(b"\n")
+    return is_json_object(header) and str(json.loads(header).get("format")).startswith("linfengine-certificate-")

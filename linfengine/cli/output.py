@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from ..files import write_file
@@ -33,7 +34,7 @@ class Screen(Console):
         raise  # as every other output that fails; rich would end the process
 
 
-console = Screen(markup=False, emoji=False, highlight=False)  # its `stderr` says where all words go
+console = Screen(markup=False, emoji=False, highlight=False)  # where its `stderr` is true, words go to standard error
 
 
 def say(line: str) -> None:
@@ -46,9 +47,9 @@ def suggest(*words: object, before: str = "Next: ") -> None:
     say(before + shlex.join(map(str, words)))
 
 
-def show(*lines_and_tables: object) -> None:
-    """Lines and tables, each below the other."""
-    console.print(*lines_and_tables, sep="\n")
+def show(table: Table) -> None:
+    """A table; it fits the width of the terminal, and a title goes before it with `say`, on one line."""
+    console.print(table)
 
 
 def warn(line: str, colour: str) -> None:
@@ -65,18 +66,20 @@ class JsonType(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if str(value) in NAMES_OF_IT:
-            console.stderr = True
             return STANDARD_OUTPUT
         return super().convert(value, param, ctx)
 
 
-def json_option(what: str, **settings: Any) -> Any:
+def json_option(what: str, *, bare: bool = False) -> Any:
+    """The option --json FILE; with `bare`, FILE may be left out, which means standard output."""
+    settings: dict[str, Any] = {"is_flag": False, "flag_value": "-"} if bare else {}
     return click.option(
         "--json",
         "json_file",
         type=JsonType(),
         metavar="FILE",
-        help=f"Write {what} there as JSON; - for standard output, words then go to standard error.",
+        help=f"Write {what} there as JSON; - for standard output, words then go to standard error."
+        + "  [without FILE: -]" * bare,
         **settings,
     )
 

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import click
 
+from ..files import check_writable
 from ..runs import METRICS, read_metrics, write_events
-from .options import (
-    ResultType,
-    check_results,
-)
+from .options import ResultType, check_results
 from .output import json_option, say, suggest, write_json
 from .program import Command
 
@@ -32,6 +30,7 @@ def plot_command(runs: tuple[Path, ...], out: Path | None, tensorboard: bool, js
     folder = runs[0] if runs[0].is_dir() else runs[0].parent
     out = out or folder / "curves.png"
     check_results([out, *(file for run in runs for file in (run, run / METRICS))], json_file)
+    check_writable(out)
     folders = [run if run.is_dir() else run.parent for run in map(Path.resolve, runs)]
     names = [folder.name or str(folder) for folder in folders]
     keys = names if len(set(names)) == len(names) else [str(run) for run in runs]

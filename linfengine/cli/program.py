@@ -20,7 +20,7 @@ from ..audit import SoundnessError
 from ..backends import describe_fault, get_backend
 from ..errors import UserError
 from ..text import printable
-from .output import console, warn
+from .output import STANDARD_OUTPUT, console, warn
 
 MISTAKE, UNSOUND, INTERRUPTED = 2, 3, startup.INTERRUPTED
 OUTPUT_CLOSED = 141  # 128 + SIGPIPE, as a shell counts
@@ -68,6 +68,7 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> None:
+        console.stderr = ctx.params.get("json_file") == STANDARD_OUTPUT
         check_environment()
         super().invoke(ctx)
 

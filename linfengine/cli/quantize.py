@@ -82,6 +82,7 @@ def quantize_command(
     largest = exact.rounding(float(exact.white))[1]
     facts = {"dataset": dataset.name, "images": which, "fraction_bits": fraction_bits, "largest value": largest}
     write_json(json_file, facts | {"results": results})
-    show(f"{dataset.name}, {len(labels):,} {which} images, ε = {radius_text(eps)}", table)
+    say(f"{dataset.name}, {len(labels):,} {which} images, ε = {radius_text(eps)}")
+    show(table)
     say(f"Proved: no value exceeds {largest:.0f} gray levels, so float32 holds all multiples of {exact.step}.")
     suggest("linfengine", "certify", out, "--eps", eps, "--certificate", out.with_suffix(".jsonl"))

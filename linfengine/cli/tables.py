@@ -13,6 +13,8 @@ from ..certify import Certificate
 from ..recipes import PUBLISHED
 from .output import say
 
+BOUNDS = "% (95% Clopper–Pearson bounds)"  # what the cells of a result table are
+
 
 def radius_text(eps: Fraction) -> str:
     return f"{eps} = {float(255 * eps):g} gray levels" if eps.denominator > 1 else str(eps)
@@ -29,12 +31,12 @@ def accuracies(evaluation: Evaluation) -> tuple[float, float, float]:
     return float(evaluation.clean.mean()), attacked, float(evaluation.certified.mean())
 
 
-def result_table(evaluations: Sequence[Evaluation], title: str, published: dict[str, float] | None = None) -> Table:
+def result_table(evaluations: Sequence[Evaluation], published: dict[str, float] | None = None) -> Table:
     """A row a radius: clean, attacked and certified accuracy in percent, each with its Clopper–Pearson bounds.
 
     Below, the published figures, where there are any.
     """
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for heading in ("ε", "clean", "attacked", "certified"):
         table.add_column(heading, justify="right")
     for evaluation in evaluations:

@@ -15,14 +15,8 @@ from ..errors import UserError
 from ..progress import ProgressBar
 from ..recipes import Recipe, load_recipe, size_of
 from ..runs import EVENTS, check_events
-from ..train import CHECKPOINT, MODEL, recipe_in, train
-from .options import (
-    ResultType,
-    data_dir_option,
-    device_option,
-    epochs_option,
-    usable_device,
-)
+from ..train import CHECKPOINT, MODEL, check_folder, recipe_in, train
+from .options import ResultType, data_dir_option, device_option, epochs_option, one_length, usable_device
 from .output import console, say, suggest
 from .program import Command, stop, why_stopped
 
@@ -79,20 +73,19 @@ def train_command(
 
     A TOML file holds the keys below, and --set puts a value over one of them: --set width=512 --set held_out=5000.
     """
+    one_length(epochs, budget)
     chosen = load_recipe(recipe, settings, epochs=epochs)
     out = out or Path("runs") / Path(recipe).name.removesuffix(".toml")
+    if not resume and (out / CHECKPOINT).exists():
+        raise UserError(f"{out} already holds a training run: go on with it (--resume) or choose another folder")
+    check_folder(out, resume=resume)
     start = time.perf_counter()
     dataset, device = load_dataset(chosen.dataset, data_dir), usable_device(device)
     if tensorboard:
         check_events(out / EVENTS)  # now rather than after an epoch
     if budget is not None:
         begun = recipe_in(out)
-        if begun and not resume:
-            raise UserError(f"{out} already holds a training run: go on with it (--resume) or choose another folder")
-        if begun:
-            chosen = resumed(chosen, begun)
-        elif not resume:
-            chosen = fitted(chosen, dataset, budget, device)
+        chosen = resumed(chosen, begun) if begun else fitted(chosen, dataset, budget, device)
     try:
         with ProgressBar(chosen.epochs, out if tensorboard else None, console=console) as bar:
             train(chosen, dataset, out, resume=resume, keep=keep, device=device, observer=bar)
@@ -101,8 +94,7 @@ def train_command(
         if (out / CHECKPOINT).exists():
             stop(
                 status,
-                f"{what}. The last finished epoch is safe in {out / CHECKPOINT}; "
-                "the same command with --resume goes on from there",
+                f"{what}. The run is safe in {out / CHECKPOINT}; the same command with --resume goes on from there",
             )
         stop(status, f"{what} before the first epoch was done: there is nothing to resume")
     say(f"Trained in {time.perf_counter() - start:.0f} s: {out / MODEL}")

@@ -11,10 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .. import verify as checker
 from ..data import DATASETS, load_dataset
-from .options import (
-    check_results,
-    data_dir_option,
-)
+from .options import check_results, data_dir_option
 from .output import console, json_option, say, write_json
 from .program import Command
 from .tables import radius_text
