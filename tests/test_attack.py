@@ -228,6 +228,13 @@ def one_pixel() -> LinfDistNet:
     return net
 
 
+def test_what_is_found_is_shown_in_one_line() -> None:
+    net, x = deep().eval(), np.random.default_rng(0).random((7, 1, 2, 2), np.float32)
+    labels = predict(net, x).argmax(axis=1)
+    labels[:2] = (labels[:2] + 1) % 3
+    assert repr(pgd(net, x, labels, 0, steps=1)) == "Attacked(5 of 7 withstood)"
+
+
 def test_an_attack_succeeds_where_it_can() -> None:
     """At x = 3/8: at distance 1/8 the answer changes, and PGD knows the way."""
     x, y = np.full((1, 1, 1, 1), 0.375, np.float32), np.array([0])

@@ -852,6 +852,13 @@ def test_predict_is_the_net_in_batches() -> None:
         np.testing.assert_array_equal(predict(net, x, batch_size=size), net(Tensor(x)).numpy())
 
 
+def test_a_certificate_is_shown_in_one_line() -> None:
+    net, x = deep().eval(), np.random.default_rng(0).random((7, 1, 2, 2), np.float32)
+    proof = certify(net, x, predict(net, x).argmax(axis=1), "1/255", method="margin")
+    count = int(proof.certified.sum())
+    assert repr(proof) == f"Certificate(margin, ε = 1/255: {count} of 7 certified, 7 right)"
+
+
 @given(data=st.data(), confidence=st.sampled_from([0.5, 0.9, 0.95, 0.999]))
 def test_clopper_pearson_is_the_exact_interval(data: st.DataObject, confidence: float) -> None:
     n = data.draw(st.integers(1, 10_000))

@@ -139,6 +139,17 @@ def test_every_command_explains_itself(command: list[str], flag: str) -> None:
     assert result.stderr == ""
 
 
+def test_help_names_every_exit_status() -> None:
+    said = " ".join(run("--help").stdout.split())
+    for status in (0, 2, 3, 130, cli.program.OUTPUT_CLOSED):
+        assert re.search(rf"\b{status} [a-z]", said.partition("Exit status: ")[2])
+
+
+def test_no_command_waits_for_what_it_does_not_use() -> None:
+    program = "import sys, linfengine.cli; print([name for name in sys.modules if name in ('scipy', 'matplotlib')])"
+    assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout == "[]\n"
+
+
 def test_help_names_every_command() -> None:
     assert sorted(main.commands) == sorted(
         ["demo", "train", "plot", "ablate", "certify", "quantize", "verify", "audit", "info"]
@@ -214,7 +225,7 @@ def test_train_shows_progress_and_takes_a_recipe_of_ones_own(tmp_path: Path, mon
 def test_train_resumes_only_when_told_to(trained: Path) -> None:
     again = ["train", "digits", *SET_TINY, "--out", trained]
     before = (trained / MODEL).read_bytes()
-    assert "already holds a training run" in sentence(run(*again))
+    assert f"{trained} already holds a training run: go on with it (--resume) or" in sentence(run(*again))
     assert run(*again, "--resume").exit_code == 0
     assert (trained / MODEL).read_bytes() == before
     assert "started with width = 16, not 17" in sentence(run(*again, "--set", "width=17", "--resume"))
@@ -453,7 +464,7 @@ def test_plot_writes_events_as_well(trained: Path, tmp_path: Path) -> None:
 def test_plot_writes_over_no_run(trained: Path, tmp_path: Path) -> None:
     (tmp_path / METRICS).write_bytes((trained / METRICS).read_bytes())
     said = sentence(run("plot", tmp_path, "--json", tmp_path / METRICS))
-    assert "the result would be written over another file of this command, name another" in said
+    assert "the result would be written over another file of this command: name another" in said
     assert (tmp_path / METRICS).read_bytes() == (trained / METRICS).read_bytes()
     assert "expected a file's name, and this is a folder" in sentence(run("plot", trained, "--json", tmp_path))
 
@@ -740,6 +751,10 @@ def test_certify_takes_the_whole_test_set_unless_told(trained: Path, tmp_path: P
         result = run("certify", trained / MODEL, "--eps", "0", "--json", tmp_path / "result", *limit)
         assert result.exit_code == 0
         assert json.loads((tmp_path / "result").read_text())["n"] == n
+        assert (f"digits, first {n} test images, " in result.stdout) == (n == 1)
+        assert (
+            f"{n} test images, interval certificate, % (95% Clopper–Pearson bounds)\n" in result.stdout
+        )  # on one line
 
 
 def with_published(model: Path, published: Any) -> Path:
@@ -1108,9 +1123,13 @@ def test_an_audit_that_breaks_something_is_an_alarm(
     assert sound == {name: name != "attack on what is certified" for name in SECTIONS}
 
 
-def test_an_audit_whose_report_has_no_place(exact: Path, tmp_path: Path) -> None:
+def test_an_audit_whose_report_has_no_place(exact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     assert "cannot be written" in sentence(run("audit", exact, "--limit", 5, "--out", tmp_path / "file"))
+    monkeypatch.setattr(cli.audit, "audit", lambda *arguments, **settings: pytest.fail("audited in vain"))
+    for name in ("audit.txt", "audit.json", "audit.png"):
+        (tmp_path / name / name).mkdir(parents=True)
+        assert "this is a folder" in sentence(run("audit", exact, "--limit", 5, "--out", tmp_path / name))
 
 
 # Mistakes.
@@ -1166,7 +1185,10 @@ def test_an_audit_whose_report_has_no_place(exact: Path, tmp_path: Path) -> None
         (["certify", "none", "--eps", "0.1"], "none: there is no such file"),
         (["certify", ".", "--eps", "0.1"], ".: expected a safetensors file, and this is a folder"),
         (["certify", "none", "--eps", "8/"], "expected a number or a fraction such as 0.3 or 8/255, got '8/'"),
-        (["certify", "none", "--eps", "8"], "expected a radius in pixel units from 0 to 1, got 8"),
+        (
+            ["certify", "none", "--eps", "8"],
+            "Invalid value for '--eps': expected a radius in pixel units",
+        ),
         (["certify", "none", "--eps", "-0.1"], "expected a radius in pixel units from 0 to 1"),
         (["certify", "none", "--eps", "nan"], "expected a number or a fraction"),
         (["certify", "none", "--eps", "0.1", "--method", "guess"], "'guess' is not one of"),
@@ -1353,6 +1375,8 @@ def test_a_real_data_set_that_does_not_fit(model: Path) -> None:
 
 def test_results_that_cannot_be_written(model: Path, tmp_path: Path) -> None:
     said = sentence(run("certify", model, "--eps", "0.1", "--limit", 5, "--json", tmp_path))
+    assert f"{tmp_path}: expected a file's name, and this is a folder" in said
+    said = sentence(run("certify", "none", "--eps", "0.1", "--json", tmp_path))  # before anything is read
     assert f"{tmp_path}: expected a file's name, and this is a folder" in said
 
 

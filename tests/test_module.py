@@ -707,6 +707,9 @@ def test_gray_levels_as_floats_are_not_predicted() -> None:
 @pytest.mark.parametrize("bits", [0, 8])
 def test_an_exact_net_refuses_what_is_not_on_its_grid(bits: int) -> None:
     net = quantize(deep(), bits)
+    grid = "float32 whole gray levels in" if bits == 0 else r"float32 gray levels in .* that are multiples of 2\^-8"
+    with pytest.raises(TypeError, match=grid):
+        net(GRAY.astype(np.int64))
     logits = net(GRAY).numpy()
     np.testing.assert_array_equal(net(GRAY.astype(np.float32)).numpy(), logits)
     for wrong, words in (
