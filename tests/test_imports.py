@@ -77,11 +77,12 @@ def test_imports_point_down(path: Path) -> None:
 
 def test_the_rule_reads_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
-    (tmp_path / "ops").mkdir()
+    for folder in ("ops", "cli"):
+        (tmp_path / folder).mkdir()
     for name, text, rooms in [
         ("layers.py", "from . import data, losses\nfrom .ops import add\nimport numpy", ["data", "losses", "ops"]),
         ("ops/base.py", "from ..tensor import Tensor\nfrom .shape import pad", ["tensor", "ops"]),
-        ("cli.py", "def f():\n    import linfengine.train\n    from linfengine import plots", ["train", "plots"]),
+        ("cli/train.py", "def f():\n    import linfengine.train\n    from linfengine import plots", ["train", "plots"]),
         ("tensor.pyx", "cimport cython\ncdef int x\nfrom .backends cimport y  # why\n", ["backends"]),
     ]:
         (tmp_path / name).write_text(text)
