@@ -348,6 +348,18 @@ def test_an_image_is_certified_up_to_its_last_step_and_not_beyond(question: Ques
         assert proved in (0, grid) or verdicts[::2] == [True, False]
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_no_radius_is_larger_than_all_of_an_image(method: str) -> None:
+    """A margin of 1200 gray levels, and radii are at most 255."""
+    net: Sequential = plain_net([[0.0], [0.0]], [0.0, 1200 / 255])
+    net = quantize(net, 4) if method == "exact" else net
+    verdict = certify(net, gray(0), np.array([0]), 1, method=method)
+    assert verdict.certified[0]
+    assert verdict.margin[0] > 4 * net.white
+    assert 1 - 2.0**-50 < verdict.radius[0] <= 1
+    assert verdict.steps is None or verdict.steps[0] == WHITE << 4
+
+
 def test_the_slack_is_that_of_the_derivation() -> None:
     """E <= sum over the layers of u (max|x - w| + max|y|), worked out by hand for one net."""
     net = deep()

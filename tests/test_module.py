@@ -27,9 +27,11 @@ from linfengine.errors import UserError
 from linfengine.exact import ExactNet, quantize
 from linfengine.interval import Interval
 from linfengine.layers import (
+    CenterCrop,
     Dense,
     Flatten,
     Input,
+    LinfDistConv2d,
     LinfDistDense,
     LinfDistNet,
     MeanShift,
@@ -571,13 +573,14 @@ def test_a_method_replaced_on_an_object_is_refused() -> None:
 
 
 class Claiming(Module):
-    """The identity, with whatever claims."""
+    """A net, or the identity, with whatever claims."""
 
-    def __init__(self, lipschitz: Any, error: Any, size: Any) -> None:
+    def __init__(self, lipschitz: Any, error: Any, size: Any, net: Module | None = None) -> None:
         self.claims = lipschitz, error, size
+        self.net = net
 
     def __call__(self, x: Input) -> Result:
-        return x
+        return x if self.net is None else self.net(x)
 
     def lipschitz(self) -> float:
         return self.claims[0]
@@ -596,6 +599,48 @@ def test_claims_that_are_none_certify_nothing(claims: tuple[float, float, float]
         assert not certify(net, PIXELS, LABELS, 0, method=method).certified.any()
     except UserError as refused:
         assert "cannot be certified: it states" in str(refused)  # noqa: PT017 (either is right)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [(-1, 0, 1), (math.nan, 0, 1), (math.inf, 0, 1), (4, -1e-3, 1), (4, math.nan, 1), (4, 0, -1), (4, 0, math.nan)]
+    + [(4, math.inf, 1), (4, 0, 2.0**128)],
+)
+@pytest.mark.parametrize("method", ["margin", "interval"])
+def test_claims_of_a_whole_net_that_are_none_certify_nothing(claims: tuple[float, float, float], method: str) -> None:
+    """With claims that can be true the same samples are certified."""
+    net = deep()
+    labels = predict(net, PIXELS).argmax(axis=1)
+    assert certify(Claiming(4, 0, 1, net), PIXELS, labels, 0, method=method).certified.all()
+    try:
+        proof = certify(Claiming(*claims, net), PIXELS, labels, 0, method=method)
+    except UserError as refused:
+        assert "cannot be certified: it states" in str(refused)  # noqa: PT017 (either is right)
+        return
+    assert not proof.certified.any()
+    assert not proof.radius.any()
+
+
+@pytest.mark.parametrize("lipschitz", [0, 1, 3, 1 / 0.3, 255 / 7])
+def test_a_radius_is_less_than_the_margin_allows(lipschitz: float) -> None:
+    """Strictly, since a tie fails; of a constant net it is 1 where the margin is positive."""
+    net = deep()
+    labels = predict(net, PIXELS).argmax(axis=1)
+    labels[0] = (labels[0] + 1) % 3
+    proof = certify(Claiming(lipschitz, 0, 1, net), PIXELS, labels, 0, method="margin")
+    for radius, margin in zip(proof.radius.tolist(), proof.margin.tolist(), strict=True):
+        assert radius == 0 or 2 * Fraction(lipschitz) * Fraction(radius) < Fraction(margin)
+        assert (radius > 0) == (margin > 0)
+        assert lipschitz or radius == (margin > 0)
+
+
+def test_a_constant_net_with_a_tie_proves_nothing() -> None:
+    net = net_of(LinfDistDense(4, 3, seed=0), Negate())
+    net.layers[2].weight.data[:] = 0  # type: ignore[attr-defined]
+    proof = certify(Claiming(0, 0, 1, net), PIXELS, np.zeros(48, int), 0)
+    assert not proof.margin.any()
+    assert not proof.certified.any()
+    assert not proof.radius.any()
 
 
 def test_gamma_is_infinite_where_there_is_no_bound() -> None:
@@ -664,6 +709,31 @@ def test_a_digest_is_that_of_what_is_computed(make: Callable[[], Module], tmp_pa
             path, _, leaf = name.rpartition(".")
             setattr(dict(other.modules())[path], leaf, changed)
         assert other.digest() != before, name
+
+
+def zeros(inputs: int, outputs: int, groups: int = 1) -> LinfDistDense:
+    layer = LinfDistDense(inputs, outputs, groups=groups)
+    layer.weight.data[:] = 0
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Normalize((0.5,), 0.25), Normalize((0.5,), 0.5)),
+        (Normalize((0.5,), 0.25), Normalize((0.25,), 0.25)),
+        (CenterCrop(1), CenterCrop(2)),
+        (ReLU(), Negate()),
+        (Sequential(ReLU(), Flatten()), Sequential(Flatten(), ReLU())),
+        (zeros(2, 6), zeros(6, 2)),
+        (zeros(3, 6), zeros(6, 6, groups=2)),
+        (LinfDistConv2d(1, 2, 3, seed=0), LinfDistConv2d(1, 2, 3, seed=0, padding=1)),
+        (LinfDistConv2d(1, 2, 3, seed=0), LinfDistConv2d(1, 2, 3, seed=0, stride=2)),
+        (ExactNet(Flatten(), zeros(2, 6), fraction_bits=1), ExactNet(Flatten(), zeros(2, 6), fraction_bits=2)),
+    ],
+)
+def test_another_setting_is_another_digest(one: Module, other: Module) -> None:
+    assert one.digest() == copy.deepcopy(one).digest() != other.digest()
 
 
 # ---- Which inputs a net takes ------------------------------------------------------------------------------------
