@@ -1,7 +1,11 @@
 """Certificates: what is certified is true, of the net in exact fractions and of the program in float32."""
 
+import ctypes
+import ctypes.util
 import itertools
 import math
+import platform
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from fractions import Fraction
@@ -805,6 +809,55 @@ def test_a_net_must_be_finite(name: str, value: float) -> None:
 def test_logits_must_be_a_row_a_sample() -> None:
     with pytest.raises(UserError, match=r"logits have shape \(2, 3, 1, 1\)"):
         certify(Sequential(Normalize((0.5,), 1.0), LinfDistConv2d(1, 3, 2)), PIXELS, LABELS, "0.1")
+
+
+def test_a_model_of_one_class_has_nothing_to_certify() -> None:
+    for net in (plain_net([[0.0]]), quantize(plain_net([[0.0]]))):
+        for ask in (certify, pgd):
+            with pytest.raises(UserError, match="the model has one class only"):
+                ask(net, gray(0), np.array([0]), "0.1")
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="knows the environment of glibc on x86-64"
+)
+@pytest.mark.parametrize(
+    ("bits", "fault"),
+    [
+        (0x2000, "does not round to the nearest"),  # downward
+        (0x4000, "does not round to the nearest"),  # upward
+        (0x6000, "does not round to the nearest"),  # towards zero
+        (0x8000, "flushes denormal numbers to zero"),  # results
+        (0x0040, "flushes denormal numbers to zero"),  # operands
+    ],
+)
+def test_arithmetic_that_is_not_that_of_ieee_754_is_refused(bits: int, fault: str) -> None:
+    """The bits of the control register MXCSR, the last word of a floating-point environment."""
+    libm, net, image = ctypes.CDLL(ctypes.util.find_library("m")), plain_net([[0.0], [1.0]]), row(0.25)
+    usual = (ctypes.c_uint32 * 8)()
+    libm.fegetenv(usual)
+    changed = (ctypes.c_uint32 * 8)(*usual)
+    changed[7] |= bits
+    for ask in (
+        lambda: predict(net, image),
+        lambda: certify(net, image, np.array([0]), "0.1"),
+        lambda: pgd(net, image, np.array([0]), "0.1"),
+    ):
+        ask()
+        libm.fesetenv(changed)
+        try:
+            found = str(raised(ask))
+        finally:
+            libm.fesetenv(usual)
+        assert fault in found
+
+
+def raised(call: Callable[[], Any]) -> UserError | None:
+    try:
+        call()
+    except UserError as error:
+        return error
+    return None
 
 
 def test_an_unknown_method() -> None:

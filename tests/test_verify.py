@@ -635,6 +635,36 @@ def test_every_value_has_been_replaced_by_odd_ones(issued: Issued) -> None:
     assert second == set(SAMPLE)
 
 
+def test_an_equal_value_of_another_type_is_refused(issued: Issued) -> None:
+    """Python takes 1, 1.0 and true for equal, and other readers of the file do not."""
+    tried = 0
+    for i, line in enumerate(issued.lines[:2]):
+        for place in places(line):
+            value = at(line, place) if place else None
+            if type(value) not in (bool, int, float):
+                continue
+            for other in (bool, int, float):
+                if other is type(value) or other(value) != value:  # type: ignore[arg-type]
+                    continue
+                lines = issued.lines
+                lines[i] = replaced(line, place, other(value))  # type: ignore[arg-type]
+                complaint(issued.rewritten(sealed(lines)).verify)
+                tried += 1
+    assert tried > 10
+
+
+@pytest.mark.parametrize("confidence", [-0.5, 0.0, 1.0, 1.5])
+def test_a_confidence_that_is_none_is_refused(issued: Issued, confidence: float) -> None:
+    """Though the bounds be those of such a number."""
+    lines = issued.lines
+    top = lines[0]
+    top["confidence"] = confidence
+    for name in ("clean", "certified"):
+        bounds = clopper_pearson(top[name]["count"], top["n"], confidence)
+        top[name]["bounds"] = [number if math.isfinite(number) else 0.5 for number in bounds]
+    assert complaint(issued.rewritten(sealed(lines)).verify).startswith(f"confidence: {confidence} is none")
+
+
 @pytest.mark.parametrize("deep", [b"[" * 200_000, b'{"format":' * 200_000, b"[" * 90_000 + b"]" * 90_000])
 def test_deep_nesting_is_refused_in_a_sentence(issued: Issued, deep: bytes) -> None:
     body = b"".join(issued.certificate.read_bytes().splitlines(keepends=True)[1:-1])
@@ -693,6 +723,18 @@ def test_images_of_another_size_are_refused(name: str, bits: int | None, tmp_pat
         complaint(lambda false=false, other=other: verify(false.certificate, false.model, other, issued.labels))  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("bits", [None, 4])
+def test_images_of_as_many_pixels_in_another_shape_are_refused(bits: int | None, tmp_path: Path) -> None:
+    """Flattened they are the same, byte by byte: only the shape in the description tells them apart."""
+    net: Any = filled(LinfDistNet((1, 2, 3), 2, width=3, depth=2, mean=(0.4,), std=0.3), 0)
+    net, images = net if bits is None else quantize(net, bits), some_images(2, shape=(1, 2, 3))
+    issued = issue(tmp_path, net, images, labels_of(net, images))
+    issued.verify()
+    other = images.reshape(2, 1, 3, 2)
+    sentence = complaint(lambda: verify(issued.certificate, issued.model, other, issued.labels))
+    assert sentence == "the model takes images of shape (1, 2, 3), and the data have (1, 3, 2)"
+
+
 def test_a_part_of_the_samples_is_told_to_be_a_part(issued: Issued) -> None:
     """Sealed anew, the first samples alone are a certificate, too, and say how many there are of."""
     lines = issued.lines[:4]
@@ -737,6 +779,19 @@ def test_what_the_box_does_not_prove_is_not_claimed(apart: Module, eps: str, tmp
     issued.verify()
     claimed(lines, 0)
     assert complaint(issued.rewritten(sealed(lines)).verify).startswith("sample 0, certified by the box: ")
+
+
+@pytest.mark.parametrize("bits", [None, 0, 8])
+@pytest.mark.parametrize(("level", "weight"), [(0, 0.25), (255, 0.75)])
+def test_the_box_ends_at_black_and_at_white(level: int, weight: float, bits: int | None, tmp_path: Path) -> None:
+    """-|x - w| against -|x - w| - 0.4: over all numbers within 0.3 a distance may be 0.55, over pixels it is below 0.3."""
+    net = Sequential(Normalize((0.0,), 1.0), Flatten(), LinfDistDense(1, 2, bias=True), Negate())
+    net.load_state({"2.weight": np.full((2, 1), weight, np.float32), "2.bias": np.array([0, 0.4], np.float32)})
+    given = net.eval() if bits is None else quantize(net, bits)
+    issued = issue(tmp_path, given, np.full((1, 1, 1, 1), level, np.uint8), FIRST, "3/10", "interval")
+    assert issued.lines[1]["certified"] is True
+    assert issued.lines[1]["margin"] <= issued.lines[0]["threshold"]
+    issued.verify()
 
 
 def test_between_two_steps_the_box_reaches_outward(tmp_path: Path) -> None:

@@ -148,7 +148,8 @@ def test_a_model_that_is_not_finite_is_refused(bad: float, tmp_path: Path) -> No
         net: Module = float_net if bits is None else quantize(float_net, bits)
         issued = issue(tmp_path, net, images, labels_of(net, images))
         content = issued.model.read_bytes()
-        complaint(issued.remodelled(content[:-4] + struct.pack("<f", bad)).verify)
+        sentence = complaint(issued.remodelled(content[:-4] + struct.pack("<f", bad)).verify)
+        assert "holds values that are not finite" in sentence
 
 
 def test_a_certificate_is_of_one_model(tmp_path: Path) -> None:
@@ -500,6 +501,15 @@ def test_nets_without_neurons(layers: list[dict[str, Any]], shape: tuple[int, ..
         assert net.shapes(shape) == [(2, 3, 3), (18,)]
     else:
         assert "expected two classes or more" in complaint(lambda: net.shapes(shape))
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_a_net_has_two_classes_at_least(classes: int) -> None:
+    net = Net(model_content(Sequential(Normalize((0.4,), 0.3), Flatten(), LinfDistDense(4, classes), Negate())))
+    if classes == 1:
+        assert "expected two classes or more" in complaint(lambda: net.shapes((1, 2, 2)))
+    else:
+        assert net.shapes((1, 2, 2))[-1] == (2,)
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 7, 100])
