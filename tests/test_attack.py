@@ -570,6 +570,19 @@ def test_pushing_finds_the_other_class_just_beyond_half_the_margin() -> None:
         assert (predict(net, push(net, image, y, levels / WHITE, rng)).argmax(axis=1) == 1).any() == beaten
 
 
+def test_pushing_is_about_the_net_at_evaluation_and_leaves_it_as_it_was() -> None:
+    """In training a mean shift takes the mean of what is pushed, and remembers it."""
+    net, (images, labels) = small(), samples()
+    x = to_pixels(images[:1])
+    expected = push(net.eval(), x, labels[:1], Fraction(EPS), np.random.default_rng(0))
+    before = {name: array.copy() for name, array in net.state().items()}
+    net.train()
+    net.p = 2
+    np.testing.assert_array_equal(push(net, x, labels[:1], Fraction(EPS), np.random.default_rng(0)), expected)
+    for name, array in net.state().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
 # What an attack leaves behind.
 
 

@@ -688,6 +688,13 @@ def test_lipschitz_constants_by_hand() -> None:
     assert LinfDistNet((1, 2, 2), 2, width=4, depth=4, mean=(0.5,), std=0.25).lipschitz() == 4
 
 
+@given(seed=st.integers(0, 2**32), inputs=st.integers(1, 9))
+def test_a_linear_layer_is_as_steep_as_the_rounded_weights_it_multiplies_by(seed: int, inputs: int) -> None:
+    layer = Dense(inputs, 3, seed=seed)
+    for matrix in (layer.matrix.numpy().astype(np.float64), layer.weight.data / math.sqrt(inputs)):
+        assert abs(matrix).sum(axis=1).max() <= layer.lipschitz() * (1 + 1e-15)
+
+
 def test_the_norm_of_a_net_is_attained_in_pixels() -> None:
     """One neuron, deep in its linear region: a pixel step of h moves the logit by h/std."""
     net = LinfDistNet((1, 1, 1), 1, width=1, depth=3, mean=(0.5,), std=0.25).eval()

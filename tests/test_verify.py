@@ -251,6 +251,16 @@ def test_the_checker_refuses_where_the_engine_does(seed: int, scale: float, std:
     assert math.isclose(slack, error, rel_tol=1e-9)
 
 
+def test_an_error_is_divided_with_its_value() -> None:
+    """A shift by 1000 rounds, and a division by 0.01 after that makes it a hundred times as much."""
+    net = Sequential(MeanShift(1), Normalize((0.4,), 0.01), Flatten(), LinfDistDense(4, 2, seed=0), Negate()).eval()
+    net.state()["0.running_mean"][:] = 1000
+    lipschitz, error = Net(model_content(net)).slack()
+    assert error > 2.0**-24 * 1000 * 100
+    assert math.isclose(error, net.rounding(2.0)[0], rel_tol=1e-9)
+    assert math.isclose(lipschitz, 100, rel_tol=1e-6)
+
+
 def test_many_layers_take_little_time_to_bound() -> None:
     """Fractions that are not rounded grow with every layer, and the time for them with the cube of their number."""
     layers: list[Module] = [each for _ in range(400) for each in (MeanShift(2), ReLU(), Negate())]
@@ -723,6 +733,18 @@ def test_images_of_another_size_are_refused(name: str, bits: int | None, tmp_pat
         complaint(lambda false=false, other=other: verify(false.certificate, false.model, other, issued.labels))  # type: ignore[misc]
 
 
+def test_a_label_is_a_class_of_the_model(issued: Issued) -> None:
+    classes = issued.lines[0]["classes"]
+    for label in (classes, -1, 2**40):
+        lines, labels = issued.lines, issued.labels.astype(np.int64)
+        lines[1]["label"] = labels[0] = label
+        false = issued.rewritten(sealed(lines))
+        sentence = complaint(
+            lambda false=false, labels=labels: verify(false.certificate, false.model, issued.images, labels)
+        )  # type: ignore[misc]
+        assert sentence == f"sample 0: its label {label} is no class of the model's"
+
+
 @pytest.mark.parametrize("bits", [None, 4])
 def test_images_of_as_many_pixels_in_another_shape_are_refused(bits: int | None, tmp_path: Path) -> None:
     """Flattened they are the same, byte by byte: only the shape in the description tells them apart."""
@@ -784,7 +806,7 @@ def test_what_the_box_does_not_prove_is_not_claimed(apart: Module, eps: str, tmp
 @pytest.mark.parametrize("bits", [None, 0, 8])
 @pytest.mark.parametrize(("level", "weight"), [(0, 0.25), (255, 0.75)])
 def test_the_box_ends_at_black_and_at_white(level: int, weight: float, bits: int | None, tmp_path: Path) -> None:
-    """-|x - w| against -|x - w| - 0.4: over all numbers within 0.3 a distance may be 0.55, over pixels it is below 0.3."""
+    """-|x - w| against -|x - w| - 0.4: a distance is 0.25 at most over pixels within 0.3, and 0.55 over all numbers."""
     net = Sequential(Normalize((0.0,), 1.0), Flatten(), LinfDistDense(1, 2, bias=True), Negate())
     net.load_state({"2.weight": np.full((2, 1), weight, np.float32), "2.bias": np.array([0, 0.4], np.float32)})
     given = net.eval() if bits is None else quantize(net, bits)

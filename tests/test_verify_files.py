@@ -114,6 +114,18 @@ def test_another_grid_is_another_model(bits: Any, tmp_path: Path) -> None:
     complaint(issued.remodelled(content).verify)
 
 
+def test_more_fraction_bits_than_float32_has_room_for_are_refused() -> None:
+    """Though all values of this net, at most 255, be below 2^8."""
+    net = ExactNet(Flatten(), LinfDistDense(4, 2), fraction_bits=15)
+    net.load_state({"1.weight": np.zeros((2, 4), np.float32)})
+    content = model_content(net)
+    assert Net(content).slack() == (1, 0)
+    for bits in (16, 24, 150):
+        changed = described(content, lambda _, config, bits=bits: config | {"fraction_bits": bits})  # type: ignore[misc]
+        sentence = complaint(lambda changed=changed: Net(changed))  # type: ignore[misc]
+        assert sentence == f"the model has {bits} fraction bits, which float32 has no room for"
+
+
 @pytest.mark.parametrize("odd", [None, "x", "F16", "F64", [], [1], [-1], [0, 0], [0, 4], [8, 0], {}, 0.5, -1])
 @pytest.mark.parametrize("key", ["dtype", "shape", "data_offsets"])
 def test_odd_tensors_are_refused_in_a_sentence(key: str, odd: Any, tmp_path: Path) -> None:
