@@ -570,15 +570,26 @@ def test_pushing_finds_the_other_class_just_beyond_half_the_margin() -> None:
         assert (predict(net, push(net, image, y, levels / WHITE, rng)).argmax(axis=1) == 1).any() == beaten
 
 
+def test_the_first_push_moves_only_the_pixels_that_logits_depend_on() -> None:
+    """A logit of one distance layer depends on one pixel."""
+    net = LinfDistNet((1, 3, 3), 3, width=1, depth=1, mean=(0.5,), std=0.25, seed=0)
+    x = np.full((1, 1, 3, 3), 0.5, np.float32)
+    points = push(net, x, np.array([0]), EPS, np.random.default_rng(0), tries=2)
+    moved = (points != x).sum(axis=(1, 2, 3)).reshape(2, 3)  # of two other classes, the first way and two more
+    assert (moved[:, 0] <= 2).all()
+    assert (moved[:, 0] >= 1).all()
+    assert moved[:, 1:].max() > 2
+
+
 def test_pushing_is_about_the_net_at_evaluation_and_leaves_it_as_it_was() -> None:
     """In training a mean shift takes the mean of what is pushed, and remembers it."""
     net, (images, labels) = small(), samples()
     x = to_pixels(images[:1])
-    expected = push(net.eval(), x, labels[:1], Fraction(EPS), np.random.default_rng(0))
+    expected = push(net.eval(), x, labels[:1], EPS, np.random.default_rng(0))
     before = {name: array.copy() for name, array in net.state().items()}
     net.train()
     net.p = 2
-    np.testing.assert_array_equal(push(net, x, labels[:1], Fraction(EPS), np.random.default_rng(0)), expected)
+    np.testing.assert_array_equal(push(net, x, labels[:1], EPS, np.random.default_rng(0)), expected)
     for name, array in net.state().items():
         np.testing.assert_array_equal(array, before[name])
 

@@ -157,6 +157,12 @@ def test_a_net_comes_back_to_the_bit(name: str, p: float, tmp_path: Path) -> Non
         np.testing.assert_array_equal(loaded(x).numpy(), net.eval()(x).numpy())
 
 
+def test_a_net_whose_only_numbers_are_weights_comes_back(tmp_path: Path) -> None:
+    net = Sequential(Flatten(), LinfDistDense(4, 2, seed=0), Negate())
+    save_model(net, tmp_path / "model")
+    assert_same(load_model(tmp_path / "model")[0].state(), net.state())
+
+
 def test_nothing_is_shared_with_the_net_that_was_saved(tmp_path: Path) -> None:
     net = filled(NETS["net"]())
     save_model(net, tmp_path / "model")

@@ -429,6 +429,32 @@ def test_bytes_follow_numbers_that_take_the_place_of_others(host_backend: str) -
     assert_same(one, other)
 
 
+def test_bytes_follow_layers_that_have_no_numbers(host_backend: str) -> None:
+    """A layer without numbers is added or taken away, and a divisor is another now."""
+    x = some_images(4)
+    net = quantize(filled(DENSE["net"](), 0), 0)
+    logits = net(x).numpy()
+    layers = net.layers
+    assert isinstance(layers[-1], Negate)
+    for others, factor in ((layers[:-1], -1), ((*layers, Negate()), -1), (layers, 1)):
+        net.layers = others
+        np.testing.assert_array_equal(net(x).numpy(), factor * logits)
+    net = ExactNet(Normalize((3.0, 4.0), 1.0), Flatten(), *layers[1:], fraction_bits=0)
+    before = net(x).numpy()
+    np.testing.assert_array_equal(before, Sequential.__call__(net, x).numpy())
+    net.layers[0].std = 2  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="divides by 2.0, not by 1"):
+        net.check()
+
+
+def test_a_net_that_turns_its_numbers_around_within_is_no_net_on_bytes(host_backend: str) -> None:
+    net = filled(
+        Sequential(Normalize((0.4,), 0.3), Flatten(), LinfDistDense(24, 5), Negate(), LinfDistDense(5, 3), Negate())
+    )
+    exact, x = quantize(net, 0), some_images(8)
+    assert agree(exact, x, exact(x).numpy())
+
+
 def test_nobody_writes_to_the_numbers_of_an_exact_net(host_backend: str) -> None:
     for net in (quantize(filled(DENSE["net"](), 0), 0), deepcopy(quantize(filled(DENSE["net"](), 0), 8))):
         net.to("cpu")
@@ -674,6 +700,15 @@ def simple(*more: Module) -> Sequential:
 )
 def test_nets_that_are_refused(net: Module, message: str) -> None:
     assert message in complaint(lambda: quantize(net, 4))
+
+
+def test_a_net_with_a_call_of_its_own_is_refused() -> None:
+    class Turned(LinfDistNet):
+        def __call__(self, x: Any) -> Any:
+            return -super().__call__(x)
+
+    with pytest.raises(UserError, match="a Turned has a __call__ of its own"):
+        quantize(Turned((1, 2, 2), 3, width=4, depth=2, mean=(0.4,), std=0.3))
 
 
 @pytest.mark.parametrize("p", [1, 8, 1000])

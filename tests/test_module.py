@@ -23,6 +23,8 @@ from linfengine.attack import pgd
 from linfengine.audit import audit
 from linfengine.certify import certify, predict
 from linfengine.checkpoint import load_model, save_model
+from linfengine.data import to_pixels
+from linfengine.domain import Domain
 from linfengine.errors import UserError
 from linfengine.exact import ExactNet, quantize
 from linfengine.interval import Interval
@@ -772,6 +774,15 @@ def test_gray_levels_as_floats_are_not_predicted() -> None:
     for images in (GRAY.astype(np.float32), -(GRAY / np.float32(255)), np.full((1, 1, 2, 2), np.nan, np.float32)):
         with pytest.raises(UserError, match=r"the net takes uint8 images, or float32 pixels in \[0, 1\], got numbers"):
             predict(deep(), images)
+
+
+def test_gray_levels_are_the_nearest_numbers_to_255ths() -> None:
+    levels = np.arange(256, dtype=np.uint8)
+    expected = np.array([np.float32(level / 255) for level in range(256)])
+    np.testing.assert_array_equal(Domain(None).numbers(levels), expected)
+    np.testing.assert_array_equal(to_pixels(levels), expected)
+    assert (levels * np.float32(1 / 255) != expected).any()
+    np.testing.assert_array_equal(Domain(None, 255, 0).numbers(levels), levels)
 
 
 @pytest.mark.parametrize("bits", [0, 8])
