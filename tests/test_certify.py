@@ -879,6 +879,20 @@ def test_the_net_is_certified_as_it_is_evaluated() -> None:
     assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters().values())
 
 
+def test_the_box_of_a_net_in_training_is_that_of_its_evaluation() -> None:
+    """Its mean shifts take the running mean there, too, where the margin leaves the question open."""
+    net, rng = deep(), np.random.default_rng(0)
+    for array in net.state().values():
+        array[...] = rng.standard_normal(array.shape)
+    images = rng.random((40, 1, 2, 2), np.float32)
+    labels = predict(net, images).argmax(axis=1)
+    eps = Fraction(float(np.median(certify(net, images, labels, 0).radius)))
+    one, other = (certify(net.train(mode), images, labels, eps) for mode in (True, False))
+    for verdict in (one, other):
+        assert ((verdict.margin <= verdict.threshold) & (verdict.margin > 0)).any()
+    np.testing.assert_array_equal(one.certified, other.certified)
+
+
 @pytest.mark.parametrize(
     ("exact", "method"), [*((True, method) for method in METHODS), *((False, method) for method in ROUNDED)]
 )

@@ -447,6 +447,34 @@ def test_bytes_follow_layers_that_have_no_numbers(host_backend: str) -> None:
         net.check()
 
 
+def test_bytes_follow_an_array_in_the_place_of_one_that_is_gone(host_backend: str) -> None:
+    """Python may give it the same id."""
+    net, x = ExactNet(Flatten(), LinfDistDense(4, 3), fraction_bits=0), some_images(4, (1, 2, 2))
+    rng, weight = np.random.default_rng(0), net.parameters()["1.weight"]
+
+    def another() -> Array:
+        return np.frombuffer(rng.integers(0, 256, (3, 4)).astype(np.float32).tobytes(), np.float32).reshape(3, 4)
+
+    for _ in range(20):
+        weight.data = another()
+        net(x)
+        weight.data = another()
+        weight.data = another()
+        np.testing.assert_array_equal(net(x).numpy(), Sequential.__call__(net, x).numpy())
+
+
+def test_bytes_take_the_images_that_the_layers_take(host_backend: str) -> None:
+    net = ExactNet(Normalize((3.0, 4.0), 1.0), Flatten(), LinfDistDense(2, 3, seed=0), fraction_bits=0)
+    net.load_state({"2.weight": np.arange(6, dtype=np.float32).reshape(3, 2)})
+    x = some_images(4, (2, 1, 1))
+    np.testing.assert_array_equal(net(x).numpy(), Sequential.__call__(net, x).numpy())
+    with pytest.raises(ValueError, match="Normalize: expected pixels"):
+        net(x.reshape(4, 1, 2, 1))
+    flat = ExactNet(LinfDistDense(2, 3), fraction_bits=0)
+    flat.load_state({"0.weight": np.arange(6, dtype=np.float32).reshape(3, 2)})
+    assert flat(x.reshape(4, 1, 1, 2)).shape == (4, 1, 1, 3)
+
+
 def test_a_net_that_turns_its_numbers_around_within_is_no_net_on_bytes(host_backend: str) -> None:
     net = filled(
         Sequential(Normalize((0.4,), 0.3), Flatten(), LinfDistDense(24, 5), Negate(), LinfDistDense(5, 3), Negate())

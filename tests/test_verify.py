@@ -307,6 +307,19 @@ def test_only_the_images_that_were_certified_are_written(tmp_path: Path) -> None
     assert not (tmp_path / "other").exists()
 
 
+def test_only_the_labels_that_were_certified_are_written(tmp_path: Path) -> None:
+    net, images = filled(MAKERS["net"](), 0), some_images(3)
+    labels = labels_of(net, images)
+    save_model(net, tmp_path / "net.safetensors")
+    proof = certify(net, to_pixels(images), labels, "1/20")
+    other = labels.copy()
+    other[-1] = (labels[-1] + 1) % 3
+    assert (proof.prediction[-1] == labels[-1]) != (proof.prediction[-1] == other[-1])
+    with pytest.raises(ValueError, match="expected the labels that were certified, got others"):
+        write_certificate(tmp_path / "certificate", proof, tmp_path / "net.safetensors", images, other)
+    assert not (tmp_path / "certificate").exists()
+
+
 def test_a_certificate_is_written_only_for_the_file_that_holds_the_net(tmp_path: Path) -> None:
     """A file replaced after the net was loaded, and a net changed after it was saved."""
     net, other, images = filled(MAKERS["net"](), 0), filled(MAKERS["net"](), 1), some_images(4)
@@ -814,6 +827,17 @@ def test_the_box_ends_at_black_and_at_white(level: int, weight: float, bits: int
     assert issued.lines[1]["certified"] is True
     assert issued.lines[1]["margin"] <= issued.lines[0]["threshold"]
     issued.verify()
+
+
+def test_no_radius_is_larger_than_all_of_an_image(tmp_path: Path) -> None:
+    """A margin of 4 would prove 1.5, but what float32 makes of numbers beyond 2 is bounded nowhere."""
+    net = Sequential(Normalize((0.0,), 1.0), Flatten(), LinfDistDense(1, 2, bias=True), Negate())
+    net.load_state({"2.weight": np.zeros((2, 1), np.float32), "2.bias": np.array([0, 4], np.float32)})
+    issued = issue(tmp_path, net.eval(), BLACK, FIRST, "1", "margin")
+    top, line = issued.lines
+    assert (line["margin"], line["radius"], line["certified"]) == (4, 1, True)
+    sentence = complaint(issued.rewritten(sealed([top, line | {"radius": 1.5}])).verify)
+    assert sentence.startswith("sample 0, radius: 1.5 is not proved by a margin of 4")
 
 
 def test_between_two_steps_the_box_reaches_outward(tmp_path: Path) -> None:
