@@ -337,6 +337,23 @@ def test_what_a_description_asks_for_is_not_built(whole: Path, monkeypatch: pyte
         assert "not a model that fits its own description" in complaint(lambda: load_model(whole))
 
 
+def test_a_description_has_no_more_layers_than_the_file_has_tensors(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though one large tensor make up for the numbers of many narrow layers."""
+
+    def built(config: Any) -> Any:
+        raise AssertionError(f"{config} was built")
+
+    tensors, metadata = load_tensors(whole)
+    config = json.loads(metadata["config"]) | {"width": 1, "depth": 10**4}
+    large = tensors | {"large": np.zeros(10**5, np.float32)}
+    save_tensors(tmp_path / "model", large, metadata | {"config": json.dumps(config)})
+    monkeypatch.setattr("linfengine.checkpoint.build", built)
+    with pytest.raises(UserError, match="depth 1e\\+04 is more than the .* tensors in the file"):
+        load_model(tmp_path / "model")
+
+
 def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
     """37 kB that describe a net of 10^9 layers, and one of two layers that are 9000 wide."""
     net = LinfDistNet((1, 8, 8), 10, width=64, depth=3, mean=(0.5,), std=0.25)

@@ -463,6 +463,16 @@ def test_bytes_follow_an_array_in_the_place_of_one_that_is_gone(host_backend: st
         np.testing.assert_array_equal(net(x).numpy(), Sequential.__call__(net, x).numpy())
 
 
+def test_a_copy_makes_its_own_net_on_bytes() -> None:
+    """It is known by ids, and those of the original's arrays may be others' when the original is gone."""
+    net = quantize(filled(DENSE["net"](), 0), 0)
+    net(some_images(1))
+    assert net._bytes[-1] is not None
+    for copy in (deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert copy._bytes == ((), [], None)
+        np.testing.assert_array_equal(copy(some_images(4)).numpy(), net(some_images(4)).numpy())
+
+
 def test_bytes_take_the_images_that_the_layers_take(host_backend: str) -> None:
     net = ExactNet(Normalize((3.0, 4.0), 1.0), Flatten(), LinfDistDense(2, 3, seed=0), fraction_bits=0)
     net.load_state({"2.weight": np.arange(6, dtype=np.float32).reshape(3, 2)})

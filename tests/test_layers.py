@@ -744,6 +744,14 @@ def test_rounding_of_a_linear_layer_with_any_weights(data: st.DataObject) -> Non
     assert max(exceeds(layer, data.draw(arrays((2, 4))))) <= 0
 
 
+def test_rounding_covers_a_sum_that_is_rounded_the_same_way_again_and_again() -> None:
+    layer = Dense(2**14, 1)
+    layer.weight.data[:] = 2**7  # divided by the root of 2^14 it is 1
+    for term in np.random.default_rng(0).uniform(0.5, 1, 20).astype(np.float32):
+        found = layer(np.full((1, 2**14), term)).item()
+        assert abs(found - 2**14 * float(term)) <= layer.rounding(float(term))[0]
+
+
 def test_rounding_covers_products_that_underflow() -> None:
     layer = Dense(2, 1)
     layer.load_state({"weight": single([[1e-30, 1e-30]]), "bias": single([0])})

@@ -57,7 +57,7 @@ from linfengine.layers import (
     ReLU,
     Sequential,
 )
-from linfengine.verify import FORMAT, Disagreement, Net, binomial, check_totals, nearest, verify
+from linfengine.verify import FORMAT, Disagreement, Net, binomial, check_totals, nearest, parsed, verify
 
 # What is written verifies.
 
@@ -819,9 +819,9 @@ def test_what_the_box_does_not_prove_is_not_claimed(apart: Module, eps: str, tmp
 @pytest.mark.parametrize("bits", [None, 0, 8])
 @pytest.mark.parametrize(("level", "weight"), [(0, 0.25), (255, 0.75)])
 def test_the_box_ends_at_black_and_at_white(level: int, weight: float, bits: int | None, tmp_path: Path) -> None:
-    """-|x - w| against -|x - w| - 0.4: a distance is 0.25 at most over pixels within 0.3, and 0.55 over all numbers."""
+    """-|x - w| against -|x - w| - 0.27: over pixels within 0.3 a distance is from 0 to 0.25, and else up to 0.55."""
     net = Sequential(Normalize((0.0,), 1.0), Flatten(), LinfDistDense(1, 2, bias=True), Negate())
-    net.load_state({"2.weight": np.full((2, 1), weight, np.float32), "2.bias": np.array([0, 0.4], np.float32)})
+    net.load_state({"2.weight": np.full((2, 1), weight, np.float32), "2.bias": np.array([0, 0.27], np.float32)})
     given = net.eval() if bits is None else quantize(net, bits)
     issued = issue(tmp_path, given, np.full((1, 1, 1, 1), level, np.uint8), FIRST, "3/10", "interval")
     assert issued.lines[1]["certified"] is True
@@ -888,6 +888,12 @@ def test_no_name_stands_twice(issued: Issued) -> None:
     assert "the name 'certified' stands twice" in complaint(
         issued.rewritten(sealed(head + twice + b"".join(others))).verify
     )
+
+
+@pytest.mark.parametrize("text", ["-0", "1" * 21, "1e400", "-1e400", "NaN", "Infinity", "-Infinity", f"0.{'1' * 40}"])
+def test_numbers_are_finite_short_and_written_in_one_way(text: str) -> None:
+    assert complaint(lambda: parsed(f"[{text}]")).startswith("no ")
+    assert parsed("[0, -0.0, 12345678901234567890]") == [0, 0, 12345678901234567890]
 
 
 @pytest.mark.parametrize("n", [0, -1, -10, True, 1.0, "1"])
