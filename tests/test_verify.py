@@ -261,6 +261,13 @@ def test_an_error_is_divided_with_its_value() -> None:
     assert math.isclose(lipschitz, 100, rel_tol=1e-6)
 
 
+@pytest.mark.parametrize("std", [0.3, 0.7, 3.0])
+def test_what_is_shortened_is_rounded_up(std: float) -> None:
+    net = Sequential(Normalize((0.4,), std), Flatten(), LinfDistDense(4, 2, seed=0), Negate()).eval()
+    lipschitz, _ = Net(model_content(net)).slack()
+    assert 0 < lipschitz * Fraction(float(np.float32(std))) - 1 < Fraction(1, 2**290)
+
+
 def test_many_layers_take_little_time_to_bound() -> None:
     """Fractions that are not rounded grow with every layer, and the time for them with the cube of their number."""
     layers: list[Module] = [each for _ in range(400) for each in (MeanShift(2), ReLU(), Negate())]
