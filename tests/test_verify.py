@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -677,7 +678,7 @@ def test_an_equal_value_of_another_type_is_refused(issued: Issued) -> None:
                 if other is type(value) or other(value) != value:  # type: ignore[arg-type]
                     continue
                 lines = issued.lines
-                lines[i] = replaced(line, place, other(value))  # type: ignore[arg-type]
+                lines[i] = replaced(line, place, other(value))
                 complaint(issued.rewritten(sealed(lines)).verify)
                 tried += 1
     assert tried > 10
@@ -759,9 +760,7 @@ def test_a_label_is_a_class_of_the_model(issued: Issued) -> None:
         lines, labels = issued.lines, issued.labels.astype(np.int64)
         lines[1]["label"] = labels[0] = label
         false = issued.rewritten(sealed(lines))
-        sentence = complaint(
-            lambda false=false, labels=labels: verify(false.certificate, false.model, issued.images, labels)
-        )  # type: ignore[misc]
+        sentence = complaint(partial(verify, false.certificate, false.model, issued.images, labels))
         assert sentence == f"sample 0: its label {label} is no class of the model's"
 
 
