@@ -226,8 +226,12 @@ def test_train_resumes_only_when_told_to(trained: Path) -> None:
     again = ["train", "digits", *SET_TINY, "--out", trained]
     before = (trained / MODEL).read_bytes()
     assert f"{trained} already holds a training run: go on with it (--resume) or" in sentence(run(*again))
+    killed = trained / f".{EVENTS}.{'0' * 16}.part"  # what a killed process left of a folder of events
+    killed.mkdir()
+    (killed / "half").touch()
     assert run(*again, "--resume").exit_code == 0
     assert (trained / MODEL).read_bytes() == before
+    assert not killed.exists()
     assert "started with width = 16, not 17" in sentence(run(*again, "--set", "width=17", "--resume"))
 
 
