@@ -7,8 +7,9 @@
     at the end:             model.safetensors
 
 The checkpoint is the state of the run; what other files say of later epochs is written again.  So a run that is stopped
-between any two writes can be resumed.  Each epoch draws its shuffling and augmentation from (seed, epoch) alone, so a
-run that resumes from a checkpoint ends with the same bits as one that was never interrupted.
+between any two writes can be resumed; one that is interrupted, or diverges, before its first epoch is done leaves
+nothing.  Each epoch draws its shuffling and augmentation from (seed, epoch) alone, so a run that resumes from a
+checkpoint ends with the same bits as one that was never interrupted.
 """
 
 from __future__ import annotations
