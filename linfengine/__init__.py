@@ -7,7 +7,7 @@ What takes longer to load stands in modules of its own: `linfengine.train`, `lin
 from . import startup  # first, so that Ctrl-C is answered during the imports below
 
 try:
-    from .tensor import Tensor, no_grad
+    from .tensor import Tensor, no_grad, only_grad
 except ModuleNotFoundError as error:
     if error.name != f"{__name__}.tensor":
         raise
@@ -34,6 +34,7 @@ from .layers import (
     ReLU,
     Sequential,
     Tanh,
+    evaluation,
 )
 from .losses import cross_entropy, hinge, mixture, robust_cross_entropy
 from .ops import (
@@ -73,6 +74,7 @@ from .optim import SGD, Adam
 __all__ = [
     "Tensor",
     "no_grad",
+    "only_grad",
     "linf_dist",
     "lp_dist",
     "add",
@@ -118,6 +120,7 @@ __all__ = [
     "Sequential",
     "LinfDistNet",
     "LinfDistConvNet",
+    "evaluation",
     "ExactNet",
     "quantize",
     "cross_entropy",
