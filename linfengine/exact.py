@@ -342,7 +342,11 @@ class _ByteNet:
 
     @classmethod
     def of(cls, parts: list[_Part], shape: tuple[int, ...]) -> _ByteNet | None:
-        """None where there are other layers than Normalize, Flatten, dense distances, shifts, and Negate at the end."""
+        """None where there are other layers than Normalize, Flatten, dense distances, shifts, and Negate at the end, or
+        numbers that are not whole.
+        """
+        if not all((array == np.rint(array)).all() for part in parts for array in part.arrays if array is not None):
+            return None
         low: Array = np.zeros(shape, np.int64)
         steps: list[tuple[Array, Array, int]] = []
         for i, (kind, (groups, std), (mean, weight, bias, running_mean)) in enumerate(parts):

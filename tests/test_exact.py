@@ -492,6 +492,14 @@ def test_a_net_that_turns_its_numbers_around_within_is_no_net_on_bytes(host_back
     assert agree(exact, x, exact(x).numpy())
 
 
+def test_numbers_that_are_not_whole_are_not_made_bytes(host_backend: str) -> None:
+    """Such a net cannot be certified; called, it computes what it says."""
+    exact, x = quantize(filled(DENSE["net"](), 0), 0), some_images(4)
+    weight = next(iter(exact.parameters().values()))
+    weight.data = weight.data + np.float32(0.5)
+    np.testing.assert_array_equal(exact(x).numpy(), Sequential.__call__(exact, x).numpy())
+
+
 def test_nobody_writes_to_the_numbers_of_an_exact_net(host_backend: str) -> None:
     for net in (quantize(filled(DENSE["net"](), 0), 0), deepcopy(quantize(filled(DENSE["net"](), 0), 8))):
         net.to("cpu")
