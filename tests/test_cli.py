@@ -1598,9 +1598,10 @@ def test_a_package_that_is_not_compiled(beside_setup: bool, tmp_path: Path) -> N
     if beside_setup:
         (tmp_path / "setup.py").touch()
     remedy = "run 'pip install -e .' there, or start Python in another folder" if beside_setup else "install it anew"
+    # -S: an editable install would lend its compiled modules
     for words, status in ((["-m", "linfengine"], 2), (["-c", "import linfengine"], 1)):
         result = subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}, capture_output=True, text=True
+            [sys.executable, "-S", *words], cwd=tmp_path, env={"PYTHONPATH": ""}, capture_output=True, text=True
         )
         assert result.returncode == status
         assert remedy in result.stderr.splitlines()[-1]
