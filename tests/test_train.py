@@ -534,7 +534,7 @@ def test_ctrl_c_leaves_a_whole_checkpoint_and_says_how_to_go_on(digits: Dataset,
     process.send_signal(signal.SIGINT)
     status, _, err = finish(process)
     assert status == 130
-    assert err.startswith("Interrupted. The last finished epoch is safe in ")
+    assert err.startswith("Interrupted. The run is safe in ")
     assert err.endswith("the same command with --resume goes on from there.\n")
     remove_strays(out)  # there is hardly ever one, but an interruption may come before a file is looked after
     assert sorted(os.listdir(out)) == [CHECKPOINT, METRICS]
