@@ -1,6 +1,7 @@
 #include "threads.hpp"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 
 #include <algorithm>
@@ -16,7 +17,9 @@ namespace linfengine {
 namespace {
 
 constexpr int kMostThreads = 1024;
-constexpr std::chrono::microseconds kPatience{20};  // how long a thread looks for work before it sleeps
+// How long a thread looks for work before it sleeps: at first without a pause, for the next operation of a net often
+// comes at once; then so that any other thread that wants the processor gets it.
+constexpr std::chrono::microseconds kKeen{50}, kPatient{500};
 
 std::atomic<int> chosen_threads{1};
 
@@ -31,13 +34,17 @@ void pause() {
 // Looks until ready() or until the patience ends; returns whether it was ready.
 template <class Ready>
 bool spin(const Ready& ready) {
-    const auto end = std::chrono::steady_clock::now() + kPatience;
+    const auto begin = std::chrono::steady_clock::now();
     do
         for (int i = 0; i < 16; ++i) {
             if (ready()) return true;
             pause();
         }
-    while (std::chrono::steady_clock::now() < end);
+    while (std::chrono::steady_clock::now() < begin + kKeen);
+    do {
+        if (ready()) return true;
+        sched_yield();
+    } while (std::chrono::steady_clock::now() < begin + kPatient);
     return false;
 }
 
