@@ -359,7 +359,8 @@ def test_a_sequential_asks_its_last_layer_however_deep_it_lies(net: Callable[[],
     ball = box(inner, x, Fraction(1, 50))
     expected = inner.lowest_margins(ball, labels)
     np.testing.assert_array_equal(nested.lowest_margins(ball, labels), expected)
-    assert (expected >= Module.lowest_margins(inner, ball, labels)).all()
+    # but for what underflow may cost, where a net of chance gives zeros
+    assert (expected >= Module.lowest_margins(inner, ball, labels) - 2.0**-100).all()
 
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value)")
