@@ -79,6 +79,16 @@ def test_an_evaluation_block_changes_no_net() -> None:
     assert (smooth != inside).any()
 
 
+def test_an_evaluation_at_a_finite_order_is_the_net_that_training_has() -> None:
+    net = deep(mean_shift=False)
+    net.p = 32
+    expected = net(PIXELS).numpy()
+    net.p = math.inf
+    with evaluation(32):
+        np.testing.assert_array_equal(net(PIXELS).numpy(), expected)
+    assert (net.eval()(PIXELS).numpy() != expected).any()
+
+
 def test_an_evaluation_block_ends_with_an_error() -> None:
     net = deep()
     with pytest.raises(ZeroDivisionError), evaluation():
