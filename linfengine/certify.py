@@ -318,8 +318,8 @@ def _within(a: Array, b: Array, radius: float) -> Array:
 def predict(model: Module, x: Array, batch_size: int = 512) -> Array:
     """Logits (n, classes) of the net at evaluation, p = ∞; x (n, ...) as the net takes it.  The net is not changed.
 
-    Raises UserError for an x that the net does not take, where a distance is given what overflowed, or where the process
-    does not compute as IEEE 754 says; ValueError for an empty x or a batch_size below 1.
+    Raises UserError for an x that the net does not take, where a distance is given what overflowed, or where the
+    process does not compute as IEEE 754 says; ValueError for an empty x or a batch_size below 1.
     """
     check_batch_size(batch_size)
     check_arithmetic()
