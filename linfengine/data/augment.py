@@ -8,6 +8,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from ..backends import backend_of
+from ..domain import Domain
 from ..ops.shape import windows_of
 from .arrays import Array, Floats, Images, Labels, class_numbers, whole_number
 
@@ -20,7 +21,7 @@ def to_pixels(images: Images) -> Floats:
     found = getattr(images, "dtype", type(images).__name__)
     if found != np.uint8:
         raise TypeError(f"images must be uint8 with values 0..255, got {found}")
-    return images.astype(np.float32) / np.float32(255)
+    return Domain(None).numbers(images)
 
 
 def random_crop(
