@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
 CXX_FILES := $(wildcard src_cpp/*.cpp src_cpp/*.hpp src_cpp/*.h)
-FORMATTED := $(CXX_FILES) $(wildcard linfengine/backends/cuda/*.cu* benchmarks/*.cu) tests/sanitize.cpp tests/cuda_on_cpu.hpp
+FORMATTED := $(CXX_FILES) $(wildcard linfengine/backends/cuda/*.cu* benchmarks/*.cu) tests/kernels/sanitize.cpp tests/standin/cuda_on_cpu.hpp
 
 # What the compiled modules are made from: the package is installed in place, so other edits need no new build.
 SOURCES := setup.py setup.cfg pyproject.toml linfengine/_version.py $(CXX_FILES) \
@@ -93,12 +93,12 @@ $(PEERS_VENV)/installed: Makefile | $(VENV)/installed
 	@touch $@
 
 # One object for each instruction set, as in setup.py, and one for what chooses among them.
-$(VENV)/sanitize-%: tests/sanitize.cpp $(CXX_FILES) | $(MADE)
+$(VENV)/sanitize-%: tests/kernels/sanitize.cpp $(CXX_FILES) | $(MADE)
 	@echo 'compiling for the $* sanitizer ...'
 	@folder=$$(mktemp -d) && flags='-std=c++17 -O1 -g -fno-sanitize-recover=all -fsanitize=$* -ffp-contract=fast' && \
 	  for set in 'portable -g' $(SANITIZED_SETS); do \
 	    $(CXX) $$flags $${set#* } -c src_cpp/kernels_$${set%% *}.cpp -o $$folder/$${set%% *}.o & done; wait; \
-	  $(CXX) $$flags -pthread -DLINFENGINE_WORTH_THREADS=0 $(SANITIZED_DEFINES) tests/sanitize.cpp \
+	  $(CXX) $$flags -pthread -DLINFENGINE_WORTH_THREADS=0 $(SANITIZED_DEFINES) tests/kernels/sanitize.cpp \
 	    src_cpp/dispatch.cpp src_cpp/threads.cpp $$folder/*.o -o $@; status=$$?; rm -r $$folder; exit $$status
 
 $(VENV)/gpu-tools: setup.cfg | $(VENV)/installed

@@ -8,9 +8,9 @@ import os
 import tempfile
 from collections.abc import Iterator
 
-import cupy_on_cpu
 import pytest
 from hypothesis import HealthCheck, settings
+from standin import cupy_on_cpu
 
 from linfengine.backends import available_backends, cpu, use_backend
 
