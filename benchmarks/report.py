@@ -8,8 +8,8 @@ from typing import Any
 from benchmarks.kernels import BATCHES, CEILINGS, INPUTS, OURS, OUTPUTS
 from benchmarks.peers import PEERS
 from benchmarks.timing import Timing
-from linfengine.budget import FITTED
 from linfengine.recipes import PUBLISHED
+from linfengine.train.budget import FITTED
 
 # Vector instructions a term of the kernels with a measured ceiling (AVX-512), of as many lanes as float32 has.
 INSTRUCTIONS = {"bytes": 1.0, "p = ∞ forward": 2.0, "p = 8 forward": 4.0, "interval bounds": 6.0}

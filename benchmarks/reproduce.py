@@ -31,7 +31,6 @@ from benchmarks.__main__ import cpu_model
 from linfengine import __version__, verify
 from linfengine.audit import evaluate
 from linfengine.backends import cpu, resolve_device
-from linfengine.budget import fit_budget
 from linfengine.certificate import write_certificate
 from linfengine.certify import parse_eps
 from linfengine.checkpoint import load_model, save_model
@@ -40,10 +39,11 @@ from linfengine.data import load_dataset
 from linfengine.errors import UserError
 from linfengine.exact import quantize
 from linfengine.files import write_file
-from linfengine.progress import ProgressBar
 from linfengine.recipes import NOTES, load_recipe, make_recipe, recipe_names
-from linfengine.runs import read_metrics
 from linfengine.train import CHECKPOINT, MODEL, recipe_in, train
+from linfengine.train.budget import fit_budget
+from linfengine.train.metrics import read_metrics
+from linfengine.train.progress import ProgressBar
 
 HERE = Path(__file__).parent
 JSON_FILE, TEX_FILE, README = HERE / "reproduced.json", HERE / "reproduced.tex", HERE.parent / "README.md"

@@ -22,8 +22,8 @@ from .backends import Array
 from .certify import Certificate
 from .errors import UserError
 from .files import write_file
-from .runs import MARGIN_EDGES
 from .text import printable
+from .train.metrics import MARGIN_EDGES
 
 BLUE, GREY, ORANGE = "#2a6fbb", "#8a8a8a", "#d9822b"
 DARK = "#555555"  # of small print

@@ -20,10 +20,10 @@ from ..checkpoint import load_tensors
 from ..data import load_dataset
 from ..errors import UserError
 from ..files import check_writable, folder_lock, write_file
-from ..progress import ProgressBar
 from ..recipes import Recipe, load_recipe
-from ..runs import METRICS
 from ..train import BEST, CHECKPOINT, MODEL, check_folder, train
+from ..train.metrics import METRICS
+from ..train.progress import ProgressBar
 from .models import check_exact_place, quantized
 from .options import ResultType, check_results
 from .output import console, say, show, suggest

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
-from ..budget import fit_budget, resumed
 from ..certify import parse_eps
 from ..data import Dataset, load_dataset
 from ..errors import UserError
-from ..progress import ProgressBar
 from ..recipes import Recipe, load_recipe, size_of
-from ..runs import EVENTS, check_events
 from ..train import CHECKPOINT, MODEL, check_folder, recipe_in, train
+from ..train.budget import fit_budget, resumed
+from ..train.metrics import EVENTS, check_events
+from ..train.progress import ProgressBar
 from .options import ResultType, data_dir_option, device_option, epochs_option, one_length, usable_device
 from .output import console, say, suggest
 from .program import Command, stop, why_stopped

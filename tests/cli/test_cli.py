@@ -22,8 +22,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from linfengine import __version__, audit, budget, cli
-from linfengine.ablate import PARTS, RESULTS, ablate
+from linfengine import __version__, audit, cli
 from linfengine.attack import Attacked
 from linfengine.audit import SECTIONS, evaluate
 from linfengine.certify import certify, clopper_pearson
@@ -44,10 +43,11 @@ from linfengine.layers import (
     Sequential,
     Tanh,
 )
-from linfengine.progress import ProgressBar
 from linfengine.recipes import Recipe, load_recipe, recipe_names
-from linfengine.runs import EVENTS, METRICS, read_metrics
-from linfengine.train import BEST, CHECKPOINT, MODEL, Run
+from linfengine.train import BEST, CHECKPOINT, MODEL, Run, budget
+from linfengine.train.ablate import PARTS, RESULTS, ablate
+from linfengine.train.metrics import EVENTS, METRICS, read_metrics
+from linfengine.train.progress import ProgressBar
 
 ROOT = Path(__file__).parents[2]
 TINY = ["loss=hinge", "width=16", "depth=2", "epochs=3", "ramp_start=1", "ramp_end=2", "lr=0.03", "batch_size=64"]

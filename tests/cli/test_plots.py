@@ -31,8 +31,8 @@ from linfengine.plots import (
     run_colours,
     run_figure,
 )
-from linfengine.runs import MARGIN_EDGES
 from linfengine.text import printable
+from linfengine.train.metrics import MARGIN_EDGES
 
 Run = list[dict[str, Any]]
 BINS = len(MARGIN_EDGES) - 1

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from linfengine.ablate import ablate
 from linfengine.data import Dataset, load_dataset
-from linfengine.progress import Observer, ProgressBar, describe, watching
 from linfengine.recipes import load_recipe
 from linfengine.train import train
+from linfengine.train.ablate import ablate
+from linfengine.train.progress import Observer, ProgressBar, describe, watching
 
 SHORT = ["loss=hinge", "width=16", "depth=2", "epochs=3", "ramp_start=1", "ramp_end=2", "batch_size=32"]
 

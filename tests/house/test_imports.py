@@ -27,11 +27,8 @@ FLOORS = [  # from the ground up; what stands on one line does not know of each 
     {"certify", "checkpoint"},
     {"attack", "certificate", "recipes"},
     {"audit"},
-    {"runs"},
-    {"plots", "progress"},
     {"train"},
-    {"budget"},
-    {"ablate"},
+    {"plots"},
     {"cli"},
     {"__init__", "__main__"},
 ]

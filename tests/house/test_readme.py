@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from linfengine.ablate import parts_of
 from linfengine.cli import main
 from linfengine.recipes import load_recipe
+from linfengine.train.ablate import parts_of
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

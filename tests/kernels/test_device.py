@@ -45,9 +45,9 @@ from linfengine.layers import DistanceNet, LinfDistNet, Module, Normalize, Seque
 from linfengine.ops import linf_dist, lp_dist
 from linfengine.optim import SGD, Adam, Optimizer
 from linfengine.recipes import Recipe, load_recipe
-from linfengine.runs import METRICS
 from linfengine.tensor import Tensor, no_grad
 from linfengine.train import BEST, CHECKPOINT, MODEL, Observer, recipe_in, train
+from linfengine.train.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 cupy = gpu.xp

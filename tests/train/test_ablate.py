@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from linfengine import budget
-from linfengine.ablate import PARTS, RESULTS, WHOLE, ablate, parts_of, without
 from linfengine.certify import certify
 from linfengine.checkpoint import load_model, load_tensors
 from linfengine.data import Dataset, load_dataset, split_holdout
 from linfengine.errors import UserError
 from linfengine.recipes import Recipe, load_recipe, recipe_names
-from linfengine.runs import METRICS, read_metrics
-from linfengine.train import CHECKPOINT, MODEL, Diverged, Observer, Run
+from linfengine.train import CHECKPOINT, MODEL, Diverged, Observer, Run, budget
+from linfengine.train.ablate import PARTS, RESULTS, WHOLE, ablate, parts_of, without
+from linfengine.train.metrics import METRICS, read_metrics
 
 TINY = ["loss=hinge", "width=16", "depth=2", "epochs=3", "ramp_start=1", "ramp_end=2", "lr=0.05", "batch_size=32"]
 
@@ -289,7 +288,7 @@ def test_arithmetic_is_checked_before_anything(few: Dataset, tmp_path: Path, mon
     def refuse() -> None:
         raise UserError("this process flushes denormal numbers to zero")
 
-    monkeypatch.setattr("linfengine.ablate.check_arithmetic", refuse)
+    monkeypatch.setattr("linfengine.train.ablate.check_arithmetic", refuse)
     with pytest.raises(UserError, match="flushes"):
         ablate(tiny(), few, ["identity"], tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -12,12 +12,11 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from linfengine import budget
-from linfengine.budget import FITTED, fit_budget, resumed, scaled, seconds_per_epoch
 from linfengine.data import Dataset, load_dataset
 from linfengine.errors import UserError
 from linfengine.recipes import SCHEDULE, Recipe, load_recipe, recipe_names, with_epochs
-from linfengine.train import Run
+from linfengine.train import Run, budget
+from linfengine.train.budget import FITTED, fit_budget, resumed, scaled, seconds_per_epoch
 
 RECIPE = load_recipe("digits", ["width=128", "batch_size=32", "epochs=100", "ramp_start=20", "ramp_end=90"])
 
@@ -314,7 +313,7 @@ def test_arithmetic_is_checked_before_steps_are_timed(few: Dataset, monkeypatch:
     def refuse() -> None:
         raise UserError("this process flushes denormal numbers to zero")
 
-    monkeypatch.setattr("linfengine.budget.check_arithmetic", refuse)
-    monkeypatch.setattr("linfengine.budget.seconds_per_epoch", pytest.fail)
+    monkeypatch.setattr("linfengine.train.budget.check_arithmetic", refuse)
+    monkeypatch.setattr("linfengine.train.budget.seconds_per_epoch", pytest.fail)
     with pytest.raises(UserError, match="flushes"):
         fit_budget(RECIPE, few, 1.0)

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from linfengine.ablate import PARTS, ablate, without
 from linfengine.checkpoint import load_tensors
 from linfengine.data import Dataset, load_dataset
 from linfengine.recipes import load_recipe
 from linfengine.train import MODEL, train
+from linfengine.train.ablate import PARTS, ablate, without
 
 QUICK = [
     "width=96", "epochs=40", "ramp_start=10", "ramp_end=36", "identity=false", "held_out=300", "eps_test=0.1"

@@ -27,9 +27,9 @@ from linfengine.files import write_file
 from linfengine.losses import hinge, mixture
 from linfengine.optim import Adam
 from linfengine.recipes import Recipe, load_recipe
-from linfengine.runs import MARGIN_EDGES, METRICS
 from linfengine.tensor import Tensor
 from linfengine.train import BEST, CHECKPOINT, MODEL, Observer, Run, train
+from linfengine.train.metrics import MARGIN_EDGES, METRICS
 
 ROOT = Path(__file__).parents[2]
 TINY = ["loss=hinge", "width=32", "depth=2", "epochs=6", "ramp_start=2", "ramp_end=5", "lr=0.03", "batch_size=32"]
@@ -698,7 +698,7 @@ def test_a_disk_that_is_full_costs_an_epoch_at_most(
         write_file(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr("linfengine.train.write_file", full)
+        patch.setattr("linfengine.train.loop.write_file", full)
         patch.setattr("linfengine.checkpoint.write_file", full)
         with pytest.raises(UserError, match="No space left"):
             train(tiny(), few, tmp_path / "stopped")
@@ -907,7 +907,7 @@ def test_arithmetic_is_checked_before_work_and_at_every_epoch(
         if left < 0:
             raise UserError("this process flushes denormal numbers to zero")
 
-    monkeypatch.setattr("linfengine.train.check_arithmetic", refuse)
+    monkeypatch.setattr("linfengine.train.loop.check_arithmetic", refuse)
     for left, epochs in ((0, None), (1, 0), (4, 3)):
         out, diary = tmp_path / str(left), Diary()
         with pytest.raises(UserError, match="flushes"):

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from .backends import to_numpy
-from .certify import check_arithmetic
-from .data import Dataset
-from .errors import UserError
-from .recipes import NOTES, SCHEDULE, Recipe, make_recipe, with_epochs
-from .train import Diverged, Run
+from ..backends import to_numpy
+from ..certify import check_arithmetic
+from ..data import Dataset
+from ..errors import UserError
+from ..recipes import NOTES, SCHEDULE, Recipe, make_recipe, with_epochs
+from .loop import Diverged, Run
 
 SHARE = 0.9  # of the budget that the epochs are to fill; the rest is for what the estimate misses
 FEWEST, MOST = 0.25, 2.0  # times the recipe's epochs

@@ -26,20 +26,20 @@ from typing import Any
 
 import numpy as np
 
-from . import losses, schedules
-from .backends import Array, backend_of, resolve_device, to_device
-from .certify import certify, check_arithmetic, margins
-from .checkpoint import load_tensors, save_model, save_tensors
-from .data import Dataset, batches, random_crop, random_flip, split_holdout, to_pixels
-from .errors import UserError
-from .files import check_writable, folder_lock, remove_temporaries, write_file
-from .layers import DistanceNet, LinfDistConvNet, LinfDistNet
-from .optim import Adam
+from .. import losses, schedules
+from ..backends import Array, backend_of, resolve_device, to_device
+from ..certify import certify, check_arithmetic, margins
+from ..checkpoint import load_tensors, save_model, save_tensors
+from ..data import Dataset, batches, random_crop, random_flip, split_holdout, to_pixels
+from ..errors import UserError
+from ..files import check_writable, folder_lock, remove_temporaries, write_file
+from ..layers import DistanceNet, LinfDistConvNet, LinfDistNet
+from ..optim import Adam
+from ..recipes import NOTES, Recipe, make_recipe
+from ..tensor import Tensor
+from .metrics import EVENTS, MARGIN_EDGES, METRICS
 from .progress import Observer as Observer
 from .progress import watching
-from .recipes import NOTES, Recipe, make_recipe
-from .runs import EVENTS, MARGIN_EDGES, METRICS
-from .tensor import Tensor
 
 NUMBERED = re.compile(r"checkpoint-(\d{5,})\.safetensors")
 MODEL, BEST, CHECKPOINT = "model.safetensors", "best.safetensors", "checkpoint.safetensors"

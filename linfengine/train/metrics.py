@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from .backends import Array
-from .errors import UserError
-from .files import temporary_name
+from ..backends import Array
+from ..errors import UserError
+from ..files import temporary_name
 
 METRICS, EVENTS = "metrics.jsonl", "events"
 MARGIN_EDGES = np.linspace(-2, 4, 49)  # of margin_counts, in units of 2 ε; what lies beyond is in the bins at the ends

@@ -14,10 +14,10 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from .errors import UserError
-from .recipes import Recipe, size_of
-from .runs import write_events
-from .text import printable
+from ..errors import UserError
+from ..recipes import Recipe, size_of
+from ..text import printable
+from .metrics import write_events
 
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
 SECONDS_BETWEEN_EVENTS = 30  # TensorBoard's files are written whole each time
