@@ -37,7 +37,7 @@ from benchmarks.training import dataset
 from linfengine import __version__
 from linfengine.backends import cuda, gpu
 from linfengine.files import write_file
-from linfengine.layers import LinfDistNet
+from linfengine.layers import linf_net
 from linfengine.losses import mixture
 from linfengine.optim import Adam
 from linfengine.recipes import load_recipe
@@ -148,7 +148,7 @@ def torch_cdist(batch: int, width: int, turns: int) -> Iterator[Figure]:
 
 def iterations(batch: int, width: int, turns: int) -> Iterator[Figure]:
     """A training step of the net that CIFAR-10 is trained with, on random pixels: depth 6, mixture loss, Adam."""
-    net = LinfDistNet((3, 32, 32), 10, width=width, depth=6, mean=(0.49, 0.48, 0.45), std=0.2).to("cuda").train()
+    net = linf_net((3, 32, 32), 10, width=width, depth=6, mean=(0.49, 0.48, 0.45), std=0.2).to("cuda").train()
     optimizer = Adam(net.parameters(), 1e-3)
     rng = np.random.default_rng(0)
     images = cupy.asarray(rng.random((batch, 3, 32, 32), np.float32))

@@ -11,8 +11,7 @@ from typing import Any
 
 from benchmarks.timing import Case
 from linfengine import verify
-from linfengine.certificate import write_certificate
-from linfengine.certify import certify, margins, predict
+from linfengine.certify import certify, margins, predict, write_certificate
 from linfengine.checkpoint import load_model, save_model
 from linfengine.data import load_dataset, to_pixels
 from linfengine.exact import quantize

@@ -29,14 +29,13 @@ import click
 from benchmarks import report
 from benchmarks.__main__ import cpu_model
 from linfengine import __version__, verify
-from linfengine.audit import evaluate
 from linfengine.backends import cpu, resolve_device
-from linfengine.certificate import write_certificate
-from linfengine.certify import parse_eps
+from linfengine.certify import write_certificate
 from linfengine.checkpoint import load_model, save_model
 from linfengine.cli.info import gpu_facts
 from linfengine.data import load_dataset
 from linfengine.errors import UserError
+from linfengine.evaluate import evaluate
 from linfengine.exact import quantize
 from linfengine.files import write_file
 from linfengine.recipes import NOTES, load_recipe, make_recipe, recipe_names
@@ -44,6 +43,7 @@ from linfengine.train import CHECKPOINT, MODEL, recipe_in, train
 from linfengine.train.budget import fit_budget
 from linfengine.train.metrics import read_metrics
 from linfengine.train.progress import ProgressBar
+from linfengine.units import parse_eps
 
 HERE = Path(__file__).parent
 JSON_FILE, TEX_FILE, README = HERE / "reproduced.json", HERE / "reproduced.tex", HERE.parent / "README.md"

@@ -1,7 +1,7 @@
 """l-infinity distance nets: train them, bound them, certify them. The names below, in the order of the story.
 
 What takes longer to load stands in modules of its own: `linfengine.train`, `linfengine.certify`, `linfengine.attack`,
-`linfengine.audit`; and so does `linfengine.verify`, which imports none of these.
+`linfengine.evaluate`, `linfengine.audit`; and so does `linfengine.verify`, which imports none of these.
 """
 
 from . import startup  # first, so that Ctrl-C is answered during the imports below
@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
 from ._version import __version__
 from .checkpoint import load_model, save_model
 from .data import load_dataset
+from .domain import Domain
 from .errors import UserError
 from .exact import ExactNet, quantize
 from .interval import Interval
@@ -24,9 +25,7 @@ from .layers import (
     Dense,
     Flatten,
     LinfDistConv2d,
-    LinfDistConvNet,
     LinfDistDense,
-    LinfDistNet,
     MeanShift,
     Module,
     Negate,
@@ -34,7 +33,9 @@ from .layers import (
     ReLU,
     Sequential,
     Tanh,
+    conv_net,
     evaluation,
+    linf_net,
 )
 from .losses import cross_entropy, hinge, mixture, robust_cross_entropy
 from .ops import (
@@ -106,6 +107,7 @@ __all__ = [
     "pad",
     "unfold",
     "Interval",
+    "Domain",
     "Module",
     "Normalize",
     "CenterCrop",
@@ -118,8 +120,8 @@ __all__ = [
     "ReLU",
     "Tanh",
     "Sequential",
-    "LinfDistNet",
-    "LinfDistConvNet",
+    "linf_net",
+    "conv_net",
     "evaluation",
     "ExactNet",
     "quantize",

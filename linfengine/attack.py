@@ -1,6 +1,6 @@
 """Attacks: what one finds is an upper bound on robustness, and what it does not find proves nothing.
 
-Every point tried is an image that the net takes, at an exact distance of no more than ε.
+Every point tried is an input of the net's domain, at an exact distance of no more than ε.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from fractions import Fraction
 import numpy as np
 
 from .backends import Array, backend_of, to_device, to_numpy
-from .certify import Radius, box, check_batch_size, check_labels, check_model, check_samples, margins, parse_eps
-from .exact import ExactNet
+from .certify.checks import check_batch_size, check_labels, check_model, check_samples, margins
+from .domain import domain_of
 from .interval import Interval
 from .layers import Module, evaluation
 from .losses import cross_entropy
 from .ops import getitem, sum
 from .tensor import Tensor, no_grad, only_grad
+from .units import Radius
 
 SMOOTH_P = 32.0  # of the stand-in whose gradient leads further than that of the maximum, which sees one coordinate
 
@@ -41,7 +42,7 @@ class Attacked:
 @np.errstate(all="ignore")
 def pgd(
     model: Module,
-    pixels: Array,
+    inputs: Array,
     labels: Array,
     eps: Radius,
     *,
@@ -53,24 +54,24 @@ def pgd(
     seed: int = 0,
     batch_size: int = 512,
 ) -> Attacked:
-    """Projected gradient descent in the ℓ∞ ball; images and ε as in `certify`.
+    """Projected gradient descent in the ℓ∞ ball; inputs and ε as in `certify`.
 
     Starts at x + clip(N(0, ε/4), ±ε/2) and takes `steps` steps of ε/4 along the sign of the gradient of the
-    cross-entropy, projected to the ball and to valid pixels; `restarts` times from another start.  Then, with
-    `targeted`, once towards every other class.  `smooth` follows, in every other restart, the gradient of the ℓp net
+    cross-entropy, projected to the ball and to the domain; `restarts` times from another start. Then, with
+    `targeted`, once towards every other class. `smooth` follows, in every other restart, the gradient of the ℓp net
     with p = 32, which is not the net attacked but knows the way; `rounding` tries so many neighbours of the worst point
-    in the last place.  Only samples that have withstood so far are attacked again.  The net is evaluated at p = ∞ with
+    in the last place. Only samples that have withstood so far are attacked again. The net is evaluated at p = ∞ with
     its running means, and nothing of it changes; other threads may use it at the same time.
 
-    Source: Madry et al., ICLR 2018 (arXiv 1706.06083); settings of Zhang et al., ICML 2021.  Raises as `certify`.
+    Source: Madry et al., ICLR 2018 (arXiv 1706.06083); settings of Zhang et al., ICML 2021. Raises as `certify`.
     """
-    eps = parse_eps(eps)
+    eps = domain_of(model).radius(eps)
     for name, count, least in (("steps", steps, 1), ("restarts", restarts, 1), ("rounding", rounding, 0)):
         if count < least:
             raise ValueError(f"{name} must be at least {least}, got {count}")
     check_batch_size(batch_size)
     check_model(model)
-    x, labels = check_samples(model, pixels, labels)
+    x, labels = check_samples(model, inputs, labels)
     rng = np.random.default_rng(seed)
     parts = []
     with evaluation(), no_grad():
@@ -91,11 +92,12 @@ class _Search:
 
     def __init__(self, model: Module, x: Array, labels: Array, eps: Fraction, rng: np.random.Generator) -> None:
         self.model, self.labels, self.rng = model, labels, rng
-        self.ball = box(model, x, eps, outward=False).to(model.device)
+        self.domain = domain_of(model)
+        self.ball = self.domain.ball(x, eps, outward=False).to(model.device)
         self.x = to_device(x.astype(np.float32), model.device)
         self.best = self.x.copy()
         self.xp = backend_of(self.x).xp
-        self.radius = np.float32(eps * model.white)
+        self.radius = self.domain.lengths(eps)
         logits = model(self.x).numpy()
         check_labels(logits, labels)
         self.classes = logits.shape[1]
@@ -115,7 +117,7 @@ class _Search:
         chosen = np.flatnonzero(self.intact)
         if not len(chosen):
             return
-        ball, radius, scale = self.ball_of(chosen), self.radius, np.float32(1 / self.model.white)
+        ball, radius, scale = self.ball_of(chosen), self.radius, np.float32(1 / self.domain.logit_unit)
         noise = self.rng.standard_normal(ball.shape, np.float32) * (radius / 4)
         start = self.there(np.clip(noise, -radius / 2, radius / 2))
         point = self.project(self.x[self.there(chosen)] + start, ball)
@@ -129,7 +131,7 @@ class _Search:
                     self.look(point, chosen, logits.numpy())
                 cross_entropy(logits * scale, classes[chosen]).backward()
             assert at.grad is not None
-            point = self.project(point + sign * radius / 4 * self.xp.sign(at.grad), ball)
+            point = self.project(point + self.there(sign * radius / 4) * self.xp.sign(at.grad), ball)
         self.look(point, chosen, self.model(point).numpy())
 
     def jiggle(self) -> None:
@@ -137,13 +139,9 @@ class _Search:
         chosen = np.flatnonzero(self.intact)
         if not len(chosen):
             return
-        point, xp = self.best[self.there(chosen)], self.xp
+        point = self.best[self.there(chosen)]
         way = self.there(self.rng.integers(-1, 2, point.shape))
-        if isinstance(self.model, ExactNet):
-            near = point + way / np.float32(1 << self.model.fraction_bits)
-        else:
-            near = xp.where(way == 0, point, xp.nextafter(point, xp.where(way > 0, np.float32(2), np.float32(-1))))
-        near = self.project(near, self.ball_of(chosen))
+        near = self.project(self.domain.neighbours(point, way), self.ball_of(chosen))
         self.look(near, chosen, self.model(near).numpy())
 
     def ball_of(self, chosen: Array) -> Interval:
@@ -155,20 +153,17 @@ class _Search:
         return to_device(array, self.model.device)
 
     def project(self, point: Array, ball: Interval) -> Array:
-        if isinstance(self.model, ExactNet):
-            grid = np.float32(1 << self.model.fraction_bits)
-            point = self.xp.rint(point * grid) / grid
-        return self.xp.clip(point, ball.lower, ball.upper).astype(np.float32, copy=False)
+        return self.xp.clip(self.domain.snap(point), ball.lower, ball.upper).astype(np.float32, copy=False)
 
 
 def push(model: Module, x: Array, label: Array, radius: Fraction, rng: np.random.Generator, tries: int = 16) -> Array:
     """Images at exact distance of at most `radius` (pixel units) from x (1, c, h, w), pushed along the paths that win.
 
     Against every other class j, the few pixels on which z_label − z_j depends go to the end of the ball that lowers it:
-    with the other pixels as they are, and `tries` times with those at random ends.  In exact arithmetic nothing closer
+    with the other pixels as they are, and `tries` times with those at random ends. In exact arithmetic nothing closer
     than half the margin changes the prediction; in float32 an image pushed nearly to a tie may fall on the other side.
     """
-    ball = box(model, x, radius, outward=False)
+    ball = domain_of(model).ball(x, radius, outward=False)
     with evaluation(), no_grad():
         classes = model(to_device(x, model.device)).shape[1]
     repeated = np.repeat(x.astype(np.float32), classes - 1, axis=0)

@@ -1,18 +1,19 @@
 """Files a user keeps: models and training checkpoints, in safetensors with a description of themselves.
 
-A model file holds the net's parameters and buffers by name and, as metadata: `format` (this page's version), `config`
-(JSON that `layers.build` takes), `p` (the order its training has reached; "inf" when it is done), `version` (of
-linfengine), and whatever the writer adds (dataset, recipe).  Files are written whole or not at all, see
-`files.write_file`.
+A model file, format 2, holds the net's parameters and buffers by name and, as metadata: `format`, `config` (JSON: the
+flat list of layers, and the domain), `p` (the order its training has reached; "inf" when it is done), `version` (of
+linfengine), and whatever the writer adds (dataset, recipe). Format 1, which named nets, is still read: see `format1`.
+Files are written whole or not at all, see `files.write_file`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +24,19 @@ from safetensors.numpy import load, save
 from ._version import __version__
 from .backends import Array, to_numpy
 from .errors import UserError
-from .exact import ExactNet as _ExactNet  # noqa: F401 (so that `build` knows it)
+from .exact import ExactNet
 from .files import write_file
-from .layers import Module, build
+from .format1 import FORMAT_1, upgraded
+from .layers import Module, Sequential, build
+from .layers.registry import described
 
-FORMAT = "linfengine-1"
+FORMAT = "linfengine-2"
+FORMATS = (FORMAT, FORMAT_1)
+FEW = 2**16  # numbers that a description may ask for without holding them: a missing array is then told by its name
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
-    """Arrays by name with metadata, as one safetensors file.  Raises UserError as `write_file`."""
+    """Arrays by name with metadata, as one safetensors file. Raises UserError as `write_file`."""
     write_file(path, _content(tensors, metadata))
 
 
@@ -81,7 +86,7 @@ def _tensors(path: str | Path, content: bytes) -> tuple[dict[str, Array], dict[s
     except KeyError as error:
         raise UserError(f"{path}: expected a safetensors file of NumPy's number formats, got {error}") from None
     metadata = header.get("__metadata__") or {}
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") not in FORMATS:
         found = metadata.get("format", "a file without one")
         raise UserError(f"{path}: expected format {FORMAT}, got {found:.40}")
     return tensors, metadata
@@ -101,7 +106,7 @@ def _json(text: str | bytes) -> Any:
 
 
 def save_model(model: Module, path: str | Path, **metadata: str) -> None:
-    """Save a net with its description, its p and any further metadata.  Raises UserError as `write_file`."""
+    """Save a net with its description, its p and any further metadata. Raises UserError as `write_file`."""
     write_file(path, model_content(model, **metadata))
 
 
@@ -132,13 +137,15 @@ def read_model(path: str | Path) -> Loaded:
         raise UserError(f"{path}: expected a model, got a file without a net's description (a training checkpoint?)")
     try:
         config = _json(metadata["config"])
-        _check_description(config, tensors)
-        model = build(config)
+        if metadata["format"] == FORMAT_1:
+            config = upgraded(config, len(tensors))
+        model = built_net(config, sum(array.size for array in tensors.values()))
         model.load_state(tensors)
         model.p = float(metadata["p"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError, RecursionError) as error:
         raise UserError(f"{path}: not a model that fits its own description ({error})") from None
-    return Loaded(model.eval(), metadata, hashlib.sha256(content).hexdigest())
+    model.eval()
+    return Loaded(model, metadata, hashlib.sha256(content).hexdigest())
 
 
 def load_model(path: str | Path) -> tuple[Module, dict[str, str]]:
@@ -150,66 +157,15 @@ def load_model(path: str | Path) -> tuple[Module, dict[str, str]]:
     return net, metadata
 
 
-def _check_description(config: dict[str, Any], tensors: Mapping[str, Array]) -> None:
-    """Raises ValueError for a description that asks for more numbers or layers than the file holds.
+def built_net(config: dict[str, Any], most: float = math.inf) -> Module:
+    """The net of a description (format 2), with fresh parameters: an ExactNet where its domain has a grid.
 
-    So no more memory is taken than the file's own size allows, whatever the description says.
+    Raises ValueError for a description of more than `most` numbers and more than `FEW`, so that no more memory is taken
+    than a file's own size allows; and as `layers.build`.
     """
-    held = sum(array.size for array in tensors.values())
-    if (asked := _numbers(config, len(tensors))) > held:
-        raise ValueError(f"its layers have {asked:.4g} numbers, and the file holds {held}")
-
-
-def _numbers(config: dict[str, Any], most: int) -> int:
-    """How many weights and means the described layers have, not counting biases; at most `most` layers in a row."""
-
-    def size(key: str, default: int | None = None) -> int:
-        value = config[key] if default is None else config.get(key, default)
-        if type(value) is not int or value < 0:
-            raise ValueError(f"{key} must be a whole number from 0 on, got {value!r:.40}")
-        return value
-
-    match config["layer"]:
-        case "Sequential" | "ExactNet":
-            return sum(_numbers(layer, most) for layer in config["layers"])
-        case "LinfDistDense":
-            return size("in_features") // max(size("groups", 1), 1) * size("out_features")
-        case "LinfDistConv2d":
-            taps = size("kernel_size") ** 2
-            return size("in_channels") // max(size("groups", 1), 1) * taps * size("out_channels")
-        case "Dense":
-            return size("in_features") * size("out_features")
-        case "MeanShift":
-            return size("channels")
-        case "LinfDistNet" | "LinfDistConvNet" as name:
-            return _numbers_of_net(name, config, size, most)
-    return 0
-
-
-def _numbers_of_net(name: str, config: dict[str, Any], size: Callable[..., int], most: int) -> int:
-    shape, width, head, classes, crop = (
-        config["shape"],
-        size("width"),
-        size("head", 0),
-        size("classes"),
-        size("crop", 0),
-    )
-    if any(type(each) is not int or each < 1 for each in shape) or len(shape) != 3:
-        raise ValueError(f"shape must be three positive numbers, got {shape!r:.40}")
-    if len(config["mean"]) not in (1, shape[0]):
-        raise ValueError(f"expected a mean for each of {shape[0]} channels, got {len(config['mean'])}")
-    channels, rows, columns = (shape[0], crop, crop) if crop else shape
-    if name == "LinfDistNet":
-        depth = size("depth")
-        if depth > most:
-            raise ValueError(f"depth {depth:.4g} is more than the {most} tensors in the file")
-        features, hidden = channels * rows * columns, depth if head else depth - 1
-        body = features * width + (hidden - 1) * width**2 if hidden > 0 else 0
-        features = width if hidden > 0 else features
-    else:
-        first = size("channels")
-        second = 2 * first
-        pooled = ((rows + 1) // 2) * ((columns + 1) // 2)
-        body = 9 * (channels * first + first**2 + first * second + 2 * second**2) + second * pooled * width
-        features = width
-    return body + (features * head + head * classes if head else features * classes)
+    if (asked := described(config).layer.numbers_in(config)) > max(most, FEW):
+        raise ValueError(f"its layers have {asked:.4g} numbers, and the file holds {most}")
+    net = build(config)
+    if isinstance(net, Sequential) and net.domain is not None and net.domain.fraction_bits is not None:
+        return ExactNet(*net.layers, domain=net.domain)
+    return net

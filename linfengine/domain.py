@@ -1,48 +1,190 @@
-"""Domain: what one input of a net is. The net itself refuses what it was not made for."""
+"""Domain: what one input of a net is, and what a radius means there.
+
+A domain says the shape of an input, between which bounds each of its numbers lies, of what size a radius of 1 is for
+each, and on which grid they are. Everything that asks about inputs asks it: the net itself, certificates, attacks,
+audits, quantization. Nothing else tells images from points, or exact nets from others.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from fractions import Fraction
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from .backends import Array, backend_of, device_of
+from .errors import UserError
 from .interval import Interval
+from .rounding import at_most, float_above, float_below
 from .tensor import Tensor
+from .units import WHITE, Radius, parse_eps, parse_radius
 
-WHITE = 255  # the largest gray level
+Numbers: TypeAlias = float | tuple[float, ...]  # one for all coordinates, or one for each in row-major order
+Shape: TypeAlias = tuple[int, ...]
+
+MOST_FRACTION_BITS = 15  # 510 gray levels, the ends of the largest box, must fit in 24 bits
 
 
 @dataclass(frozen=True)
 class Domain:
-    """Images (n, *shape) of numbers from 0 to `white`; with `fraction_bits`, of multiples of 2^-fraction_bits.
+    """Inputs (n, *shape) of float32 numbers with lower ≤ x ≤ upper, each bound a number or one for every coordinate.
 
-    `shape` is (channels, height, width), or None where the net does not know it. `white` is the number that a white
-    pixel is: 1 for pixels in [0, 1], 255 for gray levels. With `window`, images may already be cropped to that size.
+    The ball of radius ε around x is {x' : |x'_k − x_k| ≤ ε·scale_k for all k}, within the bounds. A bound may be
+    infinite. With `fraction_bits` f the numbers are multiples of 2^-f, and the scale is one number.
+
+    Images are domains of their own: see `Domain.pixels` and `Domain.gray_levels`. There `white` is the number that a
+    white pixel is, uint8 images are taken as well, and ε is in pixel units. With `window`, images may be cropped
+    already to that size; `shape` is None where the net takes images of any size.
+
+    Bounds and scales are rounded to float32. Raises ValueError for bounds and scales that do not fit each other or the
+    shape.
     """
 
-    shape: tuple[int, ...] | None
-    white: int = 1
+    shape: Shape | None
+    lower: Numbers = -math.inf
+    upper: Numbers = math.inf
+    scale: Numbers = 1.0
     fraction_bits: int | None = None
+    white: int | None = None
     window: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shape is not None:
+            object.__setattr__(self, "shape", tuple(map(int, self.shape)))
+        for name in ("lower", "upper", "scale"):
+            object.__setattr__(self, name, self._float32(name, getattr(self, name)))
+        if not (self._array(self.lower) <= self._array(self.upper)).all():  # false for NaN as well
+            raise ValueError(f"a Domain needs lower <= upper, got {self.lower} and {self.upper}")
+        scale = self.scales
+        if not ((scale > 0) & (scale < math.inf)).all():
+            raise ValueError(f"a Domain needs finite scales above 0, got {self.scale}")
+        if self.fraction_bits is not None:
+            check_fraction_bits(self.fraction_bits)
+            if isinstance(self.scale, tuple):
+                raise ValueError("a Domain on a grid has one scale for all coordinates, got one for each")
+
+    def _float32(self, name: str, given: Any) -> Numbers:
+        with np.errstate(over="ignore"):  # too large for float32 is infinite
+            array = np.asarray(given, np.float64).astype(np.float32)
+        if not array.ndim:
+            return float(array)
+        if self.shape is None or array.shape not in (self.shape, (math.prod(self.shape),)):
+            raise ValueError(f"a Domain of shape {self.shape} needs one {name} or one for each number, got {given}")
+        return tuple(array.reshape(-1).tolist())
+
+    def _array(self, numbers: Numbers) -> Array:
+        """Bounds or scales as float64, to be broadcast against inputs."""
+        array = np.array(numbers, np.float64)
+        return array.reshape(self.shape) if isinstance(numbers, tuple) and self.shape is not None else array
+
+    @property
+    def _bounds(self) -> tuple[Array, Array]:
+        """The bounds as float32 arrays."""
+        return self._array(self.lower).astype(np.float32), self._array(self.upper).astype(np.float32)
+
+    @property
+    def scales(self) -> Array:
+        """The scale in float64, to be broadcast against inputs."""
+        return self._array(self.scale)
+
+    # ---- Images --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def pixels(cls, shape: Shape | None = None, *, window: int = 0) -> Domain:
+        """Images (channels, height, width) of pixels in [0, 1], also taken as uint8 gray levels."""
+        return cls(shape, 0.0, 1.0, white=1, window=window)
+
+    @classmethod
+    def gray_levels(cls, fraction_bits: int, shape: Shape | None = None) -> Domain:
+        """Images of gray levels in [0, 255], multiples of 2^-fraction_bits; a radius of 1 is 255 gray levels."""
+        return cls(shape, 0.0, float(WHITE), float(WHITE), check_fraction_bits(fraction_bits), white=WHITE)
+
+    def refined(self, fraction_bits: int) -> Domain:
+        """The same inputs on a grid, for an exact net: pixels become gray levels, other numbers stay in their unit.
+
+        Bounds move outward to the grid. Raises UserError for more fraction bits than `MOST_FRACTION_BITS`, for a domain
+        that is on a grid already, with a scale for each coordinate, or without an end on a side.
+        """
+        check_fraction_bits(fraction_bits)
+        if self.fraction_bits is not None:
+            raise UserError(f"the domain is on a grid of {self.fraction_bits} fraction bits already")
+        if self.white:
+            return Domain.gray_levels(fraction_bits, self.shape)
+        if isinstance(self.scale, tuple):
+            raise UserError(
+                "inputs with a scale for each coordinate have no common grid: bring them to one scale first"
+            )
+        lower, upper = self._array(self.lower), self._array(self.upper)
+        if not (np.isfinite(lower) & np.isfinite(upper)).all():
+            raise UserError("inputs without a lower or an upper bound have no exact net: its values have no bound")
+        grid = 1 << fraction_bits
+        lower, upper = np.floor(lower * grid) / grid, np.ceil(upper * grid) / grid
+        return Domain(self.shape, lower, upper, self.scale, fraction_bits)
+
+    @property
+    def step(self) -> float:
+        """The distance of two neighbours on the grid; 0 without one."""
+        return 0.0 if self.fraction_bits is None else 2.0**-self.fraction_bits
+
+    @property
+    def levels(self) -> int:
+        """By which number inputs and weights are multiplied when they go to a grid: pixels become gray levels."""
+        return WHITE if self.white == 1 else 1
+
+    # ---- Words and files -----------------------------------------------------------------------------------------
 
     @property
     def words(self) -> str:
         """What the net takes, for a sentence."""
-        kind = "gray levels in [0, 255]" if self.white == WHITE else "pixels in [0, 1]"
+        if self.white:
+            kind = "gray levels in [0, 255]" if self.white == WHITE else "pixels in [0, 1]"
+        elif isinstance(self.lower, tuple) or isinstance(self.upper, tuple):
+            kind = "numbers within the bounds of their coordinates"
+        else:
+            kind = f"numbers in [{self.lower:g}, {self.upper:g}]"
         if self.fraction_bits == 0:
             kind = f"whole {kind}"
         elif self.fraction_bits is not None:
             kind += f" that are multiples of 2^-{self.fraction_bits}"
-        return f"uint8 images, or float32 {kind}"
+        return f"uint8 images, or float32 {kind}" if self.white else f"float32 {kind}"
+
+    @property
+    def axes(self) -> str:
+        """The axes of a batch, for a sentence."""
+        if self.shape is None or self.white:
+            return "pixels (n, c, h, w)"
+        return f"inputs ({', '.join(map(str, ('n', *self.shape)))})"
+
+    @property
+    def logit_unit(self) -> int:
+        """The factor between the logits of a net over this domain and those of the net it was made from."""
+        return self.white or 1
+
+    @property
+    def unit(self) -> str:
+        """What exact logits and margins are multiples of, besides the grid."""
+        return "gray levels" if self.white == WHITE else "units of the input"
+
+    def config(self) -> dict[str, Any]:
+        """The domain for a file, as JSON holds it: an infinite bound is null. `domain_from` is the inverse."""
+        shape = None if self.shape is None else list(self.shape)
+        if self.white == 1:
+            return {"inputs": "pixels", "shape": shape, "window": self.window}
+        if self.white:
+            return {"inputs": "gray levels", "shape": shape, "fraction_bits": self.fraction_bits}
+        ends = {name: _json(getattr(self, name)) for name in ("lower", "upper", "scale")}
+        return {"inputs": "numbers", "shape": shape, **ends, "fraction_bits": self.fraction_bits}
+
+    # ---- Inputs --------------------------------------------------------------------------------------------------
 
     def take(self, x: Any, net: Any) -> Tensor | Interval:
         """x as the net, which is on a `device`, computes on it.
 
-        uint8 gray levels become its numbers, and numbers in lists float32; a box only has to have the shape.  Raises
+        uint8 gray levels become its numbers, and numbers in lists float32; a box only has to have the shape. Raises
         ValueError for an input of another shape or with numbers that are none of the domain, TypeError for integers or
-        booleans that are not uint8.
+        booleans that are not uint8 images.
         """
         if not hasattr(x, "shape"):
             x = np.asarray(x)
@@ -52,7 +194,7 @@ class Domain:
             return x
         if not isinstance(x, Tensor):
             if x.dtype.kind != "f":
-                if x.dtype != np.uint8:
+                if x.dtype != np.uint8 or not self.white:
                     raise TypeError(f"the net takes {self.words}, got {x.dtype}")
                 x = self.numbers(x)
             x = Tensor(x, device=None if device_of(x) == "cuda" else net.device)
@@ -61,29 +203,234 @@ class Domain:
 
     def check_shape(self, x: Any) -> None:
         """Raises ValueError unless x is a batch of inputs."""
-        if self.shape is not None and tuple(x.shape[1:]) not in (self.shape, (self.shape[0], self.window, self.window)):
-            expected = ", ".join(map(str, ("n", *self.shape)))
-            raise ValueError(f"the net takes images ({expected}), got shape {tuple(x.shape)}")
+        allowed = [self.shape]
+        if self.shape is not None and self.window:
+            allowed.append((self.shape[0], self.window, self.window))
+        if self.shape is not None and tuple(x.shape[1:]) not in allowed:
+            expected = f"images ({', '.join(map(str, ('n', *self.shape)))})" if self.white else self.axes
+            raise ValueError(f"the net takes {expected}, got shape {tuple(x.shape)}")
 
-    def numbers(self, levels: Array) -> Array:
-        """uint8 gray levels as the net's float32 numbers: themselves, or p/255 correctly rounded."""
-        numbers = levels.astype(np.float32)
-        return numbers if self.white == WHITE else numbers / np.float32(WHITE)
+    def numbers(self, stored: Array) -> Array:
+        """Stored inputs as the net's float32 numbers: gray levels p are p/255 correctly rounded, or themselves."""
+        numbers = stored.astype(np.float32)
+        return numbers / np.float32(WHITE) if self.white == 1 and stored.dtype == np.uint8 else numbers
 
     def check_grid(self, numbers: Array) -> None:
-        """Raises ValueError for numbers that are not on the grid, or beyond the gray levels: exactness is proved for no
-        others.  A net without a grid is a function on all real numbers.
+        """Raises ValueError for numbers that are not on the grid, or beyond the bounds: exactness is proved for no
+        others. A net without a grid is a function on all real numbers.
         """
         if self.fraction_bits is None or not numbers.size:
             return
         self.check_range(numbers)
-        steps = numbers * numbers.dtype.type(1 << self.fraction_bits)
-        if not bool((steps == backend_of(numbers).xp.rint(steps)).all()):
-            hint = ": are these pixels in [0, 1]?" if float(numbers.max()) <= 1 else ""
+        if not bool((numbers == self.snap(numbers)).all()):
+            hint = ": are these pixels in [0, 1]?" if self.white and float(numbers.max()) <= 1 else ""
             raise ValueError(f"the net takes {self.words}, got numbers between these{hint}")
 
     def check_range(self, numbers: Array) -> None:
-        """Raises ValueError for numbers that no image has."""
+        """Raises ValueError for numbers beyond the bounds, NaN and infinity among them."""
+        lower, upper = self._bounds
+        if lower.ndim or upper.ndim:
+            xp = backend_of(numbers).xp
+            within = (xp.asarray(lower) <= numbers) & (numbers <= xp.asarray(upper)) & xp.isfinite(numbers)
+            if not bool(within.all()):
+                raise ValueError(f"the net takes {self.words}, got numbers beyond these")
+            return
         low, high = float(numbers.min()), float(numbers.max())
-        if not (low >= 0 and high <= self.white):  # false for NaN as well
+        if not (low >= lower and high <= upper and -math.inf < low and high < math.inf):  # false for NaN as well
             raise ValueError(f"the net takes {self.words}, got numbers from {low:g} to {high:g}")
+
+    def samples(self, inputs: Array) -> Array:
+        """Inputs (n, ...) for a certificate, as the net takes them: uint8 stays where it is exact, else float32.
+
+        Raises UserError for inputs of another shape or type, and for numbers that are none of the domain.
+        """
+        if self.white:
+            return self._images(inputs)
+        try:
+            self.check_shape(inputs)
+            if inputs.dtype != np.float32:
+                raise ValueError(f"the net takes {self.words}, got {inputs.dtype}")
+            self.check_range(inputs)
+            self.check_grid(inputs)
+        except ValueError as error:
+            raise UserError(
+                f"{error}{'' if self.fraction_bits is None else ' (snap moves inputs to the grid)'}"
+            ) from None
+        return inputs
+
+    def _images(self, pixels: Array) -> Array:
+        if pixels.dtype not in (np.float32, np.uint8):
+            raise UserError(f"expected uint8 images, or float32 pixels in [0, 1], got {pixels.dtype}")
+        if pixels.dtype == np.uint8:
+            return pixels if self.fraction_bits is not None else self.numbers(pixels)
+        if not (pixels.min() >= 0 and pixels.max() <= 1):  # false for NaN as well
+            raise UserError("pixels must lie in [0, 1]: a certificate speaks of valid images only")
+        if self.fraction_bits is None:
+            return pixels
+        levels = np.rint(pixels * np.float32(WHITE)).astype(np.uint8)
+        for index in np.argwhere(levels.astype(np.float32) / np.float32(WHITE) != pixels):
+            raise UserError(
+                "an exact net takes whole gray levels, uint8 or float32 pixels k/255 as data.to_pixels makes them: "
+                f"pixel {tuple(index.tolist())} is {pixels[tuple(index)]!r}"
+            )
+        return levels
+
+    # ---- Radii and balls -----------------------------------------------------------------------------------------
+
+    def radius(self, eps: Radius) -> Fraction:
+        """ε as people write it, exact; at most the width of the domain. Raises UserError as `units.parse_eps`."""
+        if self.white:
+            return parse_eps(eps)
+        most = self.widest
+        end = "of at least 0" if most is None else f"from 0 to {float(most):g}, in units of the scale"
+        return parse_radius(eps, most=most, expected=f"a radius {end}")
+
+    @property
+    def widest(self) -> Fraction | None:
+        """The largest (upper − lower)/scale: no ball of that radius leaves anything out. None without an end."""
+        return self._width(self._array(self.lower), self._array(self.upper))
+
+    def _width(self, lower: Array, upper: Array) -> Fraction | None:
+        sides = np.broadcast_arrays(lower, upper, self.scales)
+        if not np.isfinite(sides).all():
+            return None
+        ends = zip(*(side.reshape(-1).tolist() for side in sides), strict=True)
+        return max((Fraction(high) - Fraction(low)) / Fraction(scale) for low, high, scale in ends)
+
+    def reach(self, x: Array, eps: Fraction) -> tuple[Fraction, float | Array]:
+        """(R, M): R ≥ ε is the largest radius that a certificate of the samples x may state, M what |x'_k| may be then.
+
+        R is the width of the domain, or that of the samples where it has no end. M is a number, or one a coordinate.
+        """
+        lower, upper = self.extent(x)
+        most = max(self._width(lower, upper) or eps, eps)
+        magnitude = np.maximum(abs(lower), abs(upper)) + float(most) * self.scales
+        return most, magnitude if magnitude.ndim else float(magnitude)
+
+    def extent(self, x: Array) -> tuple[Array, Array]:
+        """(lower, upper) of each coordinate in float64, those of the samples x (n, ...) where the domain has no end."""
+        lower, upper = self._array(self.lower), self._array(self.upper)
+        if np.isfinite(lower).all() and np.isfinite(upper).all():
+            return lower, upper
+        least, largest = x.min(axis=0).astype(np.float64), x.max(axis=0).astype(np.float64)
+        return np.where(np.isfinite(lower), lower, least), np.where(np.isfinite(upper), upper, largest)
+
+    def ball(self, x: Array, eps: Fraction, *, outward: bool = True) -> Interval:
+        """The ball of radius ε around x within the bounds, in the numbers that the net takes.
+
+        Its ends are rounded away from x, so that it contains every real input of the ball; with `outward` false towards
+        x, as little as possible, so that it is contained in the ball, for an attack.
+        """
+        low, high = self._bounds
+        if self.fraction_bits is not None:
+            steps = self.steps(eps)
+            reach = np.float32((math.ceil(steps) if outward else math.floor(steps)) * self.step)
+            centre = x.astype(np.float32)
+            return Interval(np.maximum(centre - reach, low), np.minimum(centre + reach, high))
+        centre = x.astype(np.float64)
+        if outward:
+            radius = self._each(eps, float_above)  # ε itself may round down
+            lower = np.nextafter((centre - radius).astype(np.float32), np.float32(-math.inf))
+            upper = np.nextafter((centre + radius).astype(np.float32), np.float32(math.inf))
+            return Interval(np.clip(lower, low, high), np.clip(upper, low, high))
+        radius = self._each(eps, float_below)
+        lower, upper = (np.clip(centre + sign * radius, low, high).astype(np.float32) for sign in (-1, 1))
+        lower = np.where(at_most(centre, lower, radius), lower, np.nextafter(lower, np.float32(math.inf)))
+        upper = np.where(at_most(upper, centre, radius), upper, np.nextafter(upper, np.float32(-math.inf)))
+        return Interval(np.minimum(lower, x), np.maximum(upper, x))
+
+    @property
+    def largest(self) -> float:
+        """max |x_k| over the domain; infinite where it has no end."""
+        lower, upper = self._bounds
+        return float(max(abs(lower).max(), abs(upper).max()))
+
+    def steps(self, eps: Fraction) -> Fraction:
+        """ε in steps of the grid."""
+        assert isinstance(self.scale, float)
+        return Fraction(self.scale) * eps * (1 << (self.fraction_bits or 0))
+
+    def _each(self, eps: Fraction, rounded: Any) -> float | Array:
+        """ε·scale, rounded one way: a number, or one for each coordinate."""
+        if isinstance(self.scale, float):
+            return float(rounded(eps * Fraction(self.scale)))
+        return self._array(tuple(rounded(eps * Fraction(each)) for each in self.scale))
+
+    def lengths(self, eps: Fraction) -> Any:
+        """ε·scale in float32, rounded to nearest: a number, or one for each coordinate."""
+        if isinstance(self.scale, float):
+            return np.float32(eps * Fraction(self.scale))
+        return self._array(tuple(float(eps * Fraction(each)) for each in self.scale)).astype(np.float32)
+
+    def distance(self, a: Array, b: Array) -> Array:
+        """max_k |a_k − b_k|/scale_k (n,) of inputs (n, ...), in float64: from this radius on, b is in the ball of a."""
+        moved = abs(a.astype(np.float64) - b) / self.scales
+        return np.asarray(moved.reshape(len(moved), -1).max(axis=1))
+
+    def snap(self, x: Array) -> Array:
+        """The nearest numbers on the grid, of x itself without one; x stays on its device."""
+        if self.fraction_bits is None:
+            return x
+        grid = x.dtype.type(1 << self.fraction_bits)
+        return backend_of(x).xp.rint(x * grid) / grid
+
+    def clip(self, x: Array) -> Array:
+        """x within the bounds, and on the grid where there is one; float32."""
+        low, high = self._bounds
+        return np.clip(self.snap(x), low, high).astype(np.float32)
+
+    def neighbours(self, x: Array, way: Array) -> Array:
+        """x with every number one place further where `way` (of x's shape) is 1, one back where it is −1.
+
+        A place is a step of the grid, or a float32 unit in the last place. Bounds are not looked at.
+        """
+        if self.fraction_bits is not None:
+            return x + way * x.dtype.type(self.step)
+        xp = backend_of(x).xp
+        end = xp.where(way > 0, np.float32(math.inf), np.float32(-math.inf))
+        return xp.where(way == 0, x, xp.nextafter(x, end))
+
+
+def check_fraction_bits(bits: Any) -> int:
+    """Raises UserError unless bits is a whole number from 0 to `MOST_FRACTION_BITS`."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 0 <= bits <= MOST_FRACTION_BITS:
+        raise UserError(f"fraction_bits: expected a whole number from 0 to {MOST_FRACTION_BITS}, got {bits!r}")
+    return bits
+
+
+def domain_of(net: Any) -> Domain:
+    """The net's domain; pixels of images of any size where it does not state one."""
+    return getattr(net, "domain", None) or Domain.pixels()
+
+
+def domain_from(config: dict[str, Any]) -> Domain:
+    """The domain that `Domain.config` described. Raises ValueError, TypeError or KeyError for another description."""
+    arguments = dict(config)
+    kind, shape = arguments.pop("inputs"), arguments.pop("shape")
+    shape = None if shape is None else tuple(shape)
+    match kind:
+        case "pixels":
+            return Domain.pixels(shape, **arguments)
+        case "gray levels":
+            return Domain.gray_levels(arguments.pop("fraction_bits"), shape, **arguments)
+        case "numbers":
+            ends = {"lower": -math.inf, "upper": math.inf, "scale": None}
+            numbers = {name: _numbers(arguments.pop(name), end) for name, end in ends.items()}
+            return Domain(shape, **numbers, **arguments)
+    raise ValueError(f"inputs must be pixels, gray levels or numbers, got {kind!r:.40}")
+
+
+def _json(numbers: Numbers) -> Any:
+    if isinstance(numbers, tuple):
+        return [_json(each) for each in numbers]
+    return numbers if math.isfinite(numbers) else None
+
+
+def _numbers(value: Any, end: float | None) -> Any:
+    if isinstance(value, list):
+        return tuple(_numbers(each, end) for each in value)
+    if value is None and end is not None:
+        return end
+    if type(value) not in (int, float):
+        raise ValueError(f"bounds and scales must be numbers, got {value!r:.40}")
+    return float(value)

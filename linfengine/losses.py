@@ -5,7 +5,7 @@ The robust losses look at the worst case inside the training radius ε (net unit
 
     worst_j = z_j − z_y + 2ε  for j ≠ y,   0  for j = y
 
-A net with a linear head bounds these differences itself (`DistanceNet.worst_case`): they are passed as `worst` then.
+A net with a linear head bounds these differences itself (`Sequential.worst_case`): they are passed as `worst` then.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from .audit import CLAIMS, Section
+from .audit import ATTACK, FLOATING_POINT, LIPSCHITZ, RADII, Section
 from .backends import Array
 from .certify import Certificate
 from .errors import UserError
@@ -115,20 +115,20 @@ def plot_audit(path: str | Path, title: str, sections: Sequence[Section]) -> Non
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(14, 4.2), layout="constrained")
         left, middle, right = figure.subplots(1, 3)
-        kinds = figures["Lipschitz search"]["by kind"]
+        kinds = figures[LIPSCHITZ]["by kind"]
         left.barh(list(kinds), [kind["ratio"] for kind in kinds.values()], color=BLUE)
         left.axvline(1, color=ORANGE)
         left.invert_yaxis()
         left.set(xlabel="largest change of a logit / what is proved", xlim=(0, 1.05), title="Lipschitz search")
-        attack = figures["attack on what is certified"]
+        attack = figures[ATTACK]
         middle.plot(attack.get("margin", []), attack.get("attacked margin", []), ".", color=BLUE, markersize=3)
         middle.axhline(0, color=ORANGE)
         middle.set(
             xlabel="margin of a certified image", ylabel="smallest found in its ball", title="attack", xlim=(0, None)
         )
-        for what, each in figures["floating-point attack"].items():
-            shares = [100 * each[claim] / max(each["tried"], 1) for claim in CLAIMS]
-            right.plot(CLAIMS, shares, "o--", label=f"{each['tried']} {what}")
+        for what, each in figures[FLOATING_POINT].items():
+            shares = [100 * each[claim] / max(each["tried"], 1) for claim in RADII]
+            right.plot(RADII, shares, "o--", label=f"{each['tried']} {what}")
         right.set(ylabel="radii beaten, %", ylim=(-1, None), title="floating-point attack on a radius r")
         right.legend(frameon=False)
         figure.suptitle(printable(title), fontsize=10, parse_math=False)

@@ -22,8 +22,8 @@ What is checked, in this order; the first disagreement is reported:
 The three files may come from an adversary. Sizes are compared with what a file holds before memory is asked for, and
 text of a file is printed escaped and shortened (`shown`).
 
-DATA is an .npz file with `images` (n, c, h, w) uint8 and `labels` (n,), or a folder with the official MNIST-like or
-binary CIFAR-10 test files. Exit status: 0 verified, 2 not.
+DATA is an .npz file with `images` (n, c, h, w) uint8, or `inputs` (n, ...) float32 of a net on other inputs, and
+`labels` (n,); or a folder with the official MNIST-like or binary CIFAR-10 test files. Exit status: 0 verified, 2 not.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Numbers = list[int]
 Layer = dict[str, Any]
 Shape = tuple[int, ...]
 
-FORMAT, MODEL_FORMAT = "linfengine-certificate-1", "linfengine-1"
+FORMAT, MODEL_FORMATS = "linfengine-certificate-1", ("linfengine-1", "linfengine-2")
 WHITE = 255
 UNIT = Fraction(1, 2**24)  # a float32 result is off by at most this fraction of itself,
 TINY = Fraction(1, 2**126)  # or, near zero, by less than this
@@ -90,17 +90,30 @@ def check_keys(what: str, value: Any, keys: Iterable[str]) -> None:
 
 SIZE, COUNT, NUMBER = "a whole number from 0 on", "a whole number from 1 on", "a floating-point number"
 FLAG, LIST, NUMBERS = "true or false", "a list", "a list of floating-point numbers"
+DOMAIN = "a JSON object"
 IMAGE, SHARE = "channels, height and width", "a number from 0 to 1"
+SHAPE, MAYBE_IMAGE, BITS = "a list of sizes", "channels, height and width, or null", "a number of bits, or null"
+STDS, BOUNDS = "a floating-point number, or a list of these", "a number or null, or a list of these"
 RULES: dict[str, Callable[[Any], bool]] = {
     SIZE: lambda value: type(value) is int and value >= 0,
     COUNT: lambda value: type(value) is int and value >= 1,
     NUMBER: lambda value: type(value) is float,
     FLAG: lambda value: type(value) is bool,
     LIST: lambda value: type(value) is list,
+    DOMAIN: lambda value: type(value) is dict,
     NUMBERS: lambda value: type(value) is list and len(value) > 0 and all(type(each) is float for each in value),
     IMAGE: lambda value: type(value) is list and len(value) == 3 and all(type(c) is int and c >= 1 for c in value),
     SHARE: lambda value: type(value) in (int, float) and 0 <= value <= 1,
+    SHAPE: lambda value: type(value) is list and len(value) > 0 and all(type(c) is int and c >= 1 for c in value),
+    MAYBE_IMAGE: lambda value: value is None or RULES[IMAGE](value),
+    BITS: lambda value: value is None or RULES[SIZE](value),
+    STDS: lambda value: RULES[NUMBER](value) or RULES[NUMBERS](value),
+    BOUNDS: lambda value: all(each is None or type(each) is float for each in listed(value)) and value != [],
 }
+
+
+def listed(value: Any) -> list[Any]:
+    return value if type(value) is list else [value]
 
 
 def check_value(what: str, value: Any, expected: str) -> None:
@@ -184,7 +197,7 @@ def read_safetensors(content: bytes) -> tuple[dict[str, str], dict[str, tuple[li
 
 
 Keys = dict[str, str]  # of a description, each with the rule that its value follows
-NORMALIZE: Keys = {"mean": NUMBERS, "std": NUMBER}
+NORMALIZE: Keys = {"mean": NUMBERS, "std": STDS}
 NEURONS: Keys = {"bias": FLAG, "groups": COUNT}
 LAYERS: dict[str, Keys] = {
     "Normalize": NORMALIZE,
@@ -197,13 +210,19 @@ LAYERS: dict[str, Keys] = {
     "LinfDistConv2d": NEURONS
     | {"in_channels": COUNT, "out_channels": COUNT, "kernel_size": COUNT, "stride": COUNT, "padding": SIZE},
 }
-NET: Keys = NORMALIZE | {"shape": IMAGE, "crop": SIZE, "head": SIZE}
+NET: Keys = {"mean": NUMBERS, "std": NUMBER, "shape": IMAGE, "crop": SIZE, "head": SIZE}
 NET |= {"width": COUNT, "classes": COUNT, "mean_shift": FLAG}
-NETS: dict[str, Keys] = {
+OLD_NETS: dict[str, Keys] = {  # of format 1, which named nets
     "Sequential": {"layers": LIST},
     "ExactNet": {"layers": LIST, "fraction_bits": SIZE},
     "LinfDistNet": NET | {"depth": COUNT},
     "LinfDistConvNet": NET | {"channels": COUNT},
+}
+NETS: dict[str, Keys] = {"Sequential": {"layers": LIST}}  # of format 2: a list of layers, and perhaps a domain
+DOMAINS: dict[str, Keys] = {
+    "pixels": {"shape": MAYBE_IMAGE, "window": SIZE},
+    "gray levels": {"shape": MAYBE_IMAGE, "fraction_bits": SIZE},
+    "numbers": {"shape": SHAPE, "lower": BOUNDS, "upper": BOUNDS, "scale": STDS, "fraction_bits": BITS},
 }
 
 
@@ -211,12 +230,14 @@ def described(config: Any, kinds: dict[str, Keys]) -> dict[str, Any]:
     """The description of a net or layer of one of these kinds; raises Disagreement where it is none."""
     kind = config.get("layer") if isinstance(config, dict) else config
     if not isinstance(kind, str) or kind not in kinds:
-        raise Disagreement(f"this checker has no rule for a {shown(kind)} {'net' if kinds is NETS else 'layer'}")
-    if kinds is NETS and "shape" in kinds[kind]:
+        raise Disagreement(f"this checker has no rule for a {shown(kind)} {'layer' if kinds is LAYERS else 'net'}")
+    if kinds is OLD_NETS and "shape" in kinds[kind]:
         config = {"crop": 0, "head": 0} | config  # which older files lack
     rules = kinds[kind]
     if kind == "ExactNet" and "shape" in config:  # which older files lack
         rules = rules | {"shape": IMAGE}
+    if kinds is NETS and "domain" in config:
+        rules = rules | {"domain": DOMAIN}
     check_keys(f"the model's {kind}", config, {"layer", *rules})
     for key, rule in rules.items():
         check_value(f"the {key} of the model's {kind}", config[key], rule)
@@ -224,7 +245,7 @@ def described(config: Any, kinds: dict[str, Keys]) -> dict[str, Any]:
 
 
 def expanded(config: dict[str, Any], arrays: int) -> list[Layer]:
-    """The layers of a net's description, which has so many arrays."""
+    """The layers of a net's description of format 1, which has so many arrays."""
     if config["layer"] in ("Sequential", "ExactNet"):
         return config["layers"]
     if config["head"]:
@@ -285,7 +306,9 @@ def output_shape(layer: Layer, shape: Shape) -> Shape | None:
     image = len(shape) == 3
     match layer["layer"]:
         case "Normalize":
-            return shape if image and len(layer["mean"]) in (1, shape[0]) else None
+            channels = max(len(layer["mean"]), len(layer["std"]))
+            fits = len(layer["mean"]) in (1, channels) and len(layer["std"]) in (1, channels)
+            return shape if fits and channels in (1, shape[0]) else None
         case "MeanShift":
             return shape if layer["channels"] == shape[0] else None
         case "Flatten":
@@ -327,6 +350,70 @@ def from_bits(bits: int) -> int:
     return -size if bits >> 31 else size
 
 
+class Domain:
+    """What an input of a net is. Bounds and scale are Fractions, one for all coordinates or one for each in a list.
+
+    No bound is None. `images` says whether inputs are uint8 images: pixels level/255, or gray levels in an exact net. A
+    ball of radius eps holds the x' with |x'_k - x_k| <= eps*scale_k that lie within the bounds.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        kind = config.get("inputs")
+        if not isinstance(kind, str) or kind not in DOMAINS:
+            raise Disagreement(f"this checker has no rule for inputs that are {shown(kind)}")
+        check_keys("the model's domain", config, {"inputs", *DOMAINS[kind]})
+        for key, rule in DOMAINS[kind].items():
+            check_value(f"the {key} of the model's domain", config[key], rule)
+        self.images = kind != "numbers"
+        self.shape: Shape | None = None if config["shape"] is None else tuple(config["shape"])
+        self.fraction_bits: int | None = config.get("fraction_bits")
+        white = 1.0 if kind == "pixels" else float(WHITE)
+        self.lower, self.upper = (
+            [None if number is None else Fraction(number) for number in listed(config.get(key, default))]
+            for key, default in (("lower", 0.0), ("upper", white))
+        )
+        self.scale = [Fraction(number) for number in listed(config.get("scale", white))]
+        if self.fraction_bits is not None and self.fraction_bits > MOST_FRACTION_BITS:
+            raise Disagreement(f"the model has {self.fraction_bits} fraction bits, which float32 has no room for")
+        sizes = {len(each) for each in (self.lower, self.upper, self.scale)} - {1}
+        if self.shape is not None and not self.images and sizes - {math.prod(self.shape)}:
+            raise Disagreement(f"the model's domain has {max(sizes)} bounds or scales for inputs of shape {self.shape}")
+        if min(self.scale) <= 0:
+            raise Disagreement("the scale of the model's domain has to be above 0")
+        ends = [*self.lower, *self.upper]
+        for number in filter(None, [*ends, *self.scale]):
+            if nearest(number.numerator << 149, number.denominator) != number * 2**149:
+                raise Disagreement(f"the model's domain has the number {float(number)}, which is no float32 number")
+        if self.fraction_bits is not None:
+            if len(self.scale) > 1 or None in ends:
+                raise Disagreement("a domain with a grid has one scale, and both bounds")
+            if any(end is None or (end * 2**self.fraction_bits).denominator > 1 for end in ends):
+                raise Disagreement("the bounds of the model's domain are not on its grid")
+
+    def each(self, numbers: list[Any], count: int) -> list[Any]:
+        return numbers * count if len(numbers) == 1 else numbers
+
+    def extent(self, inputs: list[Any]) -> tuple[list[Fraction], list[Fraction]]:
+        """Bounds of the coordinates, those of the inputs (float32 arrays) where the domain has none."""
+        least, largest = ([end for end in side if end is not None] for side in (self.lower, self.upper))
+        if len(least) == len(self.lower) and len(largest) == len(self.upper):
+            return least, largest
+        flat = np.stack([x.reshape(-1) for x in inputs])
+        lower, upper = self.each(self.lower, flat.shape[1]), self.each(self.upper, flat.shape[1])
+        return (
+            [Fraction(float(x)) if end is None else end for end, x in zip(lower, flat.min(axis=0), strict=True)],
+            [Fraction(float(x)) if end is None else end for end, x in zip(upper, flat.max(axis=0), strict=True)],
+        )
+
+    def reach(self, inputs: list[Any], eps: Fraction) -> tuple[Fraction, list[Fraction]]:
+        """(R, M): the largest radius R >= eps that may be claimed of the inputs, and what |x'_k| may be then."""
+        lower, upper = self.extent(inputs)
+        count = max(map(len, (lower, upper, self.scale)))
+        sides = list(zip(*(self.each(side, count) for side in (lower, upper, self.scale)), strict=True))
+        most = max(eps, *((high - low) / scale for low, high, scale in sides))
+        return most, [max(abs(low), abs(high)) + most * scale for low, high, scale in sides]
+
+
 class Net:
     """A model file as integers over 2^grain, evaluated as its layers say.
 
@@ -335,28 +422,40 @@ class Net:
 
     def __init__(self, content: bytes) -> None:
         metadata, arrays = read_safetensors(content)
-        if metadata.get("format") != MODEL_FORMAT:
-            raise Disagreement(f"the model is of format {shown(metadata.get('format'))}, not {MODEL_FORMAT!r}")
+        if metadata.get("format") not in MODEL_FORMATS:
+            expected = " or ".join(map(repr, MODEL_FORMATS))
+            raise Disagreement(f"the model is of format {shown(metadata.get('format'))}, not {expected}")
         if metadata.get("p") != "inf":
             raise Disagreement(f"the model is at p = {shown(metadata.get('p'))}: only p = inf can be certified")
-        config = described(parsed(metadata["config"]), NETS)
-        self.image_shape: Shape | None = tuple(config["shape"]) if "shape" in config else None
-        self.exact = config["layer"] == "ExactNet"
-        self.fraction_bits: int | None = config["fraction_bits"] if self.exact else None
-        if self.exact and config["fraction_bits"] > MOST_FRACTION_BITS:
-            raise Disagreement(f"the model has {self.fraction_bits} fraction bits, which float32 has no room for")
-        self.grain: int = config["fraction_bits"] if self.exact else 149
+        config = parsed(metadata["config"])
+        if metadata["format"] == MODEL_FORMATS[0]:
+            config = described(config, OLD_NETS)
+            layers = expanded(config, len(arrays))
+            domain: dict[str, Any] = {"shape": config.get("shape")}
+            if config["layer"] == "ExactNet":
+                domain |= {"inputs": "gray levels", "fraction_bits": config["fraction_bits"]}
+            else:
+                domain |= {"inputs": "pixels", "window": config.get("crop", 0)}
+        else:
+            config = described(config, NETS)
+            layers = config["layers"]
+            domain = config.get("domain", {"inputs": "pixels", "shape": None, "window": 0})
+        self.domain = Domain(domain)
+        self.fraction_bits = self.domain.fraction_bits
+        self.exact = self.fraction_bits is not None
+        self.grain: int = 149 if self.fraction_bits is None else self.fraction_bits
         self.round: Callable[..., int] = (lambda number, divisor=1: number // divisor) if self.exact else nearest
-        self.layers = [described(layer, LAYERS) for layer in expanded(config, len(arrays))]
+        self.layers = [described(layer, LAYERS) for layer in layers]
         for i, layer in enumerate(self.layers):
             for part, shape in arrays_of(layer).items():
                 layer[part] = self.array(f"{i}.{part}", arrays.pop(f"{i}.{part}", None), shape)
             if layer["layer"] == "Normalize":
                 layer["mean"] = [self.float32(number) for number in layer["mean"]]
-                layer["std"] = self.float32(layer["std"])
-                if layer["std"] <= 0 or (self.exact and layer["std"] != 1 << self.grain):
-                    std, kind = Fraction(layer["std"], 1 << self.grain), "exact" if self.exact else "certified"
-                    raise Disagreement(f"the model divides by {float(std)}, which no {kind} net does")
+                layer["std"] = [self.float32(number) for number in listed(layer["std"])]
+                for number in layer["std"]:
+                    if number <= 0 or (self.exact and number != 1 << self.grain):
+                        std, kind = Fraction(number, 1 << self.grain), "exact" if self.exact else "certified"
+                        raise Disagreement(f"the model divides by {float(std)}, which no {kind} net does")
         if arrays:
             raise Disagreement(f"the model holds {shown([*arrays])}, which its description does not name")
 
@@ -390,13 +489,30 @@ class Net:
         """A gray level 0..255 as the net takes it: itself, or level/255 in float32."""
         return level << self.grain if self.exact else nearest(level << self.grain, WHITE)
 
+    def numbers(self, sample: Any) -> Numbers:
+        """One input as the net takes it, flat; `sample` is an array of gray levels, or of float32 numbers."""
+        if self.domain.images:
+            return [self.pixel(level) for level in sample.ravel().tolist()]
+        numbers = [self.on_grid(from_bits(bits)) for bits in sample.ravel().view("<u4").tolist()]
+        unit, count = 1 << self.grain, sample.size
+        for number, low, high in zip(numbers, *self.ends(unit, count), strict=True):
+            if (low is not None and number < low) or (high is not None and number > high):
+                raise Disagreement(f"the data have the number {number / unit}, which lies beyond the model's domain")
+        return numbers
+
+    def ends(self, unit: int, count: int) -> Iterator[list[Any]]:
+        """The bounds of `count` coordinates, in units of 1/unit; None where there is none."""
+        for side in (self.domain.lower, self.domain.upper):
+            yield self.domain.each([None if end is None else int(end * unit) for end in side], count)
+
     def shapes(self, shape: Shape) -> list[Shape]:
         """The shape of one input of each layer, and of the logits, for images of this shape (c, h, w).
 
         Raises Disagreement where the net does not take such images or does not give logits of two classes at least.
         """
-        if self.image_shape not in (None, shape):
-            raise Disagreement(f"the model takes images of shape {self.image_shape}, and the data have {shape}")
+        if self.domain.shape not in (None, shape):
+            kind = "images" if self.domain.images else "inputs"
+            raise Disagreement(f"the model takes {kind} of shape {self.domain.shape}, and the data have {shape}")
         found = [shape]
         for i, layer in enumerate(self.layers):
             if (given := output_shape(layer, found[-1])) is None:
@@ -412,7 +528,7 @@ class Net:
             match layer["layer"]:
                 case "Normalize":
                     ends = [self.shifted(end, layer["mean"]) for end in ends]
-                    ends = [[self.round(v << self.grain, layer["std"]) for v in end] for end in ends]
+                    ends = [self.divided(end, layer["std"]) for end in ends]
                 case "MeanShift":
                     ends = [self.shifted(end, layer["running_mean"]) for end in ends]
                 case "CenterCrop":
@@ -435,6 +551,11 @@ class Net:
         """Each number less the mean of its channel."""
         size = len(numbers) // len(means)
         return [self.round(v - m) for c, m in enumerate(means) for v in numbers[c * size : (c + 1) * size]]
+
+    def divided(self, numbers: Numbers, stds: Numbers) -> Numbers:
+        """Each number divided by the std of its channel."""
+        size = len(numbers) // len(stds)
+        return [self.round(v << self.grain, s) for c, s in enumerate(stds) for v in numbers[c * size : (c + 1) * size]]
 
     def neurons(self, layer: Layer, places: Iterable[list[Numbers]]) -> list[Numbers]:
         """max_k |x_k - w_k| + b of every output at every place, output by output; a place has one x of each end."""
@@ -460,8 +581,10 @@ class Net:
             found.append(results)
         return [[y for outputs in zip(*end, strict=True) for y in outputs] for end in zip(*found, strict=True)]
 
-    def slack(self) -> tuple[Fraction, Fraction]:
-        """(L, E): every logit is L-Lipschitz in the pixels, and computed within E of its exact value, as Fractions.
+    def slack(self, magnitude: list[Fraction]) -> tuple[Fraction, Fraction]:
+        """(L, E), Fractions: a logit moves by at most L*eps in a ball, and is computed within E of its exact value.
+
+        `magnitude` is what |x_k| may be, one number for all or one for each.
 
         A rounded result is off by UNIT of itself, and one that a GPU may take for 0 by TINY; an error passes a distance
         layer at its own size and adds to the next one's. An exact net has no error as long as float32 holds its
@@ -472,13 +595,15 @@ class Net:
         """
         unit, tiny = (Fraction(0), Fraction(0)) if self.exact else (UNIT, TINY)
         limit = 2 ** (24 - self.grain) if self.exact else LARGEST
-        lipschitz, error = Fraction(1), Fraction(0)
-        size = Fraction(WHITE if self.exact else 2)  # pixels up to 1 or 255; a float32 ball may reach to 2
-        for layer in self.layers:
+        lipschitz, error, size = max(self.domain.scale), Fraction(0), max(magnitude)
+        for i, layer in enumerate(self.layers):
             size, own = size + error, Fraction(0)
             match layer["layer"]:
+                case "Normalize" if i == 0:
+                    lipschitz, size = self.normalized(layer, magnitude, limit)
+                    own = 3 * unit * size + tiny
                 case "Normalize":
-                    std = Fraction(layer["std"], 2**self.grain)
+                    std = Fraction(min(layer["std"]), 2**self.grain)
                     size += self.largest(layer["mean"])
                     self.check_size(size, limit)
                     size, lipschitz, error = size / std, lipschitz / std, error / std
@@ -497,6 +622,27 @@ class Net:
             lipschitz, error, size = upward(lipschitz), upward(error + own), upward(size + own)
             self.check_size(size, limit)
         return lipschitz, error
+
+    def normalized(self, layer: Layer, magnitude: list[Fraction], limit: int) -> tuple[Fraction, Fraction]:
+        """(L, size) after the first layer, coordinate by coordinate where they differ."""
+        scale = self.domain.scale
+        channels = [[Fraction(number, 2**self.grain) for number in layer[key]] for key in ("mean", "std")]
+        count = max(map(len, (magnitude, scale)))
+        if count > 1 and self.domain.shape is not None:
+            per_channel = count // self.domain.shape[0]
+            channels = [
+                [number for number in self.domain.each(numbers, self.domain.shape[0]) for _ in range(per_channel)]
+                for numbers in channels
+            ]
+        else:
+            count = max(map(len, channels))
+        means, stds = (self.domain.each(numbers, count) for numbers in channels)
+        sizes = [m + abs(mean) for m, mean in zip(self.domain.each(magnitude, count), means, strict=True)]
+        self.check_size(max(sizes), limit)
+        return (
+            max(s / std for s, std in zip(self.domain.each(scale, count), stds, strict=True)),
+            max(size / std for size, std in zip(sizes, stds, strict=True)),
+        )
 
     def largest(self, numbers: Numbers) -> Fraction:
         return Fraction(max(map(abs, numbers)), 2**self.grain)
@@ -562,9 +708,9 @@ def read_certificate(content: bytes) -> tuple[dict[str, Any], list[dict[str, Any
 
 
 class Claims:
-    """The rules of a certificate, from its header and its net."""
+    """The rules of a certificate, from its header, its net and the inputs that it speaks of."""
 
-    def __init__(self, header: dict[str, Any], net: Net) -> None:
+    def __init__(self, header: dict[str, Any], net: Net, inputs: list[Any]) -> None:
         method, eps, threshold = header["method"], header["eps"], header["threshold"]
         if method not in ("margin", "interval", "exact") or (method == "exact" and not net.exact):
             raise Disagreement(f"method {shown(method)} does not fit the model")
@@ -574,16 +720,19 @@ class Claims:
                 f"eps: {shown(eps)} is no radius, which has to be a fraction of at most 70 digits a part"
             )
         self.net, self.method, self.eps, self.threshold = net, method, Fraction(eps), threshold
-        if not 0 <= self.eps <= 1:
+        domain = net.domain
+        if domain.images and not 0 <= self.eps <= 1:
             raise Disagreement(f"eps: {self.eps} is no radius in pixel units from 0 to 1")
         agree("eps", eps, str(self.eps))  # in lowest terms
-        agree("gray_levels", header["gray_levels"], str(WHITE * self.eps))
-        self.lipschitz, self.error = net.slack()
+        agree("gray_levels", header["gray_levels"], str(WHITE * self.eps) if domain.images else None)
+        self.most, magnitude = domain.reach(inputs, self.eps)
+        if net.exact:  # the values of its inputs are bounded as they are
+            magnitude = [max(map(abs, side)) for side in domain.extent(inputs)]
+        self.lipschitz, self.error = net.slack(magnitude)
+        self.reaches = [scale * self.eps * 2**net.grain for scale in domain.scale]
         if net.exact:  # over 2^f: an integer exceeds 2 eps where it exceeds the floor of that
-            self.reach = WHITE * self.eps * 2**net.grain
-            agree("threshold", threshold, math.floor(2 * self.reach))
+            agree("threshold", threshold, math.floor(2 * self.reaches[0]))
         else:
-            self.reach = self.eps * 2**net.grain
             least = 2 * self.lipschitz * self.eps + 4 * self.error
             check_value("threshold", threshold, NUMBER)
             if not Fraction(threshold) >= least:
@@ -609,18 +758,19 @@ class Claims:
             raise Disagreement(f"{here} is said to be certified, and its margin {margin} does not allow it")
         agree(f"{here}, certified", line["certified"], by_box or margin > self.threshold)
         if exact:  # the largest whole r with 2 r < margin, and eps where the box proved that
-            found = max((int(lead) - 1) // 2, math.floor(self.reach) if by_box else 0, 0)
-            agree(f"{here}, radius", radius, min(found, WHITE << self.net.grain))
+            found = max((int(lead) - 1) // 2, math.floor(self.reaches[0]) if by_box else 0, 0)
+            largest = math.floor(self.most * self.net.domain.scale[0] * 2**self.net.grain)
+            agree(f"{here}, radius", radius, min(found, largest))
             return
         check_value(f"{here}, radius", radius, NUMBER)
-        proved = 0 < radius <= 1 and 2 * self.lipschitz * Fraction(radius) + 4 * self.error < lead
+        proved = 0 < radius <= self.most and 2 * self.lipschitz * Fraction(radius) + 4 * self.error < lead
         if not (radius == 0 or proved or (by_box and 0 < radius <= self.eps)):
             raise Disagreement(f"{here}, radius: {radius} is not proved by a margin of {float(lead)}")
 
     def derive_sample(self, i: int, line: dict[str, Any], levels: Any) -> None:
         """The logits of sample i, whose line `check_sample` has accepted, and what it claims by the box."""
         here, net, label, margin = f"sample {i}", self.net, line["label"], line["margin"]
-        pixels = [net.pixel(level) for level in levels.ravel().tolist()]
+        pixels = net.numbers(levels)
         (found,) = net([pixels], levels.shape)
         scale = 1 if net.exact else 2**149
         for j, (a, b) in enumerate(zip(line["logits"], found, strict=True)):
@@ -632,13 +782,15 @@ class Claims:
             agree(f"{here}, certified by the box", by_box, self.proved_by_box(pixels, levels.shape, label))
 
     def proved_by_box(self, pixels: Numbers, shape: Shape, label: int) -> bool:
-        """Whether the label's lowest logit is above the highest of all others, over all valid images of the ball."""
-        white = self.net.pixel(WHITE)
-        if self.net.exact:  # all real images: the ends move outward to the grid
-            low, high = -math.ceil(self.reach), math.ceil(self.reach)
-        else:  # all float32 images: none lies beyond the last multiples of 2^-149
-            low, high = math.ceil(-self.reach), math.floor(self.reach)
-        lower, upper = self.net([[max(x + low, 0) for x in pixels], [min(x + high, white) for x in pixels]], shape)
+        """Whether the label's lowest logit is above the highest of all others, over all valid inputs of the ball."""
+        # of an exact net all real inputs: the ends move outward to the grid; else all float32 inputs: none lies beyond
+        # the last multiples of 2^-149
+        whole = math.ceil if self.net.exact else math.floor
+        reaches = self.net.domain.each([whole(reach) for reach in self.reaches], len(pixels))
+        least, largest = self.net.ends(1 << self.net.grain, len(pixels))
+        low = [x - r if end is None else max(x - r, end) for x, r, end in zip(pixels, reaches, least, strict=True)]
+        high = [x + r if end is None else min(x + r, end) for x, r, end in zip(pixels, reaches, largest, strict=True)]
+        lower, upper = self.net([low, high], shape)
         return all(lower[label] > z for j, z in enumerate(upper) if j != label)
 
     def show(self, integer: int) -> float:
@@ -683,9 +835,9 @@ def verify(
 ) -> dict[str, Any]:
     """Check the certificate file against the model file and the data.
 
-    images (n, c, h, w) uint8, labels (n,) integers; `samples`: how many to re-derive, None for all; the operating
-    system draws them, so that nobody can foresee which. `progress` is called with how many are re-derived, and of how
-    many.
+    images (n, c, h, w) uint8, or float32 inputs (n, ...) of a net on numbers; labels (n,) integers; `samples`: how many
+    to re-derive, None for all; the operating system draws them, so that nobody can foresee which. `progress` is called
+    with how many are re-derived, and of how many.
 
     Returns the header and two counts: `data_n`, the samples in the data, of which the certificate speaks of the first
     `n`; and `rederived`, how many of these were re-derived. Raises Disagreement where something is false, ValueError
@@ -694,21 +846,19 @@ def verify(
     if samples is not None and not RULES[COUNT](samples):
         raise ValueError(f"samples: expected a whole number from 1 on, or None for all, got {shown(samples)}")
     images, labels = np.asarray(images), np.asarray(labels)
-    whole = images.dtype == np.uint8 and labels.dtype.kind in "iu"
-    if not whole or images.ndim != 4 or labels.shape != images.shape[:1]:
-        raise Disagreement("the data are not uint8 images (n, c, h, w) with an integer label each")
     try:
         header, records = read_certificate(Path(certificate).read_bytes())
         content = Path(model).read_bytes()
         agree("model", header["model"], hashlib.sha256(content).hexdigest())
         net = Net(content)
+        check_data(net.domain, images, labels)
         *_, (classes,) = net.shapes(images.shape[1:])
         agree("classes", header["classes"], classes)
-        claims = Claims(header, net)
         n = len(records)
         agree("n", header["n"], n)
         if n > len(images):
             raise Disagreement(f"the certificate speaks of {n} samples, and the data have {len(images)}")
+        claims = Claims(header, net, images[:n])
         for i, line in enumerate(records):
             claims.check_sample(i, line, images[i], int(labels[i]), classes)
         wanted = n if samples is None else min(samples, n)
@@ -720,6 +870,16 @@ def verify(
     except FAULTS as error:
         raise Disagreement(f"the certificate or the model is not in the form described ({told(error)})") from error
     return header | {"data_n": len(images), "rederived": wanted}
+
+
+def check_data(domain: Domain, inputs: Any, labels: Any) -> None:
+    """Raises Disagreement unless the data are inputs of the domain's kind with a label each, all numbers finite."""
+    kind, axes, dtype = ("images (n, c, h, w)", 4, np.uint8) if domain.images else ("inputs", inputs.ndim, np.float32)
+    fits = inputs.dtype == dtype and labels.dtype.kind in "iu"
+    if not fits or inputs.ndim != axes or axes < 2 or labels.shape != inputs.shape[:1]:
+        raise Disagreement(f"the data are not {np.dtype(dtype)} {kind} with an integer label each")
+    if not np.isfinite(inputs).all():
+        raise Disagreement("the data hold numbers that are not finite")
 
 
 def told(error: BaseException) -> str:
@@ -739,7 +899,8 @@ def read_data(path: str | Path) -> tuple[Any, Any]:
     try:
         if path.suffix == ".npz":
             with zipfile.ZipFile(path) as archive:
-                return archived(archive, "images"), archived(archive, "labels")
+                name = "images" if "images.npy" in archive.namelist() else "inputs"
+                return archived(archive, name), archived(archive, "labels")
         for images, labels in MNIST:
             if (packed := find(path, images)) is not None:
                 return idx(packed, 3)[:, None], idx(find(path, labels), 1)

@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from ..certify import parse_eps
 from ..data import load_dataset
 from ..recipes import load_recipe, make_recipe, size_of
 from ..train.ablate import PARTS, ablate
 from ..train.ablate import RESULTS as ABLATION
 from ..train.progress import ProgressBar
+from ..units import parse_eps
 from .options import (
     ResultType,
     check_results,

@@ -11,7 +11,8 @@ import click
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .. import __version__
-from ..audit import SECTIONS, SoundnessError, audit
+from ..audit import SECTIONS, audit
+from ..evaluate import SoundnessError
 from ..files import check_writable, write_file
 from ..text import printable
 from .models import load_with_data, recipe_of

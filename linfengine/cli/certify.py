@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 
 from .. import __version__
-from ..audit import evaluate
-from ..certificate import write_certificate
-from ..certify import METHODS, parse_eps
+from ..certify import METHODS, write_certificate
 from ..errors import UserError
+from ..evaluate import evaluate
 from ..exact import ExactNet
 from ..recipes import make_recipe, size_of
+from ..units import parse_eps
 from .models import check_verifiable, load_with_data, recipe_of
 from .options import (
     ResultType,

@@ -13,12 +13,11 @@ import numpy as np
 
 from .. import __version__
 from .. import verify as checker
-from ..audit import evaluate
-from ..certificate import write_certificate
-from ..certify import certify
+from ..certify import certify, write_certificate
 from ..checkpoint import load_tensors
 from ..data import load_dataset
 from ..errors import UserError
+from ..evaluate import evaluate
 from ..files import check_writable, folder_lock, write_file
 from ..recipes import Recipe, load_recipe
 from ..train import BEST, CHECKPOINT, MODEL, check_folder, train

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from .. import verify as checker
-from ..certify import check_model, check_samples, parse_eps, predict
+from ..certify import check_model, check_samples, predict
 from ..checkpoint import load_model, model_content, read_model, save_model
 from ..data import DATASETS, Dataset, load_dataset
+from ..domain import domain_of
 from ..errors import UserError
 from ..exact import DEFAULT_FRACTION_BITS, ExactNet, quantize
 from ..files import check_writable
-from ..layers import DistanceNet, Module
+from ..layers import Module
+from ..units import parse_eps
 
 
 def load_with_data(model: Path, name: str | None, data_dir: Path | None) -> tuple[Module, Dataset, dict[str, str]]:
@@ -29,7 +31,7 @@ def load_with_data(model: Path, name: str | None, data_dir: Path | None) -> tupl
     dataset = load_dataset(name, data_dir)
     check_model(net)
     check_fit(net, dataset)
-    if not np.isfinite(net.rounding(float(net.white))[1]):
+    if not np.isfinite(net.rounding(domain_of(net).largest)[1]):
         raise UserError(f"{model}: its values may overflow float32, so nothing can be proved or tried with it")
     return net, dataset, metadata
 
@@ -61,11 +63,13 @@ def check_verifiable(net: Module, shape: tuple[int, ...]) -> None:
 def check_fit(net: Module, dataset: Dataset) -> None:
     """Raises UserError where the model takes images of another shape, or has another number of classes."""
     shape, classes = dataset.test_images.shape[1:], len(dataset.classes)
-    if isinstance(net, DistanceNet) and (net.shape, net.classes) != (shape, classes):
-        raise UserError(
-            f"the model takes images of shape {net.shape} in {net.classes} classes; "
-            f"{dataset.name} has {shape} in {classes}"
-        )
+    own = domain_of(net).shape
+    if own is not None:
+        found = predict(net, np.zeros((1, *own), np.uint8)).shape[1]
+        if (own, found) != (shape, classes):
+            raise UserError(
+                f"the model takes images of shape {own} in {found} classes; {dataset.name} has {shape} in {classes}"
+            )
     # a net of any layers says what it takes only by taking it
     logits = predict(net, check_samples(net, dataset.test_images[:1], dataset.test_labels[:1])[0])
     if logits.shape != (1, classes):

@@ -12,10 +12,10 @@ from typing import Any
 import click
 
 from ..backends import resolve_device
-from ..certify import parse_eps, parse_gray_levels
 from ..data import DATASETS
 from ..errors import UserError
 from ..files import check_writable
+from ..units import parse_eps, parse_gray_levels
 from .output import STANDARD_OUTPUT
 
 data_dir_option = click.option(

@@ -16,9 +16,9 @@ import click
 
 from .. import startup
 from .. import verify as checker
-from ..audit import SoundnessError
 from ..backends import describe_fault, get_backend
 from ..errors import UserError
+from ..evaluate import SoundnessError
 from ..text import printable
 from .output import STANDARD_OUTPUT, console, warn
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 from rich.table import Table
 
-from ..audit import evaluate
 from ..data import split_holdout
 from ..errors import UserError
+from ..evaluate import evaluate
 from ..exact import DEFAULT_FRACTION_BITS, MOST_FRACTION_BITS
 from .models import check_exact_place, load_with_data, quantized, recipe_of
 from .options import (
@@ -79,7 +79,7 @@ def quantize_command(
     for form, each in (("float32", net), (f"exact, {fraction_bits} fraction bits", exact)):
         results[form] = evaluate(each, images, labels, eps).summary()
         table.add_row(form, *(f"{100 * results[form][key]:.2f}" for key in ("clean", "certified")))
-    largest = exact.rounding(float(exact.white))[1]
+    largest = exact.largest_value
     facts = {"dataset": dataset.name, "images": which, "fraction_bits": fraction_bits, "largest value": largest}
     write_json(json_file, facts | {"results": results})
     say(f"{dataset.name}, {len(labels):,} {which} images, ε = {radius_text(eps)}")

@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 from rich.table import Table
 
-from ..audit import Evaluation
 from ..certify import Certificate
+from ..evaluate import Evaluation
 from ..recipes import PUBLISHED
 from .output import say
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from ..certify import parse_eps
 from ..data import Dataset, load_dataset
 from ..errors import UserError
 from ..recipes import Recipe, load_recipe, size_of
@@ -16,6 +15,7 @@ from ..train import CHECKPOINT, MODEL, check_folder, recipe_in, train
 from ..train.budget import fit_budget, resumed
 from ..train.metrics import EVENTS, check_events
 from ..train.progress import ProgressBar
+from ..units import parse_eps
 from .options import ResultType, data_dir_option, device_option, epochs_option, one_length, usable_device
 from .output import console, say, suggest
 from .program import Command, stop, why_stopped

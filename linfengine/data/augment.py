@@ -21,7 +21,7 @@ def to_pixels(images: Images) -> Floats:
     found = getattr(images, "dtype", type(images).__name__)
     if found != np.uint8:
         raise TypeError(f"images must be uint8 with values 0..255, got {found}")
-    return Domain(None).numbers(images)
+    return Domain.pixels().numbers(images)
 
 
 def random_crop(

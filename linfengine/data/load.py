@@ -6,12 +6,13 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
+from ..domain import Domain
 from ..errors import UserError, did_you_mean
 from .arrays import Contents, Images, Labels, class_numbers
 from .files import expect
@@ -24,13 +25,16 @@ class Dataset:
     """A data set in memory, and the constants that normalise it: ``(p / 255 - mean) / std``.
 
     Images are uint8 (n, channels, height, width); train and test images have the same channels, height and width.
-    Labels (n,) are integers from 0 to ``len(classes) - 1``; any integer type is accepted and becomes int64.
+    Labels (n,) are integers from 0 to ``len(classes) - 1``; any integer type is accepted and becomes int64. Points and
+    tables state a ``domain``: their inputs are float32 (n, ...) within its bounds, normalised by ``(x - mean) / std``.
 
-    Each channel has its own ``mean``, but there is only one ``std``: with a standard deviation for each channel the
-    l-inf ball of the input would become a box with unequal sides, and the margin would no longer be a radius.
+    Each channel has its own ``mean``, but images have only one ``std``: with a standard deviation for each channel the
+    l-inf ball of the input would become a box with unequal sides, and the margin would no longer be a radius. Where the
+    domain has a scale for each column, so may ``std``.
 
-    Raises TypeError for images or labels of another type. Raises ValueError for a wrong shape or length, a label that
-    is no class, a ``mean`` that is not one finite number for each channel, and a ``std`` that is not in (0, inf).
+    Raises TypeError for images or labels of another type. Raises ValueError for a wrong shape or length, numbers beyond
+    the domain, a label that is no class, a ``mean`` that is not one finite number for each channel, and a ``std`` that
+    is not in (0, inf).
     """
 
     name: str
@@ -40,18 +44,14 @@ class Dataset:
     test_images: Images
     test_labels: Labels
     mean: tuple[float, ...]
-    std: float
+    std: Any  # a number, or one a column
+    domain: Domain = field(default_factory=Domain.pixels)
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
             images, labels = getattr(self, f"{part}_images"), class_numbers(getattr(self, f"{part}_labels"))
             object.__setattr__(self, f"{part}_labels", labels)
-            found = getattr(images, "dtype", type(images).__name__)
-            if found != np.uint8:
-                raise TypeError(f"{part}_images must be uint8 with values 0..255, got {found}")
-            if images.ndim != 4 or images.shape[1:] != self.train_images.shape[1:]:
-                expected = "(n, channels, height, width), the same in train and test"
-                raise ValueError(f"{part}_images must have shape {expected}, got {images.shape}")
+            self._check_inputs(part, images)
             if len(images) != len(labels):
                 raise ValueError(
                     f"{part}_images and {part}_labels must have one length, got {len(images)}, {len(labels)}"
@@ -59,16 +59,41 @@ class Dataset:
             if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
                 extent = f"{labels.min()} to {labels.max()}"
                 raise ValueError(f"{part}_labels must lie in 0..{len(self.classes) - 1}, got {extent}")
-        if len(self.mean) != self.train_images.shape[1] or not np.isfinite(self.mean).all():
+        channels = self.train_images.shape[1]
+        alone = () if self.domain.white else (1,)  # one mean for all columns
+        if len(self.mean) not in (channels, *alone) or not np.isfinite(self.mean).all():
             raise ValueError(f"mean must be one finite number a channel, got {self.mean}")
-        if not 0 < self.std < np.inf:
+        several = isinstance(self.domain.scale, tuple)
+        if np.size(self.std) not in ((1, channels) if several else (1,)) or not np.all(
+            (np.asarray(self.std) > 0) & np.isfinite(self.std)
+        ):
             raise ValueError(f"std must be finite and above 0, got {self.std}")
+        if self.domain.shape is None:
+            object.__setattr__(self, "domain", Domain.pixels(self.train_images.shape[1:]))
+
+    def _check_inputs(self, part: str, inputs: Any) -> None:
+        found = getattr(inputs, "dtype", type(inputs).__name__)
+        if self.domain.white:
+            if found != np.uint8:
+                raise TypeError(f"{part}_images must be uint8 with values 0..255, got {found}")
+            if inputs.ndim != 4 or inputs.shape[1:] != self.train_images.shape[1:]:
+                expected = "(n, channels, height, width), the same in train and test"
+                raise ValueError(f"{part}_images must have shape {expected}, got {inputs.shape}")
+            return
+        if found != np.float32:
+            raise TypeError(f"{part}_images must be {self.domain.words}, got {found}")
+        try:
+            self.domain.check_shape(inputs)
+            if len(inputs):
+                self.domain.check_range(inputs)
+        except ValueError as error:
+            raise ValueError(f"{part}_images: {error}") from None
 
     def __repr__(self) -> str:
         """Name, sizes, shape of an image and number of classes."""
         train, test = f"{len(self.train_images):,}", f"{len(self.test_images):,}"
-        shape = " x ".join(map(str, self.train_images.shape[1:]))
-        return f"Dataset({self.name!r}: {train} train and {test} test images of {shape}, {len(self.classes)} classes)"
+        shape, kind = " x ".join(map(str, self.train_images.shape[1:])), "images" if self.domain.white else "inputs"
+        return f"Dataset({self.name!r}: {train} train and {test} test {kind} of {shape}, {len(self.classes)} classes)"
 
 
 def load_dataset(name: str, data_dir: str | Path | None = None, download: bool = True) -> Dataset:

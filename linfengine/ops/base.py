@@ -119,36 +119,3 @@ def float64_sum(be: Backend, x: Array, axes: tuple[int, ...]) -> Array:
         outer = math.prod(laid.shape[:begin])
         return be.channel_sums(laid.reshape(outer, channels, -1)).reshape(shape)
     return cast(Array, x.sum(axis=axes, dtype=np.float64))
-
-
-def sum_slack(terms: int, magnitude: Array) -> Array:
-    """How much room a bound on a sum of products needs on either side for rounding, in any order of summation.
-
-    A sum of n rounded terms is off by at most gamma_n M, where gamma_n = n u/(1 - n u), u is half the machine epsilon
-    and M the sum of the terms' magnitudes (Higham, Accuracy and Stability of Numerical Algorithms, ch. 3). Twice that,
-    once for the value being enclosed and once for the bound, with M itself computed by such a sum:
-
-        2 gamma_n M/(1 - gamma_n) = 2 n u/(1 - 2 n u) M,    n + 4 in place of n for the bound's own last additions.
-    """
-    info = np.finfo(magnitude.dtype)
-    nu = (terms + 4) * float(info.eps) / 2
-    factor = 2 * nu / (1 - 2 * nu) if 2 * nu < 1 else np.inf
-    tiny = terms * float(info.smallest_normal)  # products may underflow, and infinity times 0 is no bound
-    xp = backend_of(magnitude).xp
-    return xp.where(magnitude > 0, factor * magnitude, 0).astype(magnitude.dtype) + magnitude.dtype.type(tiny)
-
-
-def outward(lower: Array, upper: Array, ulps: int = 8) -> Bounds:
-    """The ends moved apart by a few units in the last place.
-
-    For functions that the library computes to within 4 units, as NumPy's vector code promises, without being monotone:
-    4 for the end and 4 for the value being enclosed.
-    """
-    info = np.finfo(lower.dtype)
-    xp = backend_of(lower, upper).xp
-    with np.errstate(over="ignore", under="ignore"):
-        # an end that overflowed says no more than that it is as large as numbers go
-        low, high = xp.minimum(lower, info.max), xp.maximum(upper, info.min)
-        low = low - (ulps * info.eps * xp.abs(low) + info.smallest_normal)
-        high = high + (ulps * info.eps * xp.abs(high) + info.smallest_normal)
-    return low, high

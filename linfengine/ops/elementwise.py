@@ -7,7 +7,8 @@ import numpy as np
 
 from ..backends import Array, Backend
 from ..interval import Interval, ends
-from .base import Bounds, Like, Monotone, Op, Result, apply, outward, unbroadcast
+from ..rounding import outward
+from .base import Bounds, Like, Monotone, Op, Result, apply, unbroadcast
 
 Gradients = tuple[Array | None, ...]
 

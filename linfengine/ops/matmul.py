@@ -4,7 +4,8 @@ import numpy as np
 
 from ..backends import Array, Backend
 from ..interval import Interval
-from .base import Bounds, Like, Op, Result, apply, sum_slack, unbroadcast
+from ..rounding import sum_slack
+from .base import Bounds, Like, Op, Result, apply, unbroadcast
 
 
 class Matmul(Op):

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..backends import Array, Backend
 from ..interval import Interval, ends
-from .base import Bounds, Like, Monotone, Op, Result, apply, float64_sum, outward, sum_slack
+from ..rounding import outward, sum_slack
+from .base import Bounds, Like, Monotone, Op, Result, apply, float64_sum
 
 Axis = int | tuple[int, ...] | None
 

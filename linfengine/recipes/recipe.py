@@ -13,9 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..certify import parse_eps
 from ..data import DATASETS
 from ..errors import UserError, did_you_mean
+from ..units import parse_eps
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from ..backends import to_numpy
-from ..certify import check_arithmetic
 from ..data import Dataset
 from ..errors import UserError
 from ..recipes import NOTES, SCHEDULE, Recipe, make_recipe, with_epochs
+from ..rounding import check_arithmetic
 from .loop import Diverged, Run
 
 SHARE = 0.9  # of the budget that the epochs are to fill; the rest is for what the estimate misses

@@ -28,14 +28,15 @@ import numpy as np
 
 from .. import losses, schedules
 from ..backends import Array, backend_of, resolve_device, to_device
-from ..certify import certify, check_arithmetic, margins
+from ..certify import certify, margins
 from ..checkpoint import load_tensors, save_model, save_tensors
 from ..data import Dataset, batches, random_crop, random_flip, split_holdout, to_pixels
 from ..errors import UserError
 from ..files import check_writable, folder_lock, remove_temporaries, write_file
-from ..layers import DistanceNet, LinfDistConvNet, LinfDistNet
+from ..layers import Sequential, conv_net, linf_net
 from ..optim import Adam
 from ..recipes import NOTES, Recipe, make_recipe
+from ..rounding import check_arithmetic
 from ..tensor import Tensor
 from .metrics import EVENTS, MARGIN_EDGES, METRICS
 from .progress import Observer as Observer
@@ -49,7 +50,7 @@ class Diverged(UserError):
     """Training has left the numbers that it can go on with."""
 
 
-def make_net(recipe: Recipe, dataset: Dataset) -> DistanceNet:
+def make_net(recipe: Recipe, dataset: Dataset) -> Sequential:
     """The net that a recipe describes, for a data set, as training begins with it."""
     shape, classes = dataset.train_images.shape[1:], len(dataset.classes)
     settings: dict[str, Any] = {
@@ -57,8 +58,8 @@ def make_net(recipe: Recipe, dataset: Dataset) -> DistanceNet:
         "identity": recipe.identity, "mean_shift": recipe.mean_shift, "seed": recipe.seed,
     }  # fmt: skip
     if recipe.net == "conv":
-        return LinfDistConvNet(shape, classes, channels=recipe.channels, **settings)
-    return LinfDistNet(shape, classes, depth=recipe.depth, **settings)
+        return conv_net(shape, classes, channels=recipe.channels, **settings)
+    return linf_net(shape, classes, depth=recipe.depth, **settings)
 
 
 def check_samples(recipe: Recipe, dataset: Dataset) -> None:
@@ -243,7 +244,7 @@ class Run:
             "held_out_certified": float((proof.certified & proof.correct).mean()),
         }
 
-    def hard_net(self) -> DistanceNet:
+    def hard_net(self) -> Sequential:
         """A copy of the net, at p = ∞."""
         net = deepcopy(self.model)
         net.p = math.inf
@@ -303,7 +304,7 @@ def train(
     keep: int = 0,
     device: str = "cpu",
     observer: Observer | None = None,
-) -> DistanceNet:
+) -> Sequential:
     """Train a net by a recipe; DIR = `out` gets model.safetensors, checkpoint.safetensors and metrics.jsonl.
 
     Where the recipe holds samples out, best.safetensors is the net after the epoch that certified most of them.  The

@@ -23,25 +23,26 @@ from support.nets import (
 from support.op_cases import Array
 
 from linfengine.attack import Attacked, pgd, push
-from linfengine.audit import evaluate
-from linfengine.certify import box, certify, check_samples, margins, predict
+from linfengine.certify import certify, check_samples, margins, predict
 from linfengine.data import to_pixels
-from linfengine.domain import WHITE
+from linfengine.domain import Domain, domain_of
 from linfengine.errors import UserError
+from linfengine.evaluate import evaluate
 from linfengine.exact import ExactNet, quantize
 from linfengine.layers import (
     Dense,
     Flatten,
     LinfDistConv2d,
     LinfDistDense,
-    LinfDistNet,
     Module,
     Negate,
     Normalize,
     ReLU,
     Sequential,
+    linf_net,
 )
 from linfengine.ops.base import Result
+from linfengine.units import WHITE
 
 EPS = Fraction(8, 255)
 
@@ -60,22 +61,18 @@ class Watched(Sequential):
 
 
 class WatchedExact(Watched, ExactNet):
-    def __init__(self, *layers: Module, fraction_bits: int) -> None:
-        ExactNet.__init__(self, *layers, fraction_bits=fraction_bits)
+    def __init__(self, *layers: Module, domain: Domain) -> None:
+        ExactNet.__init__(self, *layers, domain=domain)
         self.asked = []
 
 
 def watched(net: Sequential) -> Any:
     """The same net, and it remembers; which of the two, mypy need not know."""
-    return (
-        WatchedExact(*net.layers, fraction_bits=net.fraction_bits)
-        if isinstance(net, ExactNet)
-        else Watched(*net.layers)
-    )
+    return WatchedExact(*net.layers, domain=net.domain) if isinstance(net, ExactNet) else Watched(*net.layers)
 
 
-def small(seed: int = 0) -> LinfDistNet:
-    return LinfDistNet((1, 2, 2), 3, width=5, depth=2, mean=(0.5,), std=0.25, seed=seed)
+def small(seed: int = 0) -> Sequential:
+    return linf_net((1, 2, 2), 3, width=5, depth=2, mean=(0.5,), std=0.25, seed=seed)
 
 
 def exact(seed: int = 0) -> ExactNet:
@@ -121,8 +118,8 @@ def distances(points: Array, x: Array) -> list[Fraction]:
 
 def assert_valid(net: Sequential, points: Array, x: Array, eps: Fraction) -> None:
     """Images that the net takes, at exact distance <= eps (pixel units) from x."""
-    assert max(distances(points, x), default=Fraction(0)) <= eps * net.white
-    assert ((0 <= points) & (points <= net.white)).all()
+    assert max(distances(points, x), default=Fraction(0)) <= eps * domain_of(net).logit_unit
+    assert ((0 <= points) & (points <= domain_of(net).logit_unit)).all()
     if isinstance(net, ExactNet):
         np.testing.assert_array_equal(points * 2.0**net.fraction_bits % 1, 0)
 
@@ -207,8 +204,8 @@ def test_a_step_is_a_quarter_of_eps_and_the_start_within_a_half(make: Callable[[
     net = watched(make(0))
     images = samples(200)[0].clip(77, 178)  # no clipping to valid images
     labels = predicted(make(0), images)
-    eps = 0.2 * net.white
-    near = 0.5 if net.white == WHITE else 1e-6  # bytes move by whole gray levels
+    eps = 0.2 * domain_of(net).logit_unit
+    near = 0.5 if domain_of(net).logit_unit == WHITE else 1e-6  # bytes move by whole gray levels
     pgd(net, images, labels, "0.2", steps=8)
     x = check_samples(net, images, labels)[0].astype(np.float32)
     start = np.abs(net.asked[1] - x)
@@ -221,9 +218,9 @@ def test_a_step_is_a_quarter_of_eps_and_the_start_within_a_half(make: Callable[[
     assert np.abs(net.asked[-1] - x).max() >= eps / 2
 
 
-def one_pixel() -> LinfDistNet:
+def one_pixel() -> Sequential:
     """|x| against |x - 1|."""
-    net = LinfDistNet((1, 1, 1), 2, width=1, depth=1, mean=(0.0,), std=1.0)
+    net = linf_net((1, 1, 1), 2, width=1, depth=1, mean=(0.0,), std=1.0)
     net.load_state({"2.weight": np.array([[0], [1]], np.float32), "2.bias": np.zeros(2, np.float32)})
     return net
 
@@ -487,7 +484,7 @@ def test_the_ends_of_the_inner_box_are_the_outermost_numbers_of_the_ball(ball: t
     radius = Fraction(float(eps))
     if radius > eps:
         radius = Fraction(math.nextafter(float(eps), 0))
-    inner = box(deep(), np.full((1, 1, 1, 1), x, np.float32), eps, outward=False)
+    inner = domain_of(deep()).ball(np.full((1, 1, 1, 1), x, np.float32), eps, outward=False)
     assert inner.dtype == np.float32
     for end, limit in ((inner.lower.item(), 0.0), (inner.upper.item(), 1.0)):
         assert abs(Fraction(end) - Fraction(x)) <= eps
@@ -503,7 +500,7 @@ def test_so_they_are_for_an_exact_net(net: ExactNet, level: int, data: st.DataOb
     """On its grid, in gray levels."""
     grid = 1 << net.fraction_bits
     eps = data.draw(st.fractions(0, 1) | st.integers(0, 2 * WHITE * grid).map(lambda k: Fraction(k, 2 * WHITE * grid)))
-    ball = box(net, np.full((1, 1, 1, 1), level, np.uint8), eps, outward=False)
+    ball = domain_of(net).ball(np.full((1, 1, 1, 1), level, np.uint8), eps, outward=False)
     assert ball.dtype == np.float32
     for end, limit, away in ((ball.lower.item(), 0, -1), (ball.upper.item(), WHITE, 1)):
         assert (Fraction(end) * grid).denominator == 1
@@ -514,7 +511,9 @@ def test_so_they_are_for_an_exact_net(net: ExactNet, level: int, data: st.DataOb
 
 @given(question=questions(NETS))
 def test_the_inner_box_lies_in_the_outer_one(question: Question) -> None:
-    inner, outer = (box(question.net, question.x, question.eps, outward=outward) for outward in (False, True))
+    inner, outer = (
+        domain_of(question.net).ball(question.x, question.eps, outward=outward) for outward in (False, True)
+    )
     assert outer.contains(inner.lower)
     assert outer.contains(inner.upper)
     assert inner.contains(question.x)
@@ -548,7 +547,7 @@ def test_pushing_costs_the_margin_twice_the_radius_or_nothing(make: Callable[[in
     net, (images, _), rng = make(0), samples(100), np.random.default_rng(0)
     labels = predicted(net, images)
     x, _ = check_samples(net, images, labels)
-    error, most = 4 * net.rounding(2.0)[0] + 1e-9, 2 * net.lipschitz() * net.white / WHITE
+    error, most = 4 * net.rounding(2.0)[0] + 1e-9, 2 * net.lipschitz() * domain_of(net).logit_unit / WHITE
     lost = []
     for i in range(len(x)):
         points = push(net, x[i : i + 1], labels[i : i + 1], Fraction(1, WHITE), rng)
@@ -572,7 +571,7 @@ def test_pushing_finds_the_other_class_just_beyond_half_the_margin() -> None:
 
 def test_the_first_push_moves_only_the_pixels_that_logits_depend_on() -> None:
     """A logit of one distance layer depends on one pixel."""
-    net = LinfDistNet((1, 3, 3), 3, width=1, depth=1, mean=(0.5,), std=0.25, seed=0)
+    net = linf_net((1, 3, 3), 3, width=1, depth=1, mean=(0.5,), std=0.25, seed=0)
     x = np.full((1, 1, 3, 3), 0.5, np.float32)
     points = push(net, x, np.array([0]), EPS, np.random.default_rng(0), tries=2)
     moved = (points != x).sum(axis=(1, 2, 3)).reshape(2, 3)  # of two other classes, the first way and two more

@@ -39,23 +39,14 @@ from support.strategies import arrays, points_in
 from linfengine import Interval, Tensor
 from linfengine.attack import pgd
 from linfengine.backends import available_backends, use_backend
-from linfengine.certify import (
-    METHODS,
-    Certificate,
-    box,
-    certify,
-    clopper_pearson,
-    margins,
-    parse_eps,
-    parse_gray_levels,
-    predict,
-)
+from linfengine.certify import METHODS, Certificate, certify, clopper_pearson, margins, predict
 from linfengine.data import to_pixels
-from linfengine.domain import WHITE
+from linfengine.domain import domain_of
 from linfengine.errors import UserError
 from linfengine.exact import ExactNet, quantize
-from linfengine.layers import Dense, LinfDistConv2d, LinfDistNet, Normalize, Sequential
+from linfengine.layers import Dense, LinfDistConv2d, Normalize, Sequential, linf_net
 from linfengine.ops.base import Result
+from linfengine.units import WHITE, parse_eps, parse_gray_levels
 
 ROUNDED = ("interval", "margin")  # the methods of a net that is not exact
 COLUMNS = ("logits", "prediction", "correct", "certified", "margin", "radius")
@@ -120,7 +111,7 @@ def test_all_methods_are_exact_on_an_exact_net(question: Question) -> None:
 
 def proved_by_box(question: Question) -> Array:
     """Whether the label's lowest logit over the box is above the highest of all others."""
-    bounds, rows = question.net(box(question.net, question.x, question.eps)), np.arange(len(question.labels))
+    bounds, rows = question.net(domain_of(question.net).ball(question.x, question.eps)), np.arange(len(question.labels))
     worst = bounds.upper.copy()
     worst[rows, question.labels] = bounds.lower[rows, question.labels]
     return np.asarray(margins(worst, question.labels) > 0)
@@ -226,7 +217,7 @@ def test_bytes_and_their_pixels_are_the_same_images(
 def test_no_input_of_the_ball_changes_what_the_program_says(question: Question, data: st.DataObject) -> None:
     net, labels = question.net, question.labels
     certified = question.answer().certified
-    ball = box(net, question.x, question.eps, outward=not isinstance(net, ExactNet))
+    ball = domain_of(net).ball(question.x, question.eps, outward=not isinstance(net, ExactNet))
     corners = np.random.default_rng(0).integers(0, 2, (64, *question.images.shape))
     attempts = [data.draw(points_in(ball)), *np.where(corners, ball.lower, ball.upper)]
     if isinstance(net, ExactNet):  # which takes no numbers off its grid
@@ -242,13 +233,13 @@ def test_no_input_of_the_ball_changes_what_the_program_says(question: Question, 
 def test_no_input_of_the_ball_changes_the_exact_prediction(question: Question, data: st.DataObject) -> None:
     """A ball of real numbers, not of float32 ones, and not clipped, either, where it rests on the margin."""
     net, verdict = question.net, question.answer()
-    reach = question.eps * net.white
+    reach = question.eps * domain_of(net).logit_unit
     for x, label, certified in zip(question.x, question.labels, verdict.certified, strict=True):
         for _ in range(4 * certified):
             steps = data.draw(st.lists(st.sampled_from([-1, 1]) | st.fractions(-1, 1), min_size=4, max_size=4))
             moved = fractions(x) + reach * np.array([Fraction(step) for step in steps], object).reshape(1, 2, 2)
             if question.method != "margin":
-                moved = np.minimum(np.maximum(moved, fractions(0)), fractions(net.white))
+                moved = np.minimum(np.maximum(moved, fractions(0)), fractions(domain_of(net).logit_unit))
             assert exact_margin(net, moved, label) > 0
 
 
@@ -359,7 +350,7 @@ def test_no_radius_is_larger_than_all_of_an_image(method: str) -> None:
     net = quantize(net, 4) if method == "exact" else net
     verdict = certify(net, gray(0), np.array([0]), 1, method=method)
     assert verdict.certified[0]
-    assert verdict.margin[0] > 4 * net.white
+    assert verdict.margin[0] > 4 * domain_of(net).logit_unit
     assert 1 - 2.0**-50 < verdict.radius[0] <= 1
     assert verdict.steps is None or verdict.steps[0] == WHITE << 4
 
@@ -383,10 +374,10 @@ def test_the_slack_is_that_of_the_derivation() -> None:
 # Ties.
 
 
-def plain_net(weights: Any, bias: Any = 0.0) -> LinfDistNet:
+def plain_net(weights: Any, bias: Any = 0.0) -> Sequential:
     """One distance layer on one row of pixels, mean 0 and std 1."""
     w = np.array(weights, np.float32)
-    net = LinfDistNet((1, 1, w.shape[1]), len(w), width=1, depth=1, mean=(0.0,), std=1.0)
+    net = linf_net((1, 1, w.shape[1]), len(w), width=1, depth=1, mean=(0.0,), std=1.0)
     net.load_state({"2.weight": w, "2.bias": np.broadcast_to(np.float32(bias), len(w)).copy()})
     net.eval()
     return net
@@ -406,7 +397,7 @@ def test_a_tie_fails(method: str) -> None:
     net = quantize(net) if method == "exact" else net
     x, y = gray(102, 102), np.array([0])  # 102 is 0.4
     verdict = certify(net, x, y, 0, method=method)
-    np.testing.assert_allclose(verdict.logits, -0.4 * net.white, rtol=1e-7)
+    np.testing.assert_allclose(verdict.logits, -0.4 * domain_of(net).logit_unit, rtol=1e-7)
     assert verdict.logits[0, 0] == verdict.logits[0, 1]
     assert verdict.correct[0]  # the lowest class wins a tie, and that is luck
     assert verdict.margin[0] == 0
@@ -423,7 +414,7 @@ def test_a_margin_of_exactly_two_eps_fails(method: str, bits: int) -> None:
     if method == "exact":
         net, x, tied, least = quantize(net, bits), gray(64), Fraction(127, 2 * WHITE), Fraction(1, 10**50)
     verdicts = [certify(net, x, y, tied - less, method=method) for less in (0, least)]
-    assert verdicts[0].margin == [2 * net.white * tied]
+    assert verdicts[0].margin == [2 * domain_of(net).logit_unit * tied]
     # a box without fraction bits ends at whole levels, but the margin proves it
     assert [bool(verdict.certified[0]) for verdict in verdicts] == [False, True]
     if method != "exact":
@@ -461,11 +452,11 @@ def test_clipping_makes_the_exact_certificate_reach_beyond_its_margin(beyond: Fr
 CORNERS = np.array(list(itertools.product((-1, 0, 1), repeat=8))).reshape(-1, 1, 2, 4)
 
 
-def random_net(seed: int, std: float = 0.25) -> LinfDistNet:
-    return LinfDistNet((1, 2, 4), 3, width=16, depth=2, mean=(0.0,), std=std, identity=False, seed=seed)
+def random_net(seed: int, std: float = 0.25) -> Sequential:
+    return linf_net((1, 2, 4), 3, width=16, depth=2, mean=(0.0,), std=std, identity=False, seed=seed)
 
 
-def naive_radius(net: LinfDistNet, x: Array) -> Fraction:
+def naive_radius(net: Sequential, x: Array) -> Fraction:
     """Half the margin over L, computed in float32 and believed. (The std of these nets is a power of two.)"""
     z = np.sort(predict(net, x)[0])
     return Fraction(float((z[-1] - z[-2]) / np.float32(2))) * Fraction(float(net.layers[0].std))  # type: ignore[attr-defined]
@@ -486,7 +477,7 @@ def farthest(x: Array, radius: Fraction) -> Array:
     return np.where(CORNERS < 0, ends[0], np.where(CORNERS > 0, ends[1], x))
 
 
-def is_beaten(net: LinfDistNet, x: Array, radius: Fraction) -> bool:
+def is_beaten(net: Sequential, x: Array, radius: Fraction) -> bool:
     """Whether one of those images gets another answer from the program."""
     answers = predict(net, farthest(x, radius), batch_size=len(CORNERS)).argmax(axis=1)
     return bool((answers != predict(net, x).argmax()).any())
@@ -508,7 +499,7 @@ def test_a_naive_margin_is_beaten_and_ours_is_not() -> None:
     assert beaten >= 10
 
 
-def nearly_tied(net: LinfDistNet, rng: np.random.Generator) -> Array | None:
+def nearly_tied(net: Sequential, rng: np.random.Generator) -> Array | None:
     """An image with a margin of a few roundings, found between two with different answers."""
     a, b = rng.uniform(0.3, 0.7, (2, 1, 1, 2, 4)).astype(np.float32)
     if predict(net, a).argmax() == predict(net, b).argmax():
@@ -567,7 +558,7 @@ def test_the_box_encloses_the_exact_box(x: float, eps: Fraction, data: st.DataOb
         signs = data.draw(st.tuples(*[st.sampled_from([-1, 1])] * 2))
         eps = target + sum(sign * Fraction(1, 2**place) for sign, place in zip(signs, places, strict=True))
         assume(0 <= eps <= 1)
-    ball = box(deep(), row(x), eps)
+    ball = domain_of(deep()).ball(row(x), eps)
     lower, upper = (Fraction(float(end.item())) for end in (ball.lower, ball.upper))
     assert ball.dtype == np.float32
     assert 0 <= lower <= max(Fraction(x) - eps, Fraction(0))
@@ -581,7 +572,7 @@ def test_the_box_of_an_exact_net_is_the_smallest_on_its_grid(net: ExactNet, leve
     grid = 1 << net.fraction_bits
     eps = data.draw(st.fractions(0, 1) | st.integers(0, 2 * WHITE * grid).map(lambda k: Fraction(k, 2 * WHITE * grid)))
     for x in (gray(level), gray(level).astype(np.float32)):
-        ball = box(net, x, eps)
+        ball = domain_of(net).ball(x, eps)
         assert ball.dtype == np.float32
         lower, upper = (Fraction(float(end.item())) for end in (ball.lower, ball.upper))
         assert (lower * grid).denominator == (upper * grid).denominator == 1
@@ -592,7 +583,7 @@ def test_the_box_of_an_exact_net_is_the_smallest_on_its_grid(net: ExactNet, leve
 
 @given(x=pixels(), radii=st.tuples(st.fractions(0, 1), st.fractions(0, 1)), outward=st.booleans())
 def test_boxes_grow_with_eps(x: Array, radii: tuple[Fraction, Fraction], outward: bool) -> None:
-    small, large = (box(deep(), x, radius, outward=outward) for radius in sorted(radii))
+    small, large = (domain_of(deep()).ball(x, radius, outward=outward) for radius in sorted(radii))
     assert large.contains(small.lower)
     assert large.contains(small.upper)
 

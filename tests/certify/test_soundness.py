@@ -16,23 +16,24 @@ from support.strategies import arrays, boxes, points_in
 
 from linfengine import Interval, Tensor, load_dataset
 from linfengine.attack import pgd, push
-from linfengine.audit import CLAIMS, attack_radii, random_net
+from linfengine.audit import RADII, attack_radii, random_net
 from linfengine.backends import Array, to_numpy
-from linfengine.certify import box, certify, check_samples, predict
+from linfengine.certify import certify, check_samples, predict
+from linfengine.domain import domain_of
 from linfengine.exact import ExactNet, quantize
 from linfengine.layers import (
     Dense,
     Flatten,
     LinfDistConv2d,
-    LinfDistConvNet,
     LinfDistDense,
-    LinfDistNet,
     MeanShift,
     Module,
     Negate,
     Normalize,
     ReLU,
     Sequential,
+    conv_net,
+    linf_net,
 )
 from linfengine.recipes import load_recipe
 from linfengine.train import train
@@ -52,7 +53,7 @@ def drawn(net: Module, rng: Rng) -> Module:
 
 def dense(rng: Rng) -> Module:
     return drawn(
-        LinfDistNet((1, 3, 3), 3, width=int(rng.integers(3, 17)), depth=int(rng.integers(1, 4)), mean=(0.4,), std=0.3),
+        linf_net((1, 3, 3), 3, width=int(rng.integers(3, 17)), depth=int(rng.integers(1, 4)), mean=(0.4,), std=0.3),
         rng,
     )
 
@@ -60,7 +61,7 @@ def dense(rng: Rng) -> Module:
 def conv(rng: Rng) -> Module:
     if rng.random() < 0.3:
         crop = int(rng.choice([0, 2]))
-        return drawn(LinfDistConvNet((2, 3, 3), 3, channels=2, width=6, mean=(0.3, 0.5), std=0.25, crop=crop), rng)
+        return drawn(conv_net((2, 3, 3), 3, channels=2, width=6, mean=(0.3, 0.5), std=0.25, crop=crop), rng)
     net = Sequential(
         Normalize((0.3, 0.5), 0.25),
         LinfDistConv2d(2, 4, 2, padding=1, groups=2),
@@ -78,8 +79,8 @@ def conv(rng: Rng) -> Module:
 def with_head(rng: Rng) -> Module:
     """Sometimes with two rows of the last layer that are equal, or nearly so."""
     crop = int(rng.choice([0, 0, 2]))
-    net = drawn(LinfDistNet((1, 3, 3), 3, width=12, depth=1, mean=(0.4,), std=0.3, crop=crop, head=6), rng)
-    assert isinstance(net, LinfDistNet)
+    net = drawn(linf_net((1, 3, 3), 3, width=12, depth=1, mean=(0.4,), std=0.3, crop=crop, head=6), rng)
+    assert isinstance(net, Sequential)
     last = net.layers[-1].state()["weight"]
     if rng.random() < 0.3:
         last[1] = last[0] * np.float32(1 + 2.0**-23 * rng.integers(0, 3))
@@ -119,7 +120,7 @@ def close_radius(net: Module, images: Array, labels: Array, method: str, rng: Rn
 
 def perturbed(net: Module, x: Array, labels: Array, eps: Fraction, count: int, rng: Rng) -> Array:
     """Images (count, n, c, h, w) of the balls around x: corners, faces, and what is pushed along the winning paths."""
-    ball = box(net, x, eps, outward=False)
+    ball = domain_of(net).ball(x, eps, outward=False)
     way = rng.integers(-1, 2, (count, *x.shape))
     points = np.where(way > 0, ball.upper, np.where(way < 0, ball.lower, x)).astype(np.float32)
     for i in range(len(x)):
@@ -198,7 +199,7 @@ def test_rounding_beats_radii_read_off_a_margin_and_none_of_ours() -> None:
     rng = np.random.default_rng(0)
     nets = 10_000
     beaten = [attack_radii(*random_net(rng), rng) for _ in range(nets)]
-    share = {claim: sum(each[claim] for each in beaten) / nets for claim in CLAIMS}
+    share = {claim: sum(each[claim] for each in beaten) / nets for claim in RADII}
     assert share["margin/2 >= r"] >= 0.05
     assert share["margin/2 > r"] >= 0.02
     assert share["proved"] == 0
@@ -297,7 +298,7 @@ def test_no_image_of_a_box_has_less_than_the_lowest_margin(
         last.weight.data[1] = last.weight.data[0] * np.float32(1 + close * 2.0**-23)
         last.bias.data[1] = last.bias.data[0]  # with equal rows the logits are equal: a tie, and no certificate
     x, labels = data.draw(arrays((3, 1, 2, 2), 0, 1)), np.array([0, 1, 2])
-    ball = box(net, x, eps).to(net.device)
+    ball = domain_of(net).ball(x, eps).to(net.device)
     lowest = net.lowest_margins(ball, labels)
     if close == 0:
         assert (lowest[:2] < 0).all()
@@ -310,8 +311,8 @@ def test_no_image_of_a_box_has_less_than_the_lowest_margin(
 
 def twins(apart: float) -> Sequential:
     """Two logits with the same row, one of them larger by `apart` everywhere, and one that is far below."""
-    net = LinfDistNet((1, 2, 2), 3, width=6, depth=1, mean=(0.5,), std=0.25, head=5, seed=3).eval()
-    assert isinstance(net, LinfDistNet)
+    net = linf_net((1, 2, 2), 3, width=6, depth=1, mean=(0.5,), std=0.25, head=5, seed=3).eval()
+    assert isinstance(net, Sequential)
     last = net.layers[-1].state()
     last["weight"][1], last["weight"][2] = last["weight"][0], 0
     last["bias"][...] = [apart, 0, -100]
@@ -321,7 +322,7 @@ def twins(apart: float) -> Sequential:
 def test_the_difference_proves_what_two_logits_apart_do_not() -> None:
     """It is the same at every image of the ball, however far either logit goes."""
     net, x, labels = twins(0.001), np.full((1, 1, 2, 2), 0.5, np.float32), np.array([0])
-    ball = box(net, x, Fraction(1, 10))
+    ball = domain_of(net).ball(x, Fraction(1, 10))
     apart = Module.lowest_margins(net, ball, labels)
     assert apart[0] < -0.1
     assert 0 < 0.001 - net.lowest_margins(ball, labels)[0] < 1e-5
@@ -358,7 +359,7 @@ def test_a_sequential_asks_its_last_layer_however_deep_it_lies(net: Callable[[],
     x, labels = rng.random((3, 1, 2, 2), np.float32), np.array([0, 1, 2])
     first, *others = inner.layers
     nested = Sequential(Sequential(first), Sequential(*others)).eval()
-    ball = box(inner, x, Fraction(1, 50))
+    ball = domain_of(inner).ball(x, Fraction(1, 50))
     expected = inner.lowest_margins(ball, labels)
     np.testing.assert_array_equal(nested.lowest_margins(ball, labels), expected)
     assert (expected >= Module.lowest_margins(inner, ball, labels)).all()
@@ -403,7 +404,7 @@ def test_where_logits_overflow_a_linear_layer_proves_nothing() -> None:
 @pytest.mark.parametrize(("shift", "pixel", "eps"), [(10.5, 0.6, "0.4"), (10.1, 0.1, "0.9")])
 def test_where_a_layer_within_overflows_nothing_is_proved(shift: float, pixel: float, eps: str) -> None:
     """Sums of opposite infinities are NaN, and neither tanh nor an interval knows of them; or the box has no centre."""
-    net = LinfDistNet((1, 8, 8), 2, width=64, depth=1, mean=(0.0,), std=1.0, head=1)
+    net = linf_net((1, 8, 8), 2, width=64, depth=1, mean=(0.0,), std=1.0, head=1)
     weights = {
         "2.weight": -10 * np.eye(64),
         "3.running_mean": np.full(64, shift),

@@ -40,24 +40,13 @@ from support.issuing import (
 )
 from support.op_cases import Array
 
-from linfengine.certificate import write_certificate
-from linfengine.certify import certify, clopper_pearson, predict
+from linfengine.certify import certify, clopper_pearson, predict, write_certificate
 from linfengine.checkpoint import load_model, model_content, save_model
 from linfengine.data import to_pixels
 from linfengine.errors import UserError
 from linfengine.exact import ExactNet, quantize
 from linfengine.interval import Interval
-from linfengine.layers import (
-    Flatten,
-    LinfDistDense,
-    LinfDistNet,
-    MeanShift,
-    Module,
-    Negate,
-    Normalize,
-    ReLU,
-    Sequential,
-)
+from linfengine.layers import Flatten, LinfDistDense, MeanShift, Module, Negate, Normalize, ReLU, Sequential, linf_net
 from linfengine.verify import FORMAT, Disagreement, Net, binomial, check_totals, nearest, parsed, verify
 
 # What is written verifies.
@@ -196,7 +185,7 @@ def test_nearest_refuses_what_overflows() -> None:
 
 def test_a_net_that_may_overflow_has_no_certificate(tmp_path: Path) -> None:
     """Neither is one written nor, where one was written by another hand, verified."""
-    net, images, labels = LinfDistNet((1, 1, 1), 2, width=1, depth=1, mean=(0.0,), std=1.0), BLACK, FIRST
+    net, images, labels = linf_net((1, 1, 1), 2, width=1, depth=1, mean=(0.0,), std=1.0), BLACK, FIRST
     weight = np.full((2, 1), 3e38, np.float32)
     net.load_state({"2.weight": weight, "2.bias": np.full(2, 3e37, np.float32)})
     issued = issue(tmp_path, net, images, labels)
@@ -242,7 +231,7 @@ def test_the_checker_refuses_where_the_engine_does(seed: int, scale: float, std:
         array[...] = (scale * rng.uniform(-1, 1, array.shape)).astype(np.float32)
     error, size = net.rounding(2.0)
     try:
-        lipschitz, slack = Net(model_content(net)).slack()
+        lipschitz, slack = Net(model_content(net)).slack([Fraction(2)])
     except Disagreement as refusal:
         assert "float32 may overflow there" in str(refusal)  # noqa: PT017 (it may or may not be refused)
         assert size >= 3.4e38
@@ -256,7 +245,7 @@ def test_an_error_is_divided_with_its_value() -> None:
     """A shift by 1000 rounds, and a division by 0.01 after that makes it a hundred times as much."""
     net = Sequential(MeanShift(1), Normalize((0.4,), 0.01), Flatten(), LinfDistDense(4, 2, seed=0), Negate()).eval()
     net.state()["0.running_mean"][:] = 1000
-    lipschitz, error = Net(model_content(net)).slack()
+    lipschitz, error = Net(model_content(net)).slack([Fraction(2)])
     assert error > 2.0**-24 * 1000 * 100
     assert math.isclose(error, net.rounding(2.0)[0], rel_tol=1e-9)
     assert math.isclose(lipschitz, 100, rel_tol=1e-6)
@@ -265,7 +254,7 @@ def test_an_error_is_divided_with_its_value() -> None:
 @pytest.mark.parametrize("std", [0.3, 0.7, 3.0])
 def test_what_is_shortened_is_rounded_up(std: float) -> None:
     net = Sequential(Normalize((0.4,), std), Flatten(), LinfDistDense(4, 2, seed=0), Negate()).eval()
-    lipschitz, _ = Net(model_content(net)).slack()
+    lipschitz, _ = Net(model_content(net)).slack([Fraction(2)])
     assert 0 < lipschitz * Fraction(float(np.float32(std))) - 1 < Fraction(1, 2**290)
 
 
@@ -273,7 +262,7 @@ def test_many_layers_take_little_time_to_bound() -> None:
     """Fractions that are not rounded grow with every layer, and the time for them with the cube of their number."""
     layers: list[Module] = [each for _ in range(400) for each in (MeanShift(2), ReLU(), Negate())]
     net = Net(model_content(Sequential(Flatten(), LinfDistDense(4, 2), *layers).eval()))
-    _, error = net.slack()
+    _, error = net.slack([Fraction(2)])
     assert error.denominator <= 2**300
 
 
@@ -767,7 +756,7 @@ def test_a_label_is_a_class_of_the_model(issued: Issued) -> None:
 @pytest.mark.parametrize("bits", [None, 4])
 def test_images_of_as_many_pixels_in_another_shape_are_refused(bits: int | None, tmp_path: Path) -> None:
     """Flattened they are the same, byte by byte: only the shape in the description tells them apart."""
-    net: Any = filled(LinfDistNet((1, 2, 3), 2, width=3, depth=2, mean=(0.4,), std=0.3), 0)
+    net: Any = filled(linf_net((1, 2, 3), 2, width=3, depth=2, mean=(0.4,), std=0.3), 0)
     net, images = net if bits is None else quantize(net, bits), some_images(2, shape=(1, 2, 3))
     issued = issue(tmp_path, net, images, labels_of(net, images))
     issued.verify()

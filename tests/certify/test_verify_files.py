@@ -43,21 +43,22 @@ from support.op_cases import Array
 
 from linfengine import verify as checker
 from linfengine.checkpoint import load_model, model_content, save_model
+from linfengine.domain import Domain
 from linfengine.exact import ExactNet, quantize
 from linfengine.layers import (
     CenterCrop,
     Dense,
     Flatten,
     LinfDistConv2d,
-    LinfDistConvNet,
     LinfDistDense,
-    LinfDistNet,
     MeanShift,
     Module,
     Negate,
     Normalize,
     Sequential,
     Tanh,
+    conv_net,
+    linf_net,
 )
 from linfengine.verify import Disagreement, Net, read_data, verify
 
@@ -78,6 +79,10 @@ def described(content: bytes, change: Callable[[dict[str, Any], dict[str, Any]],
     top["__metadata__"]["config"] = json.dumps(config)
     text = json.dumps(top).encode()
     return len(text).to_bytes(8, "little") + text + content[start:]
+
+
+def on_grid(bits: Any) -> Callable[[dict[str, Any], dict[str, Any]], Any]:
+    return lambda _, config: config | {"domain": config["domain"] | {"fraction_bits": bits}}
 
 
 CONV_KEYS: list[tuple[Any, ...]] = [("layers", 0, "mean"), ("layers", 0, "mean", 0), ("layers", 0, "std")]
@@ -110,18 +115,18 @@ def test_odd_descriptions_of_a_model_are_refused_in_a_sentence(place: tuple[Any,
 def test_another_grid_is_another_model(bits: Any, tmp_path: Path) -> None:
     net, images = quantize(filled(MAKERS["net"](), 0), 4), some_images(1)
     issued = issue(tmp_path, net, images, labels_of(net, images))
-    content = described(issued.model.read_bytes(), lambda _, config: config | {"fraction_bits": bits})
+    content = described(issued.model.read_bytes(), on_grid(bits))
     complaint(issued.remodelled(content).verify)
 
 
 def test_more_fraction_bits_than_float32_has_room_for_are_refused() -> None:
     """Though all values of this net, at most 255, be below 2^8."""
-    net = ExactNet(Flatten(), LinfDistDense(4, 2), fraction_bits=15)
+    net = ExactNet(Flatten(), LinfDistDense(4, 2), domain=Domain.gray_levels(15))
     net.load_state({"1.weight": np.zeros((2, 4), np.float32)})
     content = model_content(net)
-    assert Net(content).slack() == (1, 0)
+    assert Net(content).slack([Fraction(255)]) == (255, 0)
     for bits in (16, 24, 150):
-        changed = described(content, lambda _, config, bits=bits: config | {"fraction_bits": bits})  # type: ignore[misc]
+        changed = described(content, on_grid(bits))
         sentence = complaint(lambda changed=changed: Net(changed))  # type: ignore[misc]
         assert sentence == f"the model has {bits} fraction bits, which float32 has no room for"
 
@@ -198,18 +203,33 @@ def test_layers_without_a_rule_are_refused(layer: Module, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "net",
     [
-        LinfDistNet(SHAPE, 3, width=5, depth=1, mean=(0.4,), std=0.3, head=4),
-        LinfDistConvNet(SHAPE, 3, channels=1, width=3, mean=(0.4,), std=0.3, crop=2, head=4),
+        linf_net(SHAPE, 3, width=5, depth=1, mean=(0.4,), std=0.3, head=4),
+        conv_net(SHAPE, 3, channels=1, width=3, mean=(0.4,), std=0.3, crop=2, head=4),
     ],
-    ids=lambda net: type(net).__name__,
+    ids=["dense", "conv"],
 )
 def test_a_net_with_a_head_is_refused(net: Sequential, tmp_path: Path) -> None:
     """Its tanh rounds as the library pleases: no integers re-derive it.  Nor is it taken for the net without."""
     images = some_images(2)
     issued = issue(tmp_path, filled(net, 0), images, labels_of(net, images))
-    assert complaint(issued.verify) == f"this checker has no rule for a {type(net).__name__} with a head"
+    assert complaint(issued.verify) == "this checker has no rule for a 'Dense' layer"
     for head in (0, None, False):
-        content = described(issued.model.read_bytes(), lambda _, config, head=head: config | {"head": head})  # type: ignore[misc]
+        old = {
+            "shape": [2, 3, 3],
+            "classes": 3,
+            "width": 4,
+            "mean": [0.4],
+            "std": 0.3,
+            "mean_shift": True,
+            "head": head,
+        }
+        old |= {"layer": "LinfDistNet", "depth": 2, "crop": 0}
+
+        def named(header: dict[str, Any], _: Any, old: dict[str, Any] = old) -> dict[str, Any]:
+            header["__metadata__"]["format"] = "linfengine-1"
+            return old
+
+        content = described(issued.model.read_bytes(), named)
         complaint(issued.remodelled(content).verify)
 
 
@@ -218,7 +238,7 @@ def test_odd_crops_are_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
     """Of a net that takes a window no other window is as good."""
     net, images = filled(MAKERS[name](), 0), some_images(1)
     issued = issue(tmp_path, net, images, labels_of(net, images))
-    place: tuple[Any, ...] = ("layers", 3, "size") if isinstance(net.config().get("layers"), list) else ("crop",)
+    place = ("layers", next(i for i, layer in enumerate(net.layers) if isinstance(layer, CenterCrop)), "size")
     for odd in [*ODD, 4, 2.0, -2, 10**30]:
         content = described(issued.model.read_bytes(), lambda _, config, odd=odd: replaced(config, place, odd))  # type: ignore[misc]
         complaint(issued.remodelled(content).verify)
@@ -282,13 +302,13 @@ class TestExactNetsThatAreNone:
     def test_ranges_that_are_not_proved(self, weight: float, tmp_path: Path) -> None:
         dense = LinfDistDense(18, 3, bias=True)
         dense.weight.data[...] = weight
-        net = ExactNet(Flatten(), dense, Negate(), fraction_bits=4)
+        net = ExactNet(Flatten(), dense, Negate(), domain=Domain.gray_levels(4))
         assert "the model's values may reach" in self.refused(tmp_path, net)
 
     def test_ranges_that_are_just_proved(self, tmp_path: Path) -> None:
         dense = LinfDistDense(18, 3, bias=True)
         dense.weight.data[...] = -(2.0**20) + 256
-        net = ExactNet(Flatten(), dense, Negate(), fraction_bits=4)
+        net = ExactNet(Flatten(), dense, Negate(), domain=Domain.gray_levels(4))
         issue(tmp_path, net, self.images, labels_of(net, self.images), "1/20", "exact").verify()
 
     @pytest.mark.parametrize("number", [2.0**-5, 0.3, 1e-45])
@@ -297,20 +317,20 @@ class TestExactNetsThatAreNone:
             dense = LinfDistDense(18, 3, bias=True)
             dense.weight.data[...] = 0
             list(dense.state().values())[array].reshape(-1)[-1] = number
-            sentence = self.refused(tmp_path, ExactNet(Flatten(), dense, Negate(), fraction_bits=4))
+            sentence = self.refused(tmp_path, ExactNet(Flatten(), dense, Negate(), domain=Domain.gray_levels(4)))
             assert "is no multiple of 2^-4, as all numbers of the model have to be" in sentence
 
     def test_a_mean_off_the_grid(self, tmp_path: Path) -> None:
         dense = LinfDistDense(18, 3)
         dense.weight.data[...] = 0
-        net = ExactNet(Normalize((0.3,), 1.0), Flatten(), dense, fraction_bits=4)
+        net = ExactNet(Normalize((0.3,), 1.0), Flatten(), dense, domain=Domain.gray_levels(4))
         assert "no multiple of 2^-4" in self.refused(tmp_path, net)
 
     @pytest.mark.parametrize("std", [2.0, 0.5, 255.0])
     def test_a_division(self, std: float, tmp_path: Path) -> None:
         dense = LinfDistDense(18, 3)
         dense.weight.data[...] = 0
-        net = ExactNet(Normalize((0.0,), std), Flatten(), dense, fraction_bits=4)
+        net = ExactNet(Normalize((0.0,), std), Flatten(), dense, domain=Domain.gray_levels(4))
         assert self.refused(tmp_path, net) == f"the model divides by {std}, which no exact net does"
 
 
@@ -325,11 +345,30 @@ def file_of(header: Header | bytes, data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
+def on_numbers() -> Sequential:
+    """Its inputs have no upper bound."""
+    return linf_net(Domain(SHAPE, 0.0), 3, width=5, depth=2, mean=(0.5,), std=0.25)
+
+
 def parts(name: str) -> tuple[Header, bytes]:
-    """(header, data) of a right model file."""
-    content = model_content(filled(MAKERS[name](), 0))
+    """(header, data) of a right model file; of one of format 1, if the name begins with "old"."""
+    content = model_content(filled({**MAKERS, "numbers": on_numbers}[name.removeprefix("old ")](), 0))
     start = 8 + int.from_bytes(content[:8], "little")
-    return json.loads(content[8:start]), content[start:]
+    header = json.loads(content[8:start])
+    if name.startswith("old"):
+        header["__metadata__"] |= {"format": "linfengine-1", "config": json.dumps(OLD[name])}
+    return header, content[start:]
+
+
+OLD_NET = {"layer": "LinfDistNet", "shape": [2, 3, 3], "classes": 3, "width": 5, "depth": 3, "crop": 0, "head": 0}
+OLD_NET |= {"mean": [0.4, 0.6], "std": 0.3, "mean_shift": True}
+OLD: dict[str, dict[str, Any]] = {
+    "old net": OLD_NET,
+    "old net without shifts": OLD_NET
+    | {"classes": 2, "width": 4, "depth": 1, "mean": [0.4], "std": 0.7, "mean_shift": False},
+    "old conv net": {key: value for key, value in OLD_NET.items() if key != "depth"}
+    | {"layer": "LinfDistConvNet", "channels": 1, "width": 4},
+}
 
 
 def with_config(name: str, place: tuple[Any, ...], value: Any) -> bytes:
@@ -371,7 +410,7 @@ def moved(names: list[str], by: int) -> bytes:
 
 ARRAYS = ["2.weight", "3.running_mean", "4.weight", "5.running_mean", "6.weight", "6.bias"]
 DENSE = {"layer": "LinfDistDense", "in_features": 18, "out_features": 3, "bias": False, "groups": 1}
-CROP, NORMALIZE = {"layer": "CenterCrop", "size": 1}, {"layer": "Normalize", "mean": [0.0], "std": 1.0}
+CROP, NORMALIZE = {"layer": "CenterCrop", "size": 1}, {"layer": "Normalize", "mean": [0.0, 0.0], "std": 1.0}
 
 # Of the whole file: how it is made, and what is said of it.
 WHOLE: dict[str, tuple[Callable[[], bytes], str]] = {
@@ -431,32 +470,55 @@ ENTRY: dict[str, tuple[tuple[str, ...], Any, str]] = {
     "another type": (("6.bias", "dtype"), "I32", "'6.bias' of the model is 'I32', not F32"),
     "an unknown key": (("6.bias", "x"), 1, "'6.bias' of the model has the unknown key 'x'"),
     "metadata of numbers": (("__metadata__", "x"), 1, "metadata that are not text"),
-    "another format": (("__metadata__", "format"), "\x1b[2J", r"of format '\\x1b\[2J', not 'linfengine-1'"),
+    "another format": (("__metadata__", "format"), "\x1b[2J", r"of format '\\x1b\[2J', not 'linfengine-1' or"),
     "another p": (("__metadata__", "p"), "\x1b[2J", r"at p = '\\x1b\[2J': only"),
     "a config that is none": (("__metadata__", "config"), "[3]", r"this checker has no rule for a \[3\] net"),
 }
 
 # Of the description of a net: the net, the place, what stands there instead, and what is said of it.
 CONFIG: dict[str, tuple[str, tuple[Any, ...], Any, str]] = {
-    "a depth of 10^9": ("net", ("depth",), 10**9, "the model has 1000000000 layers with weights, and 6 arrays"),
-    "a depth of 10^18": ("net", ("depth",), 10**18, "layers with weights, and 6 arrays"),
-    "a depth of floats": ("net", ("depth",), 3.0, "the depth of the model's LinfDistNet: expected a whole number"),
-    "a depth of true": ("net without shifts", ("depth",), True, "the depth of the model's LinfDistNet: expected a"),
-    "a width of 10^9": ("net", ("width",), 10**9, "2.weight of the model has the shape"),
-    "10^9 classes": ("net", ("classes",), 10**9, "6.weight of the model has the shape"),
-    "other classes": ("net", ("classes",), 4, "6.weight of the model has the shape"),
-    "other images": ("net", ("shape",), [3, 2, 3], r"the model takes images of shape \(3, 2, 3\), and the data"),
-    "images without end": ("net", ("shape",), [10**9] * 3, "2.weight of the model has the shape"),
-    "shifts of 1": ("net", ("mean_shift",), 1, "the mean_shift of the model's LinfDistNet: expected true or"),
-    "10^9 shifts": ("net", ("mean_shift",), 10**9, "the mean_shift of the model's LinfDistNet: expected"),
-    "no shifts": ("net", ("mean_shift",), False, "the model lacks its array 3.weight"),
-    "an unknown setting": ("net", ("seed",), 1, "the model's LinfDistNet has the unknown key 'seed'"),
-    "an infinite std": ("net", ("std",), math.inf, "no finite number of at most 40 characters: 'Infinity'"),
-    "a std beyond float32": ("net", ("std",), 1e39, "overflow float32"),
-    "a std that is nought in float32": ("net", ("std",), 1e-60, "the model divides by 0.0"),
-    "a std of true": ("net", ("std",), True, "the std of the model's LinfDistNet: expected a floating"),
-    "three means": ("net", ("mean",), [0.1] * 3, "layer 0 of the model, Normalize, takes no input of"),
-    "channels of 10^9": ("conv net", ("channels",), 10**9, "1.weight of the model has the shape"),
+    "a depth of 10^9": ("old net", ("depth",), 10**9, "the model has 1000000000 layers with weights, and 6 arrays"),
+    "a depth of 10^18": ("old net", ("depth",), 10**18, "layers with weights, and 6 arrays"),
+    "a depth of floats": ("old net", ("depth",), 3.0, "the depth of the model's LinfDistNet: expected a whole number"),
+    "a depth of true": ("old net without shifts", ("depth",), True, "the depth of the model's LinfDistNet: expected a"),
+    "a width of 10^9": ("old net", ("width",), 10**9, "2.weight of the model has the shape"),
+    "10^9 classes": ("old net", ("classes",), 10**9, "6.weight of the model has the shape"),
+    "other classes": ("old net", ("classes",), 4, "6.weight of the model has the shape"),
+    "other images": ("old net", ("shape",), [3, 2, 3], r"the model takes images of shape \(3, 2, 3\), and the data"),
+    "images without end": ("old net", ("shape",), [10**9] * 3, "2.weight of the model has the shape"),
+    "shifts of 1": ("old net", ("mean_shift",), 1, "the mean_shift of the model's LinfDistNet: expected true or"),
+    "10^9 shifts": ("old net", ("mean_shift",), 10**9, "the mean_shift of the model's LinfDistNet: expected"),
+    "no shifts": ("old net", ("mean_shift",), False, "the model lacks its array 3.weight"),
+    "an unknown setting": ("old net", ("seed",), 1, "the model's LinfDistNet has the unknown key 'seed'"),
+    "an infinite std": ("old net", ("std",), math.inf, "no finite number of at most 40 characters: 'Infinity'"),
+    "a std beyond float32": ("old net", ("std",), 1e39, "overflow float32"),
+    "a std that is nought in float32": ("old net", ("std",), 1e-60, "the model divides by 0.0"),
+    "a std of true": ("old net", ("std",), True, "the std of the model's LinfDistNet: expected a floating"),
+    "three means": ("old net", ("mean",), [0.1] * 3, "layer 0 of the model, Normalize, takes no input of"),
+    "channels of 10^9": ("old conv net", ("channels",), 10**9, "1.weight of the model has the shape"),
+    "another layer": ("net", ("layer",), "LinfDistNet", "no rule for a 'LinfDistNet' net"),
+    "a domain that is none": ("net", ("domain",), [], "the domain of the model's Sequential: expected a JSON object"),
+    "an unknown kind of input": ("net", ("domain", "inputs"), "\x1b", r"no rule for inputs that are '\\x1b'"),
+    "a window of true": ("net", ("domain", "window"), True, "the window of the model's domain: expected a whole"),
+    "an unknown key of the domain": ("net", ("domain", "x"), 1, "the model's domain has the unknown key 'x'"),
+    "a list of stds": ("net", ("layers", 0, "std"), [0.3, 0.0], "the model divides by 0.0"),
+    "three stds": ("net", ("layers", 0, "std"), [0.3] * 3, "layer 0 of the model, Normalize, takes no input of"),
+    "bounds for two": ("numbers", ("domain", "lower"), [0.0, 0.0], "2 bounds or scales for inputs of shape"),
+    "a bound of text": (
+        "numbers",
+        ("domain", "lower"),
+        "0",
+        "the lower of the model's domain: expected a number or null",
+    ),
+    "a bound that is no float32": ("numbers", ("domain", "upper"), 0.1, "number 0.1, which is no float32 number"),
+    "a scale of 0": ("numbers", ("domain", "scale"), 0.0, "the scale of the model's domain has to be above 0"),
+    "a scale of null": ("numbers", ("domain", "scale"), None, "the scale of the model's domain: expected a floating"),
+    "a grid without an end": (
+        "numbers",
+        ("domain", "fraction_bits"),
+        4,
+        "a domain with a grid has one scale, and both bounds",
+    ),
     "a kernel of 10^5": ("conv", ("layers", 1, "kernel_size"), 10**5, "1.weight of the model has the shape"),
     "a padding of 10^9": ("conv", ("layers", 1, "padding"), 10**9, "a padding of 1000000000 is not smaller"),
     "no stride": ("conv", ("layers", 1, "stride"), 0, "the stride of the model's LinfDistConv2d: expected"),
@@ -604,7 +666,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     shutil.copy(checker.__file__, folder / "verify.py")
     for name, shape, bits in (("grey", (1, 4, 5), None), ("colour", (3, 32, 32), 4)):
-        net = filled(LinfDistNet(shape, 3, width=2, depth=1, mean=(0.4,), std=0.3), 0)
+        net = filled(linf_net(shape, 3, width=2, depth=1, mean=(0.4,), std=0.3), 0)
         exact: Module = net if bits is None else quantize(net, bits)
         (folder / name).mkdir()
         images = some_images(3, 0, shape)

@@ -18,19 +18,11 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from linfengine import plots
-from linfengine.audit import CLAIMS, Section
+from linfengine.audit import RADII, Section
 from linfengine.certify import certify
 from linfengine.errors import UserError
-from linfengine.layers import LinfDistNet
-from linfengine.plots import (
-    RUN_COLOURS,
-    infinity_level,
-    plot_audit,
-    plot_certified,
-    plot_runs,
-    run_colours,
-    run_figure,
-)
+from linfengine.layers import linf_net
+from linfengine.plots import RUN_COLOURS, infinity_level, plot_audit, plot_certified, plot_runs, run_colours, run_figure
 from linfengine.text import printable
 from linfengine.train.metrics import MARGIN_EDGES
 
@@ -289,9 +281,9 @@ def test_text_from_outside_is_drawn_as_it_is(tmp_path: Path, monkeypatch: pytest
     sections = [
         Section("Lipschitz search", True, "", {"by kind": {"pairs": {"ratio": 0.5}}}),
         Section("attack on what is certified", True, "", {}),
-        Section("floating-point attack", True, "", {"nets": {"tried": 1} | dict.fromkeys(CLAIMS, 0)}),
+        Section("floating-point attack", True, "", {"nets": {"tried": 1} | dict.fromkeys(RADII, 0)}),
     ]
-    net = LinfDistNet((1, 4, 4), 2, width=4, depth=2, mean=(0.5,), std=0.25).eval()
+    net = linf_net((1, 4, 4), 2, width=4, depth=2, mean=(0.5,), std=0.25).eval()
     images = np.random.default_rng(0).integers(0, 256, (8, 1, 4, 4), np.uint8)
     proof = certify(net, images, np.zeros(8, np.int64), 0, method="margin")
     with warnings.catch_warnings():

@@ -24,9 +24,10 @@ from support.op_cases import Array
 
 from linfengine import Tensor
 from linfengine.backends import cpu, get_backend, to_numpy
-from linfengine.certify import METHODS, box, certify
-from linfengine.checkpoint import load_model, save_model
+from linfengine.certify import METHODS, certify
+from linfengine.checkpoint import built_net, load_model, save_model
 from linfengine.data import to_pixels
+from linfengine.domain import Domain, domain_of
 from linfengine.errors import UserError
 from linfengine.exact import MOST_FRACTION_BITS, ExactNet, quantize
 from linfengine.interval import Interval
@@ -35,9 +36,7 @@ from linfengine.layers import (
     Dense,
     Flatten,
     LinfDistConv2d,
-    LinfDistConvNet,
     LinfDistDense,
-    LinfDistNet,
     MeanShift,
     Module,
     Negate,
@@ -45,7 +44,8 @@ from linfengine.layers import (
     ReLU,
     Sequential,
     Tanh,
-    build,
+    conv_net,
+    linf_net,
 )
 
 SHAPE = (2, 3, 4)  # of an image: several channels, and not square
@@ -82,7 +82,7 @@ def referee(net: Sequential, x: Array) -> list[Fraction]:
     for layer in net.layers:
         match layer:
             case Normalize():
-                x = (x - reals(layer.mean)) / Fraction(float(layer.std))
+                x = (x - reals(layer.mean).reshape(-1, 1, 1)) / Fraction(float(layer.std))
             case CenterCrop():
                 top, left = ((side - layer.size) // 2 for side in x.shape[1:])
                 x = x[:, top : top + layer.size, left : left + layer.size]
@@ -112,8 +112,8 @@ def agree(net: ExactNet, images: Array, logits: Array) -> bool:
 # The nets.
 
 DENSE: dict[str, Callable[[], Sequential]] = {
-    "net": lambda: LinfDistNet(SHAPE, 3, width=5, depth=3, mean=(0.25, 0.6), std=0.3),
-    "net without shifts": lambda: LinfDistNet(SHAPE, 3, width=5, depth=2, mean=(0.4,), std=0.7, mean_shift=False),
+    "net": lambda: linf_net(SHAPE, 3, width=5, depth=3, mean=(0.25, 0.6), std=0.3),
+    "net without shifts": lambda: linf_net(SHAPE, 3, width=5, depth=2, mean=(0.4,), std=0.7, mean_shift=False),
     "groups": lambda: Sequential(
         Normalize((0.2, 0.9), 0.25),
         Flatten(),
@@ -123,7 +123,7 @@ DENSE: dict[str, Callable[[], Sequential]] = {
         LinfDistDense(4, 3, bias=True),
         Negate(),
     ),
-    "cropped net": lambda: LinfDistNet(SHAPE, 3, width=5, depth=3, mean=(0.25, 0.6), std=0.3, crop=2),
+    "cropped net": lambda: linf_net(SHAPE, 3, width=5, depth=3, mean=(0.25, 0.6), std=0.3, crop=2),
     "shifts that stay": lambda: Sequential(
         Normalize((0.3,), 0.6),
         MeanShift(2),
@@ -177,7 +177,7 @@ CONV: dict[str, Callable[[], Sequential]] = {
         LinfDistDense(8, 3, bias=True),
         Negate(),
     ),
-    "conv net": lambda: LinfDistConvNet(SHAPE, 3, channels=1, width=4, mean=(0.3, 0.55), std=0.3),
+    "conv net": lambda: conv_net(SHAPE, 3, channels=1, width=4, mean=(0.3, 0.55), std=0.3),
     "ReLU": lambda: Sequential(
         Normalize((0.5,), 0.3),
         LinfDistConv2d(2, 4, 2, stride=2),
@@ -308,7 +308,7 @@ def wide(name: str) -> tuple[Sequential, tuple[int, ...]]:
             Normalize((0.4,), 0.25), LinfDistConv2d(1, 33, 3, padding=1, stride=2), Flatten(), LinfDistDense(528, 70)
         )
     else:
-        net = LinfDistNet((1, 7, 7), 10, width=140, depth=3, mean=(0.4,), std=0.25)
+        net = linf_net((1, 7, 7), 10, width=140, depth=3, mean=(0.4,), std=0.25)
     return filled(net), (1, 7, 7)
 
 
@@ -319,7 +319,7 @@ def test_every_processor_gives_the_same_bits(
 ) -> None:
     net, shape = wide(name)
     exact, x = quantize(net, bits), some_images(210, shape)
-    ball = box(exact, x, Fraction(1, 20))
+    ball = domain_of(exact).ball(x, Fraction(1, 20))
     results = []
     for _ in on_every_processor:
         bounds = exact(ball)
@@ -439,7 +439,7 @@ def test_bytes_follow_layers_that_have_no_numbers(host_backend: str) -> None:
     for others, factor in ((layers[:-1], -1), ((*layers, Negate()), -1), (layers, 1)):
         net.layers = others
         np.testing.assert_array_equal(net(x).numpy(), factor * logits)
-    net = ExactNet(Normalize((3.0, 4.0), 1.0), Flatten(), *layers[1:], fraction_bits=0)
+    net = ExactNet(Normalize((3.0, 4.0), 1.0), Flatten(), *layers[1:], domain=Domain.gray_levels(0))
     before = net(x).numpy()
     np.testing.assert_array_equal(before, Sequential.__call__(net, x).numpy())
     net.layers[0].std = 2  # type: ignore[attr-defined]
@@ -449,7 +449,7 @@ def test_bytes_follow_layers_that_have_no_numbers(host_backend: str) -> None:
 
 def test_bytes_follow_an_array_in_the_place_of_one_that_is_gone(host_backend: str) -> None:
     """Python may give it the same id."""
-    net, x = ExactNet(Flatten(), LinfDistDense(4, 3), fraction_bits=0), some_images(4, (1, 2, 2))
+    net, x = ExactNet(Flatten(), LinfDistDense(4, 3), domain=Domain.gray_levels(0)), some_images(4, (1, 2, 2))
     rng, weight = np.random.default_rng(0), net.parameters()["1.weight"]
 
     def another() -> Array:
@@ -473,13 +473,13 @@ def test_a_copy_that_was_pickled_makes_its_own_net_on_bytes() -> None:
 
 
 def test_bytes_take_the_images_that_the_layers_take(host_backend: str) -> None:
-    net = ExactNet(Normalize((3.0, 4.0), 1.0), Flatten(), LinfDistDense(2, 3, seed=0), fraction_bits=0)
+    net = ExactNet(Normalize((3.0, 4.0), 1.0), Flatten(), LinfDistDense(2, 3, seed=0), domain=Domain.gray_levels(0))
     net.load_state({"2.weight": np.arange(6, dtype=np.float32).reshape(3, 2)})
     x = some_images(4, (2, 1, 1))
     np.testing.assert_array_equal(net(x).numpy(), Sequential.__call__(net, x).numpy())
-    with pytest.raises(ValueError, match="Normalize: expected pixels"):
+    with pytest.raises(ValueError, match="Normalize: expected inputs"):
         net(x.reshape(4, 1, 2, 1))
-    flat = ExactNet(LinfDistDense(2, 3), fraction_bits=0)
+    flat = ExactNet(LinfDistDense(2, 3), domain=Domain.gray_levels(0))
     flat.load_state({"0.weight": np.arange(6, dtype=np.float32).reshape(3, 2)})
     assert flat(x.reshape(4, 1, 1, 2)).shape == (4, 1, 1, 3)
 
@@ -518,7 +518,7 @@ def test_nobody_writes_to_the_numbers_of_an_exact_net(host_backend: str) -> None
 def test_images_of_another_size_are_refused(backend: str, name: str, shape: tuple[int, ...], bits: int) -> None:
     """On bytes as on floats: a kernel that reads past the end of an image would give some logits, too."""
     exact, x = quantize(filled(DENSE[name]()), bits), some_images(2, shape)
-    known = exact.shape is not None
+    known = exact.domain.shape is not None
     for images in (x.astype(np.float32), x):
         with pytest.raises(ValueError, match="the net takes images" if known else r"features|broadcast"):
             exact(images)
@@ -567,7 +567,7 @@ def test_nothing_is_rounded(name: str, bits: int, on_one_thread: str) -> None:
     flag = Inexact()
     net, x = filled(NETS[name]()), some_images(5)
     exact, pixels, levels = quantize(net, bits), to_pixels(x), x.astype(np.float32)
-    ball, float_ball = box(exact, x, Fraction(1, 10)), box(net, pixels, Fraction(1, 10))
+    ball, float_ball = domain_of(exact).ball(x, Fraction(1, 10)), domain_of(net).ball(pixels, Fraction(1, 10))
     each: Any
     for each in (x, levels, ball):
         assert not flag.raised_by(exact, each)
@@ -737,7 +737,7 @@ def simple(*more: Module) -> Sequential:
         (simple(Tanh()), "its Tanh layer 3 may round"),
         (simple(Negate(), Tanh(), Negate()), "its Tanh layer 4 may round"),
         (
-            LinfDistNet(SHAPE, 3, width=4, depth=2, mean=(0.5,), std=0.25, head=5),
+            linf_net(SHAPE, 3, width=4, depth=2, mean=(0.5,), std=0.25, head=5),
             "its Dense layer 6 may round",
         ),
         (Sequential(Normalize((0.5,), 0.25), Normalize((0.5,), 0.25)), "its layer 1 normalizes a second time"),
@@ -748,12 +748,12 @@ def test_nets_that_are_refused(net: Module, message: str) -> None:
 
 
 def test_a_net_with_a_call_of_its_own_is_refused() -> None:
-    class Turned(LinfDistNet):
+    class Turned(Sequential):
         def __call__(self, x: Any) -> Any:
             return -super().__call__(x)
 
     with pytest.raises(UserError, match="a Turned has a __call__ of its own"):
-        quantize(Turned((1, 2, 2), 3, width=4, depth=2, mean=(0.4,), std=0.3))
+        quantize(Turned(Normalize((0.4,), 0.3), Flatten(), LinfDistDense(4, 3)))
 
 
 @pytest.mark.parametrize("p", [1, 8, 1000])
@@ -776,11 +776,11 @@ def test_an_exact_net_is_exact_already() -> None:
     assert "is exact already, with 4 fraction bits" in complaint(lambda: quantize(exact, 4))
 
 
-@pytest.mark.parametrize("bits", [-1, 16, True, False, 1.5, 8.0, "8", None])
+@pytest.mark.parametrize("bits", [-1, 16, True, False, 1.5, 8.0, "8"])
 def test_bits_that_are_none(bits: Any) -> None:
     sentence = f"fraction_bits: expected a whole number from 0 to 15, got {bits!r}"
     assert complaint(lambda: quantize(filled(DENSE["net"]()), bits)) == sentence
-    assert complaint(lambda: ExactNet(Flatten(), LinfDistDense(24, 3), fraction_bits=bits)) == sentence
+    assert complaint(lambda: ExactNet(Flatten(), LinfDistDense(24, 3), domain=Domain.gray_levels(bits))) == sentence
 
 
 @pytest.mark.parametrize("bits", [0, 15])
@@ -806,7 +806,7 @@ def test_bits_that_are_some(bits: int) -> None:
 def test_layers_that_no_exact_net_has(layer: Module, message: str) -> None:
     dense = LinfDistDense(24, 3, seed=0)
     dense.weight.data[...] = np.rint(dense.weight.data)
-    net = ExactNet(Flatten(), dense, layer, fraction_bits=4)
+    net = ExactNet(Flatten(), dense, layer, domain=Domain.gray_levels(4))
     assert message in complaint(net.check)
 
 
@@ -871,7 +871,7 @@ def test_what_is_saved_comes_back(name: str, bits: int, tmp_path: Path) -> None:
     assert isinstance(loaded, ExactNet)
     assert metadata["dataset"] == "digits"
     assert loaded.config() == exact.config()
-    assert type(build(exact.config())) is ExactNet
+    assert type(built_net(exact.config())) is ExactNet
     assert {key: array.tobytes() for key, array in loaded.state().items()} == {
         key: array.tobytes() for key, array in exact.state().items()
     }
@@ -880,10 +880,10 @@ def test_what_is_saved_comes_back(name: str, bits: int, tmp_path: Path) -> None:
 
 def test_a_file_that_holds_no_exact_net_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = quantize(filled(DENSE["net"]()), 4)
-    exact.fraction_bits = 3
+    exact._domain = Domain.gray_levels(3, exact.domain.shape)
     save_model(exact, tmp_path / "model")
     assert "no multiples of 2^-3" in complaint(lambda: load_model(tmp_path / "model"))
-    exact.fraction_bits = 16
+    object.__setattr__(exact.domain, "fraction_bits", 16)
     save_model(exact, tmp_path / "model")
     assert "expected a whole number from 0 to 15" in complaint(lambda: load_model(tmp_path / "model"))
 

@@ -36,12 +36,13 @@ from linfengine.backends import (
 )
 from linfengine.backends.cuda import Kernel
 from linfengine.backends.cuda.compiler import CompileError
-from linfengine.certify import METHODS, box, certify, predict
+from linfengine.certify import METHODS, certify, predict
 from linfengine.checkpoint import load_model, load_tensors, model_content, save_model
 from linfengine.data import Dataset, batches, load_dataset, random_crop, random_flip, to_pixels
+from linfengine.domain import domain_of
 from linfengine.exact import quantize
 from linfengine.interval import Interval
-from linfengine.layers import DistanceNet, LinfDistNet, Module, Normalize, Sequential
+from linfengine.layers import Module, Normalize, Sequential, linf_net
 from linfengine.ops import linf_dist, lp_dist
 from linfengine.optim import SGD, Adam, Optimizer
 from linfengine.recipes import Recipe, load_recipe
@@ -413,7 +414,7 @@ def few(digits: Dataset) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> DistanceNet:
+def trained(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Sequential:
     return train(tiny("width=32", "epochs=6", "ramp_end=5"), digits, tmp_path_factory.mktemp("trained"))
 
 
@@ -429,7 +430,7 @@ def assert_same_certificate(a: Any, b: Any) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("bits", [None, 0, 8])
-def test_both_devices_certify_the_same(bits: int | None, method: str, trained: LinfDistNet, digits: Dataset) -> None:
+def test_both_devices_certify_the_same(bits: int | None, method: str, trained: Sequential, digits: Dataset) -> None:
     if bits is None and method == "exact":
         pytest.skip("for exact nets")
     net = trained if bits is None else quantize(trained, bits)
@@ -457,7 +458,7 @@ def test_linear_layers_certify_alike_and_their_bounds_hold_across_devices() -> N
         assert here.certified.any()
     rng = np.random.default_rng(5)
     for eps in (Fraction(0), Fraction(1, 100), Fraction(1, 3)):
-        ball = box(net, x, eps)
+        ball = domain_of(net).ball(x, eps)
         for bounds in (net(ball), there(ball.to("cuda")).to("cpu")):
             for _ in range(5):
                 point = np.clip(rng.choice([ball.lower, ball.upper, x], axis=0), ball.lower, ball.upper)
@@ -470,7 +471,7 @@ def test_linear_layers_certify_alike_and_their_bounds_hold_across_devices() -> N
 @pytest.mark.parametrize("settings", [{}, {"restarts": 2, "smooth": True}, {"targeted": True, "rounding": 3}], ids=str)
 @pytest.mark.parametrize("bits", [None, 4])
 def test_an_attack_on_the_gpu_stays_in_the_ball_and_breaks_no_proof(
-    bits: int | None, settings: Any, trained: LinfDistNet, digits: Dataset
+    bits: int | None, settings: Any, trained: Sequential, digits: Dataset
 ) -> None:
     net = on(trained if bits is None else quantize(trained, bits), "cuda")
     images, labels = digits.test_images[:30], digits.test_labels[:30]
@@ -478,7 +479,7 @@ def test_an_attack_on_the_gpu_stays_in_the_ball_and_breaks_no_proof(
     proof = certify(net, images, labels, eps)
     attacked = pgd(net, images, labels, eps, steps=4, **settings)
     x = images.astype(np.float32) if bits is not None else to_pixels(images)
-    ball = box(net, x, eps, outward=False)
+    ball = domain_of(net).ball(x, eps, outward=False)
     assert isinstance(attacked.point, np.ndarray)
     assert attacked.point.dtype == np.float32
     assert ((ball.lower <= attacked.point) & (attacked.point <= ball.upper)).all()
@@ -703,7 +704,7 @@ def sentence(status: int, stderr: str) -> str:
     "arguments", [["train", "digits", "--out", "OUT"], ["certify", "OUT/model", "--eps", "0.1", "--dataset", "digits"]]
 )
 def test_a_command_that_finds_no_gpu_says_so(arguments: list[str], tmp_path: Path) -> None:
-    save_model(LinfDistNet((1, 8, 8), 10, width=2, depth=1, mean=(0,), std=1), tmp_path / "model")
+    save_model(linf_net((1, 8, 8), 10, width=2, depth=1, mean=(0,), std=1), tmp_path / "model")
     words = [word.replace("OUT", str(tmp_path)) for word in arguments]
     result = subprocess.run(
         [sys.executable, "-m", "linfengine", *words, "--device", "cuda"],
@@ -775,7 +776,7 @@ def test_what_fails_at_once_is_told(
     assert os.listdir(tmp_path / "run") == ["checkpoint.safetensors"]  # of epoch 0: the run can go on
 
 
-def test_the_command_computes_where_it_is_told_to(tmp_path: Path, trained: LinfDistNet) -> None:
+def test_the_command_computes_where_it_is_told_to(tmp_path: Path, trained: Sequential) -> None:
     save_model(trained, tmp_path / MODEL, dataset="digits")
     results = {}
     for device in ("cpu", "cuda", "auto"):

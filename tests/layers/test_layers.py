@@ -20,19 +20,16 @@ from support.tolerances import CENTRAL_DIFFERENCES, FORWARD
 
 from linfengine import Interval, Tensor, no_grad
 from linfengine.backends import to_numpy
-from linfengine.certify import box
 from linfengine.checkpoint import load_model, save_model
+from linfengine.domain import domain_of
 from linfengine.gradcheck import gradcheck
 from linfengine.layers import (
-    LAYERS,
+    KINDS,
     CenterCrop,
     Dense,
-    DistanceNet,
     Flatten,
     LinfDistConv2d,
-    LinfDistConvNet,
     LinfDistDense,
-    LinfDistNet,
     MeanShift,
     Module,
     Negate,
@@ -41,6 +38,8 @@ from linfengine.layers import (
     Sequential,
     Tanh,
     build,
+    conv_net,
+    linf_net,
 )
 from linfengine.losses import hinge, robust_cross_entropy
 
@@ -83,34 +82,34 @@ def net_with_mlp() -> Module:
 
 NETS = [
     Case(
-        lambda: LinfDistNet((1, 3, 3), 3, width=6, depth=3, mean=(0.5,), std=0.25),
+        lambda: linf_net((1, 3, 3), 3, width=6, depth=3, mean=(0.5,), std=0.25),
         (1, 3, 3),
-        "LinfDistNet",
+        "linf_net",
     ),
     Case(
-        lambda: LinfDistNet((3, 2, 2), 2, width=14, depth=2, mean=RGB, std=0.2, mean_shift=False),
+        lambda: linf_net((3, 2, 2), 2, width=14, depth=2, mean=RGB, std=0.2, mean_shift=False),
         (3, 2, 2),
-        "LinfDistNet-plain",
+        "linf_net-plain",
     ),
     Case(
-        lambda: LinfDistNet((1, 4, 3), 3, width=6, depth=2, mean=(0.5,), std=0.25, crop=2),
+        lambda: linf_net((1, 4, 3), 3, width=6, depth=2, mean=(0.5,), std=0.25, crop=2),
         (1, 4, 3),
-        "LinfDistNet-crop",
+        "linf_net-crop",
     ),
     Case(
-        lambda: LinfDistNet((1, 3, 3), 3, width=6, depth=2, mean=(0.5,), std=0.25, head=5),
+        lambda: linf_net((1, 3, 3), 3, width=6, depth=2, mean=(0.5,), std=0.25, head=5),
         (1, 3, 3),
-        "LinfDistNet-head",
+        "linf_net-head",
     ),
     Case(
-        lambda: LinfDistConvNet((1, 3, 4), 3, channels=2, width=5, mean=(0.5,), std=0.25),
+        lambda: conv_net((1, 3, 4), 3, channels=2, width=5, mean=(0.5,), std=0.25),
         (1, 3, 4),
-        "LinfDistConvNet",
+        "conv_net",
     ),
     Case(
-        lambda: LinfDistConvNet((3, 4, 4), 2, channels=1, width=4, mean=RGB, std=0.2, crop=3, head=3, mean_shift=False),
+        lambda: conv_net((3, 4, 4), 2, channels=1, width=4, mean=RGB, std=0.2, crop=3, head=3, mean_shift=False),
         (3, 4, 4),
-        "LinfDistConvNet-crop-head",
+        "conv_net-crop-head",
     ),
     Case(convnet, (3, 4, 4), "Sequential-conv"),
     Case(net_with_mlp, (1, 3, 3), "Sequential-mlp"),
@@ -212,7 +211,7 @@ def norm(d: list[float], p: float) -> float:
 
 def test_every_layer_has_a_case() -> None:
     covered = {type(layer).__name__ for case in CASES for _, layer in case.make().modules()}
-    assert covered | {"ExactNet"} == LAYERS.keys()  # which cannot be trained, and has test_exact.py for itself
+    assert covered == KINDS.keys()
 
 
 # values
@@ -293,7 +292,7 @@ def test_a_neuron_by_hand(backend: str) -> None:
 
 
 def test_p_is_one_setting_of_all_distance_layers() -> None:
-    net = LinfDistNet((1, 3, 3), 3, width=6, depth=3, mean=(0.5,), std=0.25)
+    net = linf_net((1, 3, 3), 3, width=6, depth=3, mean=(0.5,), std=0.25)
     assert net.p == math.inf
     net.p = 8
     assert net.p == 8
@@ -307,7 +306,7 @@ def test_p_is_one_setting_of_all_distance_layers() -> None:
 
 @pytest.mark.parametrize("p", [0.5, 0, -1, -math.inf, math.nan])
 def test_an_order_below_1_is_refused(p: float) -> None:
-    net = LinfDistNet((1, 3, 3), 3, width=6, depth=3, mean=(0.5,), std=0.25)
+    net = linf_net((1, 3, 3), 3, width=6, depth=3, mean=(0.5,), std=0.25)
     net.p = 8
     with pytest.raises(ValueError, match="p must be at least 1"):
         net.p = p
@@ -328,7 +327,7 @@ def test_train_and_eval_reach_every_layer() -> None:
 
 
 def test_evaluation_does_not_depend_on_p() -> None:
-    net = LinfDistNet((1, 3, 3), 3, width=6, depth=3, mean=(0.5,), std=0.25).eval()
+    net = linf_net((1, 3, 3), 3, width=6, depth=3, mean=(0.5,), std=0.25).eval()
     x = Tensor(np.random.default_rng(0).random((4, 1, 3, 3), np.float32))
     expected = net(x).numpy()
     net.p = 8
@@ -458,7 +457,7 @@ def test_weights_are_standard_normal_and_biases_zero() -> None:
 
 
 def test_the_seed_decides() -> None:
-    first, again, other = (LinfDistNet((1, 2, 2), 2, width=4, depth=3, mean=(0,), std=1, seed=s) for s in (5, 5, 6))
+    first, again, other = (linf_net((1, 2, 2), 2, width=4, depth=3, mean=(0,), std=1, seed=s) for s in (5, 5, 6))
     for name, array in first.state().items():
         np.testing.assert_array_equal(array, again.state()[name])
     assert any((array != other.state()[name]).any() for name, array in first.state().items())
@@ -496,21 +495,15 @@ def test_a_net_comes_back_from_a_file(case: Case, tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded(x).numpy(), net(x).numpy())
 
 
-def test_a_description_without_crop_and_head_is_of_a_net_without() -> None:
-    net = LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25)
-    older = {key: value for key, value in net.config().items() if key not in ("crop", "head")}
-    assert build(older).config() == net.config()
-
-
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"layer": "Convolution"}, "unknown layer 'Convolution': expected one of CenterCrop, Dense, ExactNet, Flatten"),
+        ({"layer": "Convolution"}, "unknown layer 'Convolution': expected one of CenterCrop, Dense, Flatten"),
         ({"in_features": 3}, "unknown layer None"),
         ({"layer": "LinfDistDense", "in_features": 3}, "LinfDistDense layer does not fit.*out_features"),
         ({"layer": "Tanh", "p": 3}, "Tanh layer does not fit"),
         ({"layer": "CenterCrop"}, "CenterCrop layer does not fit.*size"),
-        ({"layer": "LinfDistConvNet", "shape": [1, 3, 3], "classes": 2}, "LinfDistConvNet layer does not fit"),
+        ({"layer": "Sequential", "layers": [], "domain": {"shape": None}}, "Sequential layer does not fit: 'inputs'"),
         ({"layer": "Dense", "in_features": 0, "out_features": 3}, "Dense: sizes must be at least 1"),
         ({"layer": "Sequential"}, "Sequential layer does not fit.*layers"),
         ({"layer": "Sequential", "layers": [{"layer": "Relu"}]}, "unknown layer 'Relu'"),
@@ -619,7 +612,7 @@ def test_gradients_of_the_linear_layer(backend: str) -> None:
 
 
 def test_every_parameter_of_a_net_gets_a_gradient(backend: str) -> None:
-    net = LinfDistNet((1, 3, 3), 3, width=9, depth=3, mean=(0.5,), std=0.25)
+    net = linf_net((1, 3, 3), 3, width=9, depth=3, mean=(0.5,), std=0.25)
     net.p = 8
     net(Tensor(np.random.default_rng(0).random((4, 1, 3, 3), np.float32))).mean().backward()
     for name, parameter in net.parameters().items():
@@ -681,11 +674,11 @@ def test_lipschitz_constants_by_hand() -> None:
     for layer in (LinfDistDense(3, 4), LinfDistConv2d(2, 2, 3), MeanShift(3), Negate(), ReLU(), Tanh(), Flatten()):
         assert layer.lipschitz() == 1
     assert CenterCrop(2).lipschitz() == 1
-    assert LinfDistConvNet((1, 3, 3), 2, channels=1, width=2, mean=(0.5,), std=0.25, crop=2).lipschitz() == 4
+    assert conv_net((1, 3, 3), 2, channels=1, width=2, mean=(0.5,), std=0.25, crop=2).lipschitz() == 4
     net = Sequential(Normalize((0.0,), 0.125), Flatten(), dense, Tanh(), LinfDistDense(2, 2), dense)
     assert net.lipschitz() == 8 * dense.lipschitz() ** 2
     assert Sequential().lipschitz() == 1
-    assert LinfDistNet((1, 2, 2), 2, width=4, depth=4, mean=(0.5,), std=0.25).lipschitz() == 4
+    assert linf_net((1, 2, 2), 2, width=4, depth=4, mean=(0.5,), std=0.25).lipschitz() == 4
 
 
 @given(seed=st.integers(0, 2**32), inputs=st.integers(1, 9))
@@ -697,7 +690,7 @@ def test_a_linear_layer_is_as_steep_as_the_rounded_weights_it_multiplies_by(seed
 
 def test_the_norm_of_a_net_is_attained_in_pixels() -> None:
     """One neuron, deep in its linear region: a pixel step of h moves the logit by h/std."""
-    net = LinfDistNet((1, 1, 1), 1, width=1, depth=3, mean=(0.5,), std=0.25).eval()
+    net = linf_net((1, 1, 1), 1, width=1, depth=3, mean=(0.5,), std=0.25).eval()
     net.load_state({name: np.full_like(array, -16 * ("weight" in name)) for name, array in net.state().items()})
     low, high = (net(np.full((1, 1, 1, 1), pixel, np.float32)).item() for pixel in (0.25, 0.75))
     assert low - high == 2  # logits are negative distances
@@ -819,7 +812,7 @@ def test_an_interval_without_width_stays_narrow(case: Case) -> None:
 @pytest.mark.parametrize("mean_shift", [True, False])
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_depth_counts_the_distance_layers(depth: int, mean_shift: bool) -> None:
-    net = LinfDistNet((3, 2, 2), 4, width=6, depth=depth, mean=RGB, std=0.2, mean_shift=mean_shift)
+    net = linf_net((3, 2, 2), 4, width=6, depth=depth, mean=RGB, std=0.2, mean_shift=mean_shift)
     hidden = [LinfDistDense, MeanShift] if mean_shift else [LinfDistDense]
     assert [type(layer) for layer in net.layers] == [
         Normalize, Flatten, *hidden * (depth - 1), LinfDistDense, Negate,
@@ -833,22 +826,22 @@ def test_depth_counts_the_distance_layers(depth: int, mean_shift: bool) -> None:
 
 def test_every_distance_layer_starts_as_an_identity_where_it_is_no_narrower_than_its_input() -> None:
     def tens(classes: int, identity: bool = True) -> list[int]:
-        net = LinfDistNet((1, 2, 2), classes, width=4, depth=2, mean=(0,), std=1, identity=identity)
+        net = linf_net((1, 2, 2), classes, width=4, depth=2, mean=(0,), std=1, identity=identity)
         return [int((net.state()[name] == -10).sum()) for name in ("2.weight", "4.weight")]
 
     assert [tens(3), tens(4), tens(6), tens(4, identity=False)] == [[4, 0], [4, 4], [4, 6], [0, 0]]
-    conv = LinfDistConvNet((1, 2, 2), 5, channels=1, width=4, mean=(0,), std=1)
+    conv = conv_net((1, 2, 2), 5, channels=1, width=4, mean=(0,), std=1)
     assert (conv.state()["14.weight"] == -10).sum() == 5
 
 
 def test_logits_are_negative_distances() -> None:
     """At evaluation, with no bias yet: the nearest class has the largest logit."""
-    net = LinfDistNet((1, 3, 3), 5, width=9, depth=3, mean=(0.5,), std=0.25).eval()
+    net = linf_net((1, 3, 3), 5, width=9, depth=3, mean=(0.5,), std=0.25).eval()
     assert (net(np.random.default_rng(0).random((4, 1, 3, 3), np.float32)).numpy() <= 0).all()
 
 
 def test_a_head_stands_on_all_the_distance_layers() -> None:
-    net = LinfDistNet((3, 4, 4), 7, width=6, depth=2, mean=RGB, std=0.2, crop=3, head=5, seed=1)
+    net = linf_net((3, 4, 4), 7, width=6, depth=2, mean=RGB, std=0.2, crop=3, head=5, seed=1)
     assert [type(layer) for layer in net.layers] == [
         Normalize, CenterCrop, Flatten, *[LinfDistDense, MeanShift] * 2, Dense, Tanh, Dense,
     ]  # fmt: skip
@@ -856,7 +849,7 @@ def test_a_head_stands_on_all_the_distance_layers() -> None:
     assert {name: each.shape for name, each in net.parameters().items() if "weight" in name} == shapes
     assert {name for name in net.parameters() if "bias" in name} == {"7.bias", "9.bias"}
     assert net(np.zeros((2, 3, 4, 4), np.float32)).shape == (2, 7)
-    other = LinfDistNet((3, 4, 4), 7, width=6, depth=2, mean=RGB, std=0.2, crop=3, head=5, seed=2)
+    other = linf_net((3, 4, 4), 7, width=6, depth=2, mean=RGB, std=0.2, crop=3, head=5, seed=2)
     assert all((other.state()[name] != net.state()[name]).any() for name in shapes)
 
 
@@ -876,9 +869,7 @@ def test_the_shapes_in_a_conv_net(
     shape: tuple[int, int, int], crop: int, sizes: list[tuple[int, int]], mean_shift: bool, head: int
 ) -> None:
     """2, 2, 4, 4, 4 channels; a stride of 2 leaves half the pixels, rounded up."""
-    net = LinfDistConvNet(
-        shape, 3, channels=2, width=5, mean=(0.5,), std=0.25, crop=crop, head=head, mean_shift=mean_shift
-    )
+    net = conv_net(shape, 3, channels=2, width=5, mean=(0.5,), std=0.25, crop=crop, head=head, mean_shift=mean_shift)
     x: Any = Tensor(np.zeros((2, *shape), np.float32))
     found = []
     for layer in net.eval().layers:  # type: ignore[attr-defined]
@@ -895,7 +886,7 @@ def test_the_shapes_in_a_conv_net(
 
 def test_a_conv_net_is_the_layers_it_names() -> None:
     """One made of the layers by hand gives the same bits."""
-    net = Case(lambda: LinfDistConvNet((1, 5, 4), 3, channels=2, width=6, mean=(0.5,), std=0.25), (), "").layer()
+    net = Case(lambda: conv_net((1, 5, 4), 3, channels=2, width=6, mean=(0.5,), std=0.25), (), "").layer()
     layers: list[Module] = [Normalize((0.5,), 0.25)]
     for inputs, outputs, stride in [(1, 2, 1), (2, 2, 1), (2, 4, 2), (4, 4, 1), (4, 4, 1)]:
         layers += [LinfDistConv2d(inputs, outputs, 3, stride=stride, padding=1), MeanShift(outputs)]
@@ -932,8 +923,8 @@ def test_the_gradient_of_a_crop_is_zero_around_it(backend: str) -> None:
 @given(data=st.data())
 def test_a_cropped_net_is_the_net_of_the_window(data: st.DataObject) -> None:
     """What lies around it may be anything."""
-    cropped = Case(lambda: LinfDistNet((1, 4, 3), 3, width=6, depth=2, mean=(0.5,), std=0.25, crop=2), (), "").layer()
-    small = LinfDistNet((1, 2, 2), 3, width=6, depth=2, mean=(0.5,), std=0.25).eval()
+    cropped = Case(lambda: linf_net((1, 4, 3), 3, width=6, depth=2, mean=(0.5,), std=0.25, crop=2), (), "").layer()
+    small = linf_net((1, 2, 2), 3, width=6, depth=2, mean=(0.5,), std=0.25).eval()
     small.load_state({re.sub(r"^\d+", lambda i: str(int(i[0]) - 1), key): a for key, a in cropped.state().items()})
     x = data.draw(arrays((2, 1, 4, 3), 0, 1))
     np.testing.assert_array_equal(cropped(x).numpy(), small(x[:, :, 1:3, :2].copy()).numpy())
@@ -957,18 +948,19 @@ HEADS = [case for case in NETS if "head" in case.label]
 every_head = pytest.mark.parametrize("case", HEADS, ids=str)
 
 
-def headed(case: Case, seed: int = 0, scale: float = 1.0) -> DistanceNet:
+def headed(case: Case, seed: int = 0, scale: float = 1.0) -> Sequential:
     net = case.layer(seed, scale)
-    assert isinstance(net, DistanceNet)
+    assert isinstance(net, Sequential)
     return net
 
 
 def samples(case: Case, n: int = 4, seed: int = 1) -> tuple[Array, Array]:
     rng = np.random.default_rng(seed)
-    return rng.random((n, *case.shape), np.float32), rng.integers(0, case.make().classes, n)  # type: ignore[attr-defined]
+    x = rng.random((n, *case.shape), np.float32)
+    return x, rng.integers(0, case.layer()(x).shape[1], n)
 
 
-def worst_of(net: DistanceNet, x: Array, labels: Array, eps: float) -> Array:
+def worst_of(net: Sequential, x: Array, labels: Array, eps: float) -> Array:
     """Sample by sample and class by class, in float64: centre and radius of each neuron, one after the other."""
     *body, first, _, last = net.layers
     features = plain(Sequential(*body), x)
@@ -1045,7 +1037,7 @@ def test_a_certificate_is_no_looser_than_the_worst_case_of_training(case: Case, 
     assert worst is not None
     others = np.arange(worst.shape[1]) != labels[:, None]
     in_training = -np.where(others, worst.numpy(), -np.inf).max(axis=1)
-    assert (net.lowest_margins(box(net, x, eps), labels) >= in_training - 1e-4).all()
+    assert (net.lowest_margins(domain_of(net).ball(x, eps), labels) >= in_training - 1e-4).all()
 
 
 @every_head
@@ -1067,7 +1059,7 @@ def test_gradients_flow_through_the_worst_case(case: Case, p: float) -> None:
 
 
 def test_every_parameter_gets_a_gradient_through_the_worst_case(backend: str) -> None:
-    net = LinfDistConvNet((1, 3, 3), 3, channels=2, width=4, mean=(0.5,), std=0.25, head=5)
+    net = conv_net((1, 3, 3), 3, channels=2, width=4, mean=(0.5,), std=0.25, head=5)
     net.p = 8
     z, worst = net.worst_case(Tensor(np.random.default_rng(0).random((4, 1, 3, 3), np.float32)), np.arange(4) % 3, 0.1)
     robust_cross_entropy(z, np.arange(4) % 3, 0.1, worst=worst).backward()
@@ -1078,7 +1070,7 @@ def test_every_parameter_gets_a_gradient_through_the_worst_case(backend: str) ->
 
 
 def test_a_loss_without_a_head_is_that_of_its_logits() -> None:
-    net = LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25).eval()
+    net = linf_net((1, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25).eval()
     x, labels = np.random.default_rng(0).random((4, 1, 2, 2), np.float32), np.array([0, 1, 2, 0])
     z, worst = net.worst_case(x, labels, 0.3)  # type: ignore[attr-defined]
     assert worst is None
@@ -1118,26 +1110,27 @@ def test_normalize_by_hand() -> None:
         (lambda: MeanShift(0), "MeanShift: expected at least 1 channel"),
         (lambda: MeanShift(2, momentum=1.5), r"MeanShift: .*momentum in \[0, 1\], got 2 and 1.5"),
         (lambda: MeanShift(2, momentum=math.nan), "MeanShift"),
-        (lambda: Normalize((0.5,), 0), "Normalize: expected one positive number for std, got 0"),
-        (lambda: Normalize((0.5,), (0.2, 0.2)), r"one positive number for std, got \(0.2, 0.2\)"),  # type: ignore[arg-type]
+        (lambda: Normalize((0.5,), 0), "Normalize: expected one positive number for std, or one a channel, got 0"),
+        (lambda: Normalize((0.5,), (0.2, 0)), r"one positive number for std, or one a channel, got \(0.2, 0\)"),
+        (lambda: Normalize((0.5,), ((0.2, 0.2),)), "one positive number for std"),  # type: ignore[arg-type]
         (lambda: Normalize((0.5,), -1), "Normalize"),
         (lambda: Normalize((0.5,), math.nan), "Normalize"),
         (lambda: Normalize((0.5,), 1e-60), "Normalize"),  # 0 in float32
         (lambda: Normalize((), 0.5), "Normalize"),
         (lambda: Normalize((0.5, math.inf, 0), 0.5), "Normalize"),
-        (lambda: LinfDistNet((1, 2, 2), 3, width=4, depth=0, mean=(0,), std=1), "depth must be at least 1, got 0"),
-        (lambda: LinfDistNet((1, 2, 2), 0, width=4, depth=2, mean=(0,), std=1), "sizes must be at least 1"),
-        (lambda: LinfDistNet((1, 2, 2), 3, width=0, depth=2, mean=(0,), std=1), "sizes must be at least 1"),
-        (lambda: LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0,), std=1, head=-1), "Dense: sizes must be"),
-        (lambda: LinfDistNet((1, 5, 3), 3, width=4, depth=2, mean=(0,), std=1, crop=4), "of the images, 5 x 3, got 4"),
+        (lambda: linf_net((1, 2, 2), 3, width=4, depth=0, mean=(0,), std=1), "depth must be at least 1, got 0"),
+        (lambda: linf_net((1, 2, 2), 0, width=4, depth=2, mean=(0,), std=1), "sizes must be at least 1"),
+        (lambda: linf_net((1, 2, 2), 3, width=0, depth=2, mean=(0,), std=1), "sizes must be at least 1"),
+        (lambda: linf_net((1, 2, 2), 3, width=4, depth=2, mean=(0,), std=1, head=-1), "Dense: sizes must be"),
+        (lambda: linf_net((1, 5, 3), 3, width=4, depth=2, mean=(0,), std=1, crop=4), "of the images, 5 x 3, got 4"),
         (
-            lambda: LinfDistNet((1, 5, 3), 3, width=4, depth=2, mean=(0,), std=1, crop=-1),
+            lambda: linf_net((1, 5, 3), 3, width=4, depth=2, mean=(0,), std=1, crop=-1),
             "of the images, 5 x 3, got -1",
         ),
-        (lambda: LinfDistConvNet((1, 2, 2), 3, channels=0, width=4, mean=(0,), std=1), "sizes must be at least 1"),
-        (lambda: LinfDistConvNet((1, 2, 2), 3, channels=1, width=0, mean=(0,), std=1), "sizes must be at least 1"),
-        (lambda: LinfDistConvNet((1, 2, 2), 0, channels=1, width=4, mean=(0,), std=1), "sizes must be at least 1"),
-        (lambda: LinfDistConvNet((1, 5, 3), 3, channels=1, width=4, mean=(0,), std=1, crop=4), "5 x 3, got 4"),
+        (lambda: conv_net((1, 2, 2), 3, channels=0, width=4, mean=(0,), std=1), "sizes must be at least 1"),
+        (lambda: conv_net((1, 2, 2), 3, channels=1, width=0, mean=(0,), std=1), "sizes must be at least 1"),
+        (lambda: conv_net((1, 2, 2), 0, channels=1, width=4, mean=(0,), std=1), "sizes must be at least 1"),
+        (lambda: conv_net((1, 5, 3), 3, channels=1, width=4, mean=(0,), std=1, crop=4), "5 x 3, got 4"),
         (lambda: CenterCrop(0), "CenterCrop: size must be at least 1, got 0"),
         (lambda: CenterCrop(-2), "CenterCrop: size must be at least 1, got -2"),
     ],
@@ -1160,25 +1153,26 @@ def test_sizes_that_make_no_layer(make: Callable[[], Module], message: str) -> N
         (MeanShift(3), (3,), r"MeanShift: expected \(n, 3, ...\), got \(3,\)"),
         (MeanShift(3), (0, 3), "nothing to reduce"),
         (Dense(3, 4), (2, 5), "must share k"),
-        (Normalize(RGB, 0.2), (2, 1, 4, 4), r"Normalize: expected pixels \(n, 3, height, width\), got \(2, 1, 4, 4\)"),
+        (Normalize(RGB, 0.2), (2, 1, 4, 4), r"Normalize: expected inputs \(n, 3, ...\), got \(2, 1, 4, 4\)"),
         (CenterCrop(3), (2, 1, 2, 5), r"CenterCrop: expected images of at least 3 x 3, got \(2, 1, 2, 5\)"),
         (CenterCrop(3), (2, 1, 5, 2), "CenterCrop: expected images of at least 3 x 3"),
         (CenterCrop(3), (2, 9), r"CenterCrop: expected images of at least 3 x 3, got \(2, 9\)"),
         (CenterCrop(3), (3, 4, 4), "CenterCrop: expected images of at least 3 x 3"),
         (
-            LinfDistNet((1, 4, 4), 3, width=4, depth=2, mean=(0,), std=1, crop=3),
+            linf_net((1, 4, 4), 3, width=4, depth=2, mean=(0,), std=1, crop=3),
             (2, 1, 2, 2),
             r"the net takes images \(n, 1, 4, 4\), got shape \(2, 1, 2, 2\)",
         ),
         (
-            LinfDistConvNet((1, 4, 4), 3, channels=1, width=4, mean=(0,), std=1),
+            conv_net((1, 4, 4), 3, channels=1, width=4, mean=(0,), std=1),
             (2, 1, 6, 6),
             r"the net takes images \(n, 1, 4, 4\), got shape \(2, 1, 6, 6\)",
         ),
-        (Normalize((0.5,), 0.2), (2, 16), r"Normalize: expected pixels \(n, 1, height, width\), got \(2, 16\)"),
-        (LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0,), std=1), (0, 1, 2, 2), "nothing to compute"),
+        (Normalize((0.5,), 0.2), (2,), r"Normalize: expected inputs \(n, 1, ...\), got \(2,\)"),
+        (Normalize((0.5,), (0.2, 0.1)), (2, 3), r"Normalize: expected inputs \(n, 2, ...\), got \(2, 3\)"),
+        (linf_net((1, 2, 2), 3, width=4, depth=2, mean=(0,), std=1), (0, 1, 2, 2), "nothing to compute"),
         (
-            LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0,), std=1),
+            linf_net((1, 2, 2), 3, width=4, depth=2, mean=(0,), std=1),
             (2, 1, 3, 3),
             r"the net takes images \(n, 1, 2, 2\), got shape \(2, 1, 3, 3\)",
         ),

@@ -23,12 +23,12 @@ from linfengine.layers import (
     Flatten,
     LinfDistConv2d,
     LinfDistDense,
-    LinfDistNet,
     MeanShift,
     Module,
     Normalize,
     Sequential,
     Tanh,
+    linf_net,
 )
 
 Array = npt.NDArray[Any]
@@ -86,7 +86,7 @@ def test_neuron_is_1_lipschitz_without_any_slack_on_a_grid(
 
 def small_nets() -> list[tuple[str, Module]]:
     shape, mean, std = (2, 4, 4), (0.3, 0.6), 0.25
-    plain = LinfDistNet(shape, 3, width=9, depth=4, mean=mean, std=std, seed=1)
+    plain = linf_net(shape, 3, width=9, depth=4, mean=mean, std=std, seed=1)
     convolutional = Sequential(
         Normalize(mean, std),
         LinfDistConv2d(2, 4, 3, padding=1, groups=2, seed=2),

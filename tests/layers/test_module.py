@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.nets import conv, conv_net, deep
+from support.nets import conv, deep, five_convs
 from support.op_cases import Array
 
 from linfengine.attack import pgd
@@ -35,7 +35,6 @@ from linfengine.layers import (
     Input,
     LinfDistConv2d,
     LinfDistDense,
-    LinfDistNet,
     MeanShift,
     Module,
     Negate,
@@ -44,11 +43,12 @@ from linfengine.layers import (
     Sequential,
     Tanh,
     evaluation,
-    gamma,
+    linf_net,
 )
 from linfengine.losses import cross_entropy
 from linfengine.ops.base import Result
 from linfengine.optim import SGD
+from linfengine.rounding import gamma
 from linfengine.tensor import Tensor
 
 RNG = np.random.default_rng(0)
@@ -133,8 +133,8 @@ def test_eight_threads_certify_attack_and_predict_one_net() -> None:
     assert all(parameter.grad is None for parameter in net.parameters().values())
 
 
-def trained(steps: int = 30) -> LinfDistNet:
-    net = LinfDistNet((1, 2, 2), 3, width=6, depth=3, mean=(0.5,), std=0.25, seed=2)
+def trained(steps: int = 30) -> Sequential:
+    net = linf_net((1, 2, 2), 3, width=6, depth=3, mean=(0.5,), std=0.25, seed=2)
     net.p = 8
     optimizer = SGD(net.parameters(), 0.01)
     for _ in range(steps):
@@ -213,7 +213,7 @@ def test_strict_floating_point_changes_nothing() -> None:
 
 def test_labels_of_any_integer_type_are_classes() -> None:
     """Targets of 200 classes wrap in uint8, and those of 100 overflow in int8."""
-    net = LinfDistNet((1, 2, 2), 200, width=8, depth=2, mean=(0.5,), std=0.25, identity=False)
+    net = linf_net((1, 2, 2), 200, width=8, depth=2, mean=(0.5,), std=0.25, identity=False)
     labels = np.array([199, 120, 7], np.uint8)
     expected = pgd(net, PIXELS[:3], labels.astype(np.int64), "1/20", steps=1, targeted=True)
     found = pgd(net, PIXELS[:3], labels, "1/20", steps=1, targeted=True)
@@ -448,7 +448,9 @@ def test_a_class_that_computes_something_else_inherits_no_claim(make: Callable[[
 
 @pytest.mark.parametrize("make", WRONG)
 def test_an_exact_net_has_no_layer_of_a_class_of_ones_own(make: Callable[[], Module]) -> None:
-    net = ExactNet(Normalize((0.0,), 1.0), Flatten(), make(), LinfDistDense(4, 3, seed=0), Negate(), fraction_bits=8)
+    net = ExactNet(
+        Normalize((0.0,), 1.0), Flatten(), make(), LinfDistDense(4, 3, seed=0), Negate(), domain=Domain.gray_levels(8)
+    )
     for parameter in net.parameters().values():
         parameter.data = np.rint(parameter.data)
     with pytest.raises(UserError, match="may round"):
@@ -461,7 +463,7 @@ def test_a_subclass_of_an_exact_net_is_not_certified() -> None:
             return super().__call__(x) * 2
 
     exact = quantize(deep())
-    net = Doubled(*exact.layers, fraction_bits=8)
+    net = Doubled(*exact.layers, domain=Domain.gray_levels(8))
     with pytest.raises(UserError, match="a Doubled cannot be certified"):
         certify(net, np.zeros((1, 1, 2, 2), np.uint8), np.array([0]), "1/20", method="exact")
 
@@ -497,7 +499,7 @@ def test_a_claim_that_was_kept_by_a_trick_is_refused(make: Callable[[], Module])
 
 
 def test_a_class_that_computes_the_same_keeps_its_claims() -> None:
-    class Watched(LinfDistNet, ABC):
+    class Watched(Sequential, ABC):
         def train(self, training: bool = True) -> Module:
             return super().train(training)
 
@@ -507,7 +509,7 @@ def test_a_class_that_computes_the_same_keeps_its_claims() -> None:
     class Named(Watched):
         """Nothing of its own."""
 
-    net = Named((1, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25)
+    net = Named(*linf_net((1, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25).layers)
     assert net.lipschitz() == 4
     assert certify(net, PIXELS, LABELS, "1/1000").correct.shape == (48,)
 
@@ -516,7 +518,7 @@ def test_methods_that_look_for_parts_cannot_be_replaced() -> None:
     net = deep()
     net.modules = lambda *_: iter([])  # type: ignore[method-assign]
     net.lipschitz = lambda: 1e-6  # type: ignore[method-assign]
-    with pytest.raises(UserError, match="the modules of its LinfDistNet  was replaced"):
+    with pytest.raises(UserError, match="the modules of its Sequential  was replaced"):
         certify(net, PIXELS, LABELS, "1/20")
 
 
@@ -665,7 +667,7 @@ def test_a_linear_layer_of_more_inputs_than_float32_can_count_certifies_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layer = Dense(4, 3, seed=0)
-    monkeypatch.setattr("linfengine.layers.UNIT_ROUNDOFF", 1 / 7)  # as if 4 inputs were 2^24 − 3
+    monkeypatch.setattr("linfengine.rounding.UNIT_ROUNDOFF", 1 / 7)  # as if 4 inputs were 2^24 − 3
     net = net_of(layer)
     assert layer.rounding(1.0)[0] == math.inf
     for method in ("margin", "interval"):
@@ -677,7 +679,7 @@ def test_a_linear_layer_of_more_inputs_than_float32_can_count_certifies_nothing(
 # ---- What a certificate relies on can be changed -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("std", [np.float32(-0.25), 0, math.nan, math.inf, (0.2, 0.2)])
+@pytest.mark.parametrize("std", [np.float32(-0.25), 0, math.nan, math.inf, (0.2, -0.2), ((0.2,),)])
 def test_std_stays_one_positive_number(std: Any) -> None:
     net = deep()
     with pytest.raises(ValueError, match="one positive number for std"):
@@ -688,9 +690,9 @@ def test_std_stays_one_positive_number(std: Any) -> None:
 
 
 def test_a_mean_changed_in_place_is_certified_and_saved(tmp_path: Path) -> None:
-    net = LinfDistNet((1, 2, 2), 3, width=6, depth=2, mean=(0.1307,), std=0.3081, seed=0)
+    net = linf_net((1, 2, 2), 3, width=6, depth=2, mean=(0.1307,), std=0.3081, seed=0)
     with np.printoptions(legacy="1.13", precision=2):
-        assert (net.config()["mean"], net.config()["std"]) == ([0.1307], 0.3081)
+        assert net.layers[0].config() == {"layer": "Normalize", "mean": [0.1307], "std": 0.3081}
     net.layers[0].mean[...] = 0.4  # type: ignore[attr-defined]
     net.layers[0].std = 0.5  # type: ignore[attr-defined]
     save_model(net, tmp_path / "net.safetensors")
@@ -699,7 +701,7 @@ def test_a_mean_changed_in_place_is_certified_and_saved(tmp_path: Path) -> None:
     assert net.digest() == again.digest()
 
 
-@pytest.mark.parametrize("make", [deep, conv, conv_net, lambda: quantize(deep()), lambda: quantize(conv(), 0)])
+@pytest.mark.parametrize("make", [deep, conv, five_convs, lambda: quantize(deep()), lambda: quantize(conv(), 0)])
 def test_a_digest_is_that_of_what_is_computed(make: Callable[[], Module], tmp_path: Path) -> None:
     net = make()
     before = net.digest()
@@ -741,7 +743,10 @@ def zeros(inputs: int, outputs: int, groups: int = 1) -> LinfDistDense:
         (zeros(3, 6), zeros(6, 6, groups=2)),
         (LinfDistConv2d(1, 2, 3, seed=0), LinfDistConv2d(1, 2, 3, seed=0, padding=1)),
         (LinfDistConv2d(1, 2, 3, seed=0), LinfDistConv2d(1, 2, 3, seed=0, stride=2)),
-        (ExactNet(Flatten(), zeros(2, 6), fraction_bits=1), ExactNet(Flatten(), zeros(2, 6), fraction_bits=2)),
+        (
+            ExactNet(Flatten(), zeros(2, 6), domain=Domain.gray_levels(1)),
+            ExactNet(Flatten(), zeros(2, 6), domain=Domain.gray_levels(2)),
+        ),
     ],
 )
 def test_another_setting_is_another_digest(one: Module, other: Module) -> None:
@@ -756,7 +761,7 @@ def test_uint8_images_are_gray_levels_wherever_a_net_is_called() -> None:
     pixels = GRAY / np.float32(255)
     np.testing.assert_array_equal(net(GRAY).numpy(), net(pixels).numpy())
     np.testing.assert_array_equal(predict(net, GRAY), predict(net, pixels))
-    assert isinstance(net, LinfDistNet)
+    assert isinstance(net, Sequential)
     by_hand = Sequential(*net.layers)
     np.testing.assert_array_equal(by_hand(GRAY).numpy(), net(pixels).numpy())
 
@@ -789,10 +794,10 @@ def test_gray_levels_as_floats_are_not_predicted() -> None:
 def test_gray_levels_are_the_nearest_numbers_to_255ths() -> None:
     levels = np.arange(256, dtype=np.uint8)
     expected = np.array([np.float32(level / 255) for level in range(256)])
-    np.testing.assert_array_equal(Domain(None).numbers(levels), expected)
+    np.testing.assert_array_equal(Domain.pixels().numbers(levels), expected)
     np.testing.assert_array_equal(to_pixels(levels), expected)
     assert (levels * np.float32(1 / 255) != expected).any()
-    np.testing.assert_array_equal(Domain(None, 255, 0).numbers(levels), levels)
+    np.testing.assert_array_equal(Domain.gray_levels(0).numbers(levels), levels)
 
 
 @pytest.mark.parametrize("bits", [0, 8])
@@ -817,7 +822,7 @@ def test_an_exact_net_refuses_what_is_not_on_its_grid(bits: int) -> None:
 
 @pytest.mark.parametrize("make", [lambda net: net, quantize, lambda net: quantize(net, 0)])
 def test_a_net_refuses_images_of_another_layout(make: Callable[[Module], Module]) -> None:
-    net = make(LinfDistNet((3, 8, 8), 4, width=8, depth=2, mean=(0.5,) * 3, std=0.25))
+    net = make(linf_net((3, 8, 8), 4, width=8, depth=2, mean=(0.5,) * 3, std=0.25))
     for images in (np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8, 3), np.float32)):
         with pytest.raises(ValueError, match=r"the net takes images \(n, 3, 8, 8\), got shape \(2, 8, 8, 3\)"):
             net(images)
@@ -847,9 +852,6 @@ def test_a_batch_of_none() -> None:
 def test_nets_and_layers_have_a_readable_repr() -> None:
     assert repr(LinfDistDense(4, 3)) == "LinfDistDense(in_features=4, out_features=3, bias=False, groups=1)"
     assert repr(Normalize((0.1307,), 0.3081)) == "Normalize(mean=[0.1307], std=0.3081)"
-    assert repr(LinfDistNet((1, 2, 2), 3, width=6, depth=2, mean=(0.5,), std=0.25)).startswith(
-        "LinfDistNet(shape=[1, 2, 2], classes=3, "
-    )
     assert repr(Sequential(ReLU(), Sequential(Tanh()))) == (
         "Sequential(\n  0: ReLU()\n  1: Sequential(\n    0: Tanh()\n  )\n)"
     )

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 
 import linfengine as le
-from linfengine.audit import evaluate
 from linfengine.data import batches, to_pixels
+from linfengine.evaluate import evaluate
 from linfengine.schedules import learning_rate, p_ramp
 
 
 def test_a_net_learns_digits_and_its_certificate_holds(tmp_path: Path) -> None:
     digits = le.load_dataset("digits")
-    net = le.LinfDistNet((1, 8, 8), 10, width=64, depth=3, mean=digits.mean, std=digits.std)
+    net = le.linf_net((1, 8, 8), 10, width=64, depth=3, mean=digits.mean, std=digits.std)
     optimizer = le.Adam(net.parameters(), lr=0.02)
     rng = np.random.default_rng(0)
     for epoch in range(40):

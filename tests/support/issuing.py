@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from support.op_cases import Array
 
-from linfengine.certificate import write_certificate
-from linfengine.certify import certify, clopper_pearson, predict
+from linfengine.certify import certify, clopper_pearson, predict, write_certificate
 from linfengine.checkpoint import save_model
 from linfengine.data import to_pixels
 from linfengine.exact import ExactNet, quantize
@@ -21,23 +20,23 @@ from linfengine.layers import (
     CenterCrop,
     Flatten,
     LinfDistConv2d,
-    LinfDistConvNet,
     LinfDistDense,
-    LinfDistNet,
     MeanShift,
     Module,
     Negate,
     Normalize,
     ReLU,
     Sequential,
+    conv_net,
+    linf_net,
 )
 from linfengine.verify import Disagreement, verify
 
 Lines = list[dict[str, Any]]
 
 MAKERS: dict[str, Callable[[], Sequential]] = {
-    "net": lambda: LinfDistNet((2, 3, 3), 3, width=5, depth=3, mean=(0.4, 0.6), std=0.3),
-    "net without shifts": lambda: LinfDistNet((2, 3, 3), 2, width=4, depth=1, mean=(0.4,), std=0.7, mean_shift=False),
+    "net": lambda: linf_net((2, 3, 3), 3, width=5, depth=3, mean=(0.4, 0.6), std=0.3),
+    "net without shifts": lambda: linf_net((2, 3, 3), 2, width=4, depth=1, mean=(0.4,), std=0.7, mean_shift=False),
     "groups": lambda: Sequential(
         Normalize((0.2,), 0.25),
         Flatten(),
@@ -67,7 +66,7 @@ MAKERS: dict[str, Callable[[], Sequential]] = {
         LinfDistDense(18, 3),
         Negate(),
     ),
-    "cropped net": lambda: LinfDistNet((2, 3, 3), 3, width=5, depth=2, mean=(0.4, 0.6), std=0.3, crop=2),
+    "cropped net": lambda: linf_net((2, 3, 3), 3, width=5, depth=2, mean=(0.4, 0.6), std=0.3, crop=2),
     "conv, cropped": lambda: Sequential(
         Normalize((0.3, 0.55), 0.25),
         LinfDistConv2d(2, 3, 2, padding=1),
@@ -79,8 +78,8 @@ MAKERS: dict[str, Callable[[], Sequential]] = {
         LinfDistDense(2, 3, bias=True),
         Negate(),
     ),
-    "conv net": lambda: LinfDistConvNet((2, 3, 3), 3, channels=1, width=4, mean=(0.4, 0.6), std=0.3),
-    "cropped conv net": lambda: LinfDistConvNet(
+    "conv net": lambda: conv_net((2, 3, 3), 3, channels=1, width=4, mean=(0.4, 0.6), std=0.3),
+    "cropped conv net": lambda: conv_net(
         (2, 3, 3), 2, channels=1, width=3, mean=(0.4,), std=0.3, crop=2, mean_shift=False
     ),
 }
@@ -188,7 +187,7 @@ def kinds(lines: Lines) -> dict[str, int]:
 def issue_all_kinds(folder: Path, form: str) -> Issued:
     """A certificate of a "float32" or an "exact" net with samples of all kinds."""
     for seed in range(200):
-        net: Module = filled(LinfDistNet((2, 3, 3), 3, width=6, depth=2, mean=(0.4, 0.6), std=0.3), seed)
+        net: Module = filled(linf_net((2, 3, 3), 3, width=6, depth=2, mean=(0.4, 0.6), std=0.3), seed)
         net = net if form == "float32" else quantize(net, 4)
         images = some_images(10, seed)
         labels = labels_of(net, images)

@@ -12,23 +12,23 @@ from support.op_cases import Array
 from support.strategies import arrays
 
 from linfengine.certify import METHODS, Certificate, certify, check_samples, predict
-from linfengine.domain import WHITE
 from linfengine.exact import ExactNet, quantize
 from linfengine.layers import (
     CenterCrop,
     Dense,
     Flatten,
     LinfDistConv2d,
-    LinfDistConvNet,
     LinfDistDense,
-    LinfDistNet,
     MeanShift,
     Negate,
     Normalize,
     ReLU,
     Sequential,
     Tanh,
+    conv_net,
+    linf_net,
 )
+from linfengine.units import WHITE
 
 # The referee: the same nets in exact arithmetic, written anew and with nothing of the engine but its numbers.
 
@@ -43,7 +43,7 @@ def exact_logits(net: Sequential, x: Array) -> Array:
     for layer in net.layers:
         match layer:
             case Normalize():
-                x = (x - fractions(layer.mean)) / Fraction(float(layer.std))
+                x = (x - fractions(layer.mean).reshape(-1, 1, 1)) / Fraction(float(layer.std))
             case CenterCrop():
                 top, left = ((side - layer.size) // 2 for side in x.shape[1:])
                 x = x[:, top : top + layer.size, left : left + layer.size]
@@ -81,8 +81,8 @@ def exact_margin(net: Sequential, x: Array, label: int) -> Fraction:
 # The nets.
 
 
-def deep(mean_shift: bool = True) -> LinfDistNet:
-    return LinfDistNet((1, 2, 2), 3, width=4, depth=3, mean=(0.5,), std=0.25, mean_shift=mean_shift)
+def deep(mean_shift: bool = True) -> Sequential:
+    return linf_net((1, 2, 2), 3, width=4, depth=3, mean=(0.5,), std=0.25, mean_shift=mean_shift)
 
 
 def conv() -> Sequential:
@@ -97,16 +97,16 @@ def conv() -> Sequential:
     )
 
 
-def cropped() -> LinfDistNet:
-    return LinfDistNet((1, 2, 2), 3, width=3, depth=2, mean=(0.25,), std=0.5, crop=1)
+def cropped() -> Sequential:
+    return linf_net((1, 2, 2), 3, width=3, depth=2, mean=(0.25,), std=0.5, crop=1)
 
 
-def conv_net() -> LinfDistConvNet:
-    return LinfDistConvNet((1, 2, 2), 3, channels=1, width=3, mean=(0.5,), std=0.25)
+def five_convs() -> Sequential:
+    return conv_net((1, 2, 2), 3, channels=1, width=3, mean=(0.5,), std=0.25)
 
 
-def with_head() -> LinfDistNet:
-    return LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25, head=5)
+def with_head() -> Sequential:
+    return linf_net((1, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25, head=5)
 
 
 def with_linear_layers() -> Sequential:
@@ -116,7 +116,7 @@ def with_linear_layers() -> Sequential:
 
 
 Maker = Callable[[], Sequential]
-DISTANCE_NETS: list[Maker] = [deep, lambda: deep(mean_shift=False), conv, cropped, conv_net]
+DISTANCE_NETS: list[Maker] = [deep, lambda: deep(mean_shift=False), conv, cropped, five_convs]
 HEADED: list[Maker] = [with_linear_layers, with_head]
 NETS = [*DISTANCE_NETS, *HEADED]
 

@@ -22,24 +22,14 @@ from safetensors.numpy import save_file
 from support.op_cases import Array
 
 from linfengine._version import __version__
-from linfengine.checkpoint import (
-    FORMAT,
-    _numbers,
-    load_model,
-    load_tensors,
-    read_model,
-    save_model,
-    save_tensors,
-)
+from linfengine.checkpoint import FORMAT, load_model, load_tensors, read_model, save_model, save_tensors
 from linfengine.errors import UserError
 from linfengine.exact import quantize
 from linfengine.layers import (
     Dense,
     Flatten,
     LinfDistConv2d,
-    LinfDistConvNet,
     LinfDistDense,
-    LinfDistNet,
     MeanShift,
     Module,
     Negate,
@@ -48,12 +38,15 @@ from linfengine.layers import (
     Sequential,
     Tanh,
     build,
+    conv_net,
+    linf_net,
 )
+from linfengine.layers.registry import described
 
 NETS: dict[str, Callable[[], Module]] = {
-    "net": lambda: LinfDistNet((1, 2, 2), 3, width=4, depth=3, mean=(0.3,), std=0.7),
-    "net in colour": lambda: LinfDistNet((3, 2, 1), 2, width=5, depth=2, mean=(0.1, 0.2, 0.3), std=0.1),
-    "net without shifts": lambda: LinfDistNet((1, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25, mean_shift=False),
+    "net": lambda: linf_net((1, 2, 2), 3, width=4, depth=3, mean=(0.3,), std=0.7),
+    "net in colour": lambda: linf_net((3, 2, 1), 2, width=5, depth=2, mean=(0.1, 0.2, 0.3), std=0.1),
+    "net without shifts": lambda: linf_net((1, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25, mean_shift=False),
     "one layer": lambda: LinfDistDense(4, 6, groups=2, bias=True),
     "all layers": lambda: Sequential(
         Normalize((0.5,), 0.25),
@@ -177,7 +170,7 @@ def test_nothing_is_shared_with_the_net_that_was_saved(tmp_path: Path) -> None:
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
-    save_model(filled(LinfDistNet((1, 1, 2), 2, width=2, depth=2, mean=(0.5,), std=0.25)), path, dataset="digits")
+    save_model(filled(linf_net((1, 1, 2), 2, width=2, depth=2, mean=(0.5,), std=0.25)), path, dataset="digits")
     return path
 
 
@@ -217,7 +210,7 @@ def test_a_wrong_byte_in_the_header_is_refused_or_does_no_harm(whole: Path) -> N
         (b"\xff" * 64, "whole safetensors file"),
         (save_safetensors({"a": np.zeros(2, np.float32)}), f"expected format {FORMAT}, got a file without one"),
         (save_safetensors({}, {"format": "pt"}), f"expected format {FORMAT}, got pt"),
-        (save_safetensors({}, {"format": "linfengine-2"}), f"expected format {FORMAT}, got linfengine-2"),
+        (save_safetensors({}, {"format": "linfengine-3"}), f"expected format {FORMAT}, got linfengine-3"),
     ],
 )
 def test_foreign_files(content: bytes, message: str, tmp_path: Path) -> None:
@@ -279,14 +272,21 @@ def test_tensors_that_do_not_fit(change: Callable[[dict[str, Array]], None], mes
 
 # A description takes no more memory than the file does.
 
+
+def described_in_format_1(**settings: Any) -> dict[str, Any]:
+    """The net of the fixture `whole`, named as files of format 1 name it."""
+    sizes = {"shape": [1, 1, 2], "classes": 2, "width": 2, "depth": 2, "crop": 0, "head": 0, "mean_shift": True}
+    return {"layer": "LinfDistNet", **sizes, "mean": [0.5], "std": 0.25} | settings
+
+
 IMAGES = {"mean": (0.5,), "std": 0.25}
 SIZES: dict[str, Callable[[], Module]] = NETS | {
-    "head": lambda: LinfDistNet((1, 5, 4), 3, width=6, depth=2, head=5, **IMAGES),  # type: ignore[arg-type]
-    "one layer and a crop": lambda: LinfDistNet((3, 5, 4), 3, width=6, depth=1, crop=2, **IMAGES),  # type: ignore[arg-type]
-    "head on one layer": lambda: LinfDistNet((1, 5, 4), 3, width=6, depth=1, head=5, **IMAGES),  # type: ignore[arg-type]
-    "conv": lambda: LinfDistConvNet((3, 5, 4), 3, channels=2, width=6, **IMAGES),  # type: ignore[arg-type]
-    "conv with a head": lambda: LinfDistConvNet((1, 8, 7), 3, channels=2, width=6, crop=5, head=4, **IMAGES),  # type: ignore[arg-type]
-    "exact": lambda: quantize(filled(LinfDistNet((1, 2, 2), 3, width=4, depth=3, **IMAGES)), 0),  # type: ignore[arg-type]
+    "head": lambda: linf_net((1, 5, 4), 3, width=6, depth=2, head=5, **IMAGES),  # type: ignore[arg-type]
+    "one layer and a crop": lambda: linf_net((3, 5, 4), 3, width=6, depth=1, crop=2, **IMAGES),  # type: ignore[arg-type]
+    "head on one layer": lambda: linf_net((1, 5, 4), 3, width=6, depth=1, head=5, **IMAGES),  # type: ignore[arg-type]
+    "conv": lambda: conv_net((3, 5, 4), 3, channels=2, width=6, **IMAGES),  # type: ignore[arg-type]
+    "conv with a head": lambda: conv_net((1, 8, 7), 3, channels=2, width=6, crop=5, head=4, **IMAGES),  # type: ignore[arg-type]
+    "exact": lambda: quantize(filled(linf_net((1, 2, 2), 3, width=4, depth=3, **IMAGES)), 0),  # type: ignore[arg-type]
     "channels in groups": lambda: LinfDistConv2d(4, 6, 3, groups=2),
 }
 
@@ -296,9 +296,7 @@ def test_the_size_of_a_description_is_that_of_its_weights(name: str) -> None:
     net = SIZES[name]()
     weights = [array.size for key, array in net.state().items() if key.rpartition(".")[2] == "weight"]
     means = [array.size for key, array in net.state().items() if key.endswith("running_mean")]
-    described = _numbers(net.config(), len(net.state()))
-    net_alone = "layers" not in net.config()  # the description of a whole net says nothing of its means
-    assert described == sum(weights) + (0 if net_alone else sum(means))
+    assert described(net.config()).layer.numbers_in(net.config()) == sum(weights) + sum(means)
 
 
 def test_what_a_description_asks_for_is_not_built(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +307,8 @@ def test_what_a_description_asks_for_is_not_built(whole: Path, monkeypatch: pyte
 
     monkeypatch.setattr("linfengine.checkpoint.build", built)
     tensors, metadata = load_tensors(whole)
-    size, net = 10**9, json.loads(metadata["config"])
+    size, net = 10**9, described_in_format_1()
+    metadata |= {"format": "linfengine-1"}
     conv = {key: value for key, value in net.items() if key != "depth"} | {"layer": "LinfDistConvNet", "channels": 2}
     layers: list[dict[str, Any]] = [
         {"layer": "Dense", "in_features": 2, "out_features": size},
@@ -346,7 +345,8 @@ def test_a_description_has_no_more_layers_than_the_file_has_tensors(
         raise AssertionError(f"{config} was built")
 
     tensors, metadata = load_tensors(whole)
-    config = json.loads(metadata["config"]) | {"width": 1, "depth": 10**4}
+    config = described_in_format_1() | {"width": 1, "depth": 10**4}
+    metadata |= {"format": "linfengine-1"}
     large = tensors | {"large": np.zeros(10**5, np.float32)}
     save_tensors(tmp_path / "model", large, metadata | {"config": json.dumps(config)})
     monkeypatch.setattr("linfengine.checkpoint.build", built)
@@ -356,10 +356,10 @@ def test_a_description_has_no_more_layers_than_the_file_has_tensors(
 
 def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
     """37 kB that describe a net of 10^9 layers, and one of two layers that are 9000 wide."""
-    net = LinfDistNet((1, 8, 8), 10, width=64, depth=3, mean=(0.5,), std=0.25)
+    tensors = linf_net((1, 8, 8), 10, width=64, depth=3, mean=(0.5,), std=0.25).state()
     for change in ({"depth": 10**9}, {"width": 9000}):
-        tensors = net.state()
-        save_tensors(tmp_path / "model", tensors, {"config": json.dumps(net.config() | change), "p": "inf"})
+        config = described_in_format_1(shape=[1, 8, 8], classes=10, width=64, depth=3) | change
+        save_tensors(tmp_path / "model", tensors, {"format": "linfengine-1", "config": json.dumps(config), "p": "inf"})
         tracemalloc.start()
         assert "fits its own description" in complaint(lambda: load_model(tmp_path / "model"))
         _, peak = tracemalloc.get_traced_memory()
@@ -369,10 +369,10 @@ def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
 
 def test_a_mean_for_every_channel_or_one(tmp_path: Path) -> None:
     for channels, means, fits in ((1, 2, False), (3, 2, False), (3, 1, True), (3, 3, True)):
-        net = LinfDistNet((channels, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25)
-        save_tensors(
-            tmp_path / "model", net.state(), {"config": json.dumps(net.config() | {"mean": [0.5] * means}), "p": "inf"}
-        )
+        net = linf_net((channels, 2, 2), 3, width=4, depth=2, mean=(0.5,), std=0.25)
+        config = described_in_format_1(shape=[channels, 2, 2], classes=3, width=4, depth=2, mean=[0.5] * means)
+        metadata = {"format": "linfengine-1", "config": json.dumps(config), "p": "inf"}
+        save_tensors(tmp_path / "model", net.state(), metadata)
         if fits:
             load_model(tmp_path / "model")
         else:
@@ -413,10 +413,10 @@ def test_a_name_that_stands_twice(whole: Path) -> None:
         assert "stands there twice" in complaint(lambda: load_model(whole))
     whole.write_bytes(content)
     tensors, metadata = load_tensors(whole)
-    config = metadata["config"].replace('"depth": 2', '"depth": 2, "depth": 2')
+    config = metadata["config"].replace('"std": 0.25', '"std": 0.25, "std": 0.25')
     assert config != metadata["config"]
     save_tensors(whole, tensors, metadata | {"config": config})
-    assert "'depth' stands there twice" in complaint(lambda: load_model(whole))
+    assert "'std' stands there twice" in complaint(lambda: load_model(whole))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no devices and pipes")
@@ -431,7 +431,7 @@ def test_devices_folders_and_pipes(whole: Path, tmp_path: Path) -> None:
     thread.join()
 
 
-CONFIG = LinfDistNet((1, 1, 2), 2, width=2, depth=2, mean=(0.5,), std=0.25).config()
+CONFIG = linf_net((1, 1, 2), 2, width=2, depth=2, mean=(0.5,), std=0.25).config()
 
 
 @pytest.mark.parametrize(

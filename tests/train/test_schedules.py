@@ -11,16 +11,7 @@ from hypothesis import strategies as st
 
 from linfengine.data import Dataset, load_dataset
 from linfengine.recipes import load_recipe
-from linfengine.schedules import (
-    CHEAP_ORDERS,
-    cheap_order,
-    geometric,
-    half_cosine,
-    learning_rate,
-    linear,
-    p_ramp,
-    ramp,
-)
+from linfengine.schedules import CHEAP_ORDERS, cheap_order, geometric, half_cosine, learning_rate, linear, p_ramp, ramp
 from linfengine.train import Run
 
 CLOSE = 1 + 1e-12  # a few units in the last place
