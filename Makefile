@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
 CXX_FILES := $(wildcard src_cpp/*.cpp src_cpp/*.hpp src_cpp/*.h)
-FORMATTED := $(CXX_FILES) $(wildcard linfengine/backends/cuda/*.cu* benchmarks/*.cu) tests/kernels/sanitize.cpp tests/standin/cuda_on_cpu.hpp
+FORMATTED := $(CXX_FILES) $(wildcard linfengine/backends/cuda/*.cu* benchmarks/gpu/*.cu) tests/kernels/sanitize.cpp tests/standin/cuda_on_cpu.hpp
 
 # What the compiled modules are made from: the package is installed in place, so other edits need no new build.
 SOURCES := setup.py setup.cfg pyproject.toml linfengine/_version.py $(CXX_FILES) \
@@ -51,17 +51,17 @@ format: $(VENV)/tools  ## rewrite the sources in the house format
 	@$(BIN)/ruff format --quiet
 	@$(BIN)/clang-format -i $(FORMATTED)
 
-bench: $(VENV)/installed  ## run the benchmarks
-	@$(BIN)/python -m benchmarks
+bench: $(VENV)/installed  ## run the benchmarks of the CPU
+	@$(BIN)/python -m benchmarks cpu
 
 # The other libraries get an environment of their own.  PyPI's torch brings a GPU's libraries along; for the CPU build
 # alone: make bench-peers PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 bench-peers: $(VENV)/installed $(PEERS_VENV)/installed  ## run the benchmarks beside torch, jax, numba, scikit-learn and faiss
-	@$(PEERS_VENV)/bin/python -m benchmarks
+	@$(PEERS_VENV)/bin/python -m benchmarks cpu
 
 # Afterwards the tests, too, find CuPy, and hold their stand-in for it against the original.
 gpu-compile: $(VENV)/gpu-tools  ## compile the CUDA kernels for GPUs from Volta to Blackwell, with no GPU
-	@$(BIN)/python -m benchmarks.gpu_compile
+	@$(BIN)/python -m benchmarks gpu-compile
 
 sanitize: $(SANITIZED:%=$(VENV)/sanitize-%)  ## run the kernels under the address, undefined-behaviour and thread sanitizers
 	@for each in $(SANITIZED); do echo "$$each:"; $(VENV)/sanitize-$$each || exit 1; done

@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks --help`."""
+"""What measures the engine: `python -m benchmarks --help`."""

@@ -1,8 +1,8 @@
-"""What a user would write without this engine, in every library that is installed.
+"""The same distances in every other library that is installed.
 
-All get float32 where they can (SciPy computes in float64) and no more than ROWS samples, since most of them are slow;
-rates are per term, so they compare.  Threads are as many as the engine has, except that JAX takes every core.  Backward
-is autograd.  At p = 300 the plain formulas overflow or underflow: their rates are those of a wrong result.
+All compute in float32 but SciPy, which computes in float64. They get at most ROWS samples, since most are slow; rates
+are per term, so they compare. They have as many threads as the engine, except JAX, which takes every core. Backward is
+autograd. At p = 300 the plain formulas overflow or underflow: their rates are those of a wrong result.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kernels import ORDERS, problem
-from benchmarks.timing import Case
+from benchmarks.cpu.kernels import ORDERS, problem
+from benchmarks.cpu.timing import Case
 from linfengine.backends import Array, cpu
 
 ROWS = 128

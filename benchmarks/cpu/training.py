@@ -1,6 +1,6 @@
-"""A training step of a whole net and where its time goes; the ramp of p as the trainer meets it; an epoch.
+"""A training step of a net and the share of the kernels in it; every p that training meets; an epoch.
 
-The net is 784-1024-1024-1024-10 with batches of 512, on MNIST where it is at hand and on random pixels where not.
+The net is 784-1024-1024-1024-10 with batches of 512, on MNIST where it is at hand, else on random pixels.
 """
 
 from __future__ import annotations
@@ -14,33 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.kernels import OURS, forward_backward
-from benchmarks.timing import Case
+from benchmarks.cpu.kernels import OURS, forward_backward
+from benchmarks.cpu.timing import Case
+from benchmarks.mnist import mnist_or_noise
 from linfengine.backends import cpu
-from linfengine.data import Dataset, batches, load_dataset
-from linfengine.errors import UserError
+from linfengine.data import batches
 from linfengine.recipes import load_recipe
 from linfengine.schedules import CHEAP_ORDERS
 from linfengine.tensor import Tensor
 from linfengine.train import Observer, Run
 
 DISTANCES = ("linf_dist", "linf_dist_argmax", "linf_dist_backward", "lp_dist", "lp_dist_backward")
-RAMP = (*CHEAP_ORDERS, 450.0, 600.0, 800.0, 1000.0, np.inf)  # above the cheap orders p goes its way
-
-
-def dataset() -> Dataset:
-    try:
-        return load_dataset("mnist", download=False)
-    except UserError:
-        rng = np.random.default_rng(0)
-        images, labels = rng.integers(0, 256, (60000, 1, 28, 28), np.uint8), rng.integers(0, 10, 60000)
-        digits = load_dataset("digits")
-        return replace(digits, train_images=images, train_labels=labels, test_images=images[:1], test_labels=labels[:1])
+RAMP = (*CHEAP_ORDERS, 450.0, 600.0, 800.0, 1000.0, np.inf)  # above the cheap orders every p occurs
 
 
 def new_run() -> Run:
     recipe = load_recipe("mnist-small", ["width=1024", "batch_size=512", "held_out=0", "crop_padding=1"])
-    return Run(recipe, dataset())
+    return Run(recipe, mnist_or_noise())
 
 
 @contextmanager
@@ -68,7 +58,7 @@ def timed_kernels() -> Iterator[list[float]]:
 
 
 class _Steps(Observer):
-    """Stops a training epoch after so many steps, and notes when each was done."""
+    """Stops a training epoch after so many steps, and notes the time of each."""
 
     def __init__(self, steps: int) -> None:
         self.steps, self.times = steps, [time.perf_counter()]
@@ -81,7 +71,7 @@ class _Steps(Observer):
 
 def train_steps(run: Run, p: float, steps: int) -> tuple[float, float]:
     """(median seconds of a step, share of the time inside the distance kernels) over `steps` steps at a fixed p."""
-    over = np.isinf(p)  # a ramp that has ended, or one that is yet to begin
+    over = np.isinf(p)  # a ramp that has ended, or one that has not begun
     run.recipe = replace(
         run.recipe, p_first=8.0 if over else p, ramp_start=0.0 if over else 1.0, ramp_end=0.0 if over else 2.0
     )
@@ -91,17 +81,17 @@ def train_steps(run: Run, p: float, steps: int) -> tuple[float, float]:
     return float(np.median(np.diff(observer.times))), sum(spent) / (observer.times[-1] - observer.times[0])
 
 
-def steps(counts: int = 15) -> list[dict[str, float]]:
-    """For some p: seconds a step (augmentation, loss and optimizer included), and the share inside the kernels."""
+def steps(counts: int = 15) -> list[dict[str, Any]]:
+    """For some p: seconds of a step with augmentation, loss and optimizer, and the share inside the kernels."""
     run, figures = new_run(), []
     for p in (8.0, 64.0, np.inf):
         seconds, share = train_steps(run, p, counts)
-        figures.append({"p": p, "seconds": seconds, "share": share})
+        figures.append({"p": f"{p:g}", "seconds": seconds, "share": share})
     return figures
 
 
 def ramp_cases(training_steps: int = 100) -> Iterator[Case]:
-    """Forward + backward of the second hidden layer of a net that has begun to train, at every p of the ramp."""
+    """Forward + backward of a second hidden layer after some training steps, at every p of the ramp."""
     run = new_run()
     train_steps(run, 8.0, training_steps)
     run.model.p = 8.0
@@ -119,7 +109,7 @@ def ramp_cases(training_steps: int = 100) -> Iterator[Case]:
 
 def epoch() -> float:
     """Seconds for an epoch of the mnist-small recipe at p = 8: 512 wide, batches of 256, all 60,000 images."""
-    run = Run(load_recipe("mnist-small", ["held_out=0"]), dataset())
+    run = Run(load_recipe("mnist-small", ["held_out=0"]), mnist_or_noise())
     start = time.perf_counter()
     run.train_epoch(Observer())
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""The distance kernels: cases of this engine, of the pinned instruction sets, of one thread, and the ceilings."""
+"""The distance kernels: this engine on all threads, on one, on other instruction sets, and the ceilings."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.timing import Case
+from benchmarks.cpu.timing import Case
 from linfengine.backends import Array, _cpu, cpu
 
-ORDERS = (8.0, 20.3, 300.0)  # a short chain of multiplications, logarithm and exponential, mostly negligible terms
+ORDERS = (8.0, 20.3, 300.0)  # multiplications alone; logarithm and exponential; mostly negligible terms
 OURS = "linfengine"
 CEILINGS = {
     "p = ∞ forward": "linf",
@@ -23,7 +23,7 @@ BATCHES, OUTPUTS, INPUTS = (1, 8, 64, 512), (10, 64, 1024, 5120), (27, 784, 3072
 
 
 def problem(n: int, o: int, k: int) -> tuple[Array, Array, Array]:
-    """Normally distributed x (n, k), w (o, k) and g (n, o): the distribution the weights of a net start from."""
+    """Normally distributed x (n, k), w (o, k) and g (n, o), as the weights of a new net are."""
     rng = np.random.default_rng(0)
     return tuple(rng.standard_normal(shape, np.float32) for shape in ((n, k), (o, k), (n, o)))  # type: ignore[return-value]
 
@@ -67,7 +67,7 @@ def cases(n: int, o: int, k: int) -> Iterator[Case]:
 
 
 def shape_cases() -> Iterator[Case]:
-    """The p = ∞ forward at many shapes, and reading w once: the least that a single sample can cost."""
+    """The p = ∞ forward at many shapes; and reading w once, which is the least that a single sample can cost."""
     for o in OUTPUTS:
         for k in INPUTS:
             x, w, _ = problem(max(BATCHES), o, k)

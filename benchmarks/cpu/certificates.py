@@ -1,4 +1,4 @@
-"""What a certificate costs beside the plain forward of the same net on the same images."""
+"""The cost of a certificate beside the forward of the same net on the same images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import Case
+from benchmarks.cpu.timing import Case
 from linfengine import verify
 from linfengine.certify import certify, margins, predict, write_certificate
 from linfengine.checkpoint import load_model, save_model
@@ -17,11 +17,11 @@ from linfengine.data import load_dataset, to_pixels
 from linfengine.exact import quantize
 
 FORWARD = "float32 forward"
-SAMPLES = 100  # that the checker re-derives
+SAMPLES = 100  # the checker re-derives so many
 
 
 def cases(model: Path, eps: str) -> Iterator[Case]:
-    """All test images of the model's data set, from what the net takes to the verdicts."""
+    """All test images of the model's data set, from the net's input to the verdicts."""
     net, metadata = load_model(model)
     dataset = load_dataset(metadata["dataset"])
     images, labels = dataset.test_images, dataset.test_labels
@@ -40,7 +40,7 @@ def cases(model: Path, eps: str) -> Iterator[Case]:
 
 
 def checker(model: Path, eps: str) -> dict[str, Any]:
-    """Seconds for the independent checker to re-derive some samples, for the exact and for the float32 net."""
+    """Seconds in which the independent checker re-derives SAMPLES samples of the exact and of the float32 net."""
     net, metadata = load_model(model)
     dataset = load_dataset(metadata["dataset"])
     images, labels = dataset.test_images, dataset.test_labels

@@ -1,4 +1,4 @@
-// The speed limit of a metric on a GPU: its step on registers alone.  Nothing is loaded, nothing waits.
+// The speed limit of a metric on a GPU: its step on registers alone. Nothing is loaded.
 #include "metrics.cuh"
 
 template <class M, class T = typename M::Scalar>
@@ -19,7 +19,7 @@ __device__ __forceinline__ void registers_only(const M& metric, const Forward<T>
     T all = 0;
     for (int r = 0; r < rows; ++r)
         for (int c = 0; c < cols; ++c) all += *reinterpret_cast<const T*>(&state[r][c]);
-    if (all == T(-1)) a.y[0] = all;  // never, but the compiler does not know
+    if (all == T(-1)) a.y[0] = all;  // never true, which the compiler cannot know
 }
 
 __device__ __forceinline__ void linf(const Forward<float>& a) {

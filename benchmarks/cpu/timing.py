@@ -1,4 +1,4 @@
-"""Times contenders side by side: one call of each in turn, many turns, so that a noisy moment hits all alike."""
+"""Times contenders side by side: one call of each in turn, many turns, so that noise hits all alike."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WARM = 0.005  # seconds of untimed calls before each timed one: threads wake up, and another library's go to sleep
-LONG = 0.1  # seconds of a call beside which none of that matters
+WARM = 0.005  # seconds of untimed calls before each timed one: they wake the threads and cool another library's
+LONG = 0.1  # a call of so many seconds needs no such warming
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call: the median of all turns, the quartiles as its spread; and the terms in a call."""
+    """Seconds of a call: the median of all turns with the quartiles `low` and `high`; and the terms in a call."""
 
     what: str
     who: str
@@ -32,7 +32,6 @@ class Timing:
     median: float
     low: float
     high: float
-    turns: int
 
     @property
     def rate(self) -> float:
@@ -41,23 +40,23 @@ class Timing:
 
 
 def interleave(cases: Iterable[Case], seconds: float = 1.0) -> list[Timing]:
-    """Every case's Timing: about `seconds` of calls each and at least three, after two untimed ones."""
+    """The Timing of every case: calls for about `seconds`, at least 3 and at most 200, after two that do not count."""
     cases = list(cases)
     for case in cases:
-        case.call()  # compiles, where a library does that on the first call
-    once = [max(_time(case.call), 1e-9) for case in cases]
-    turns = [min(200, max(3, int(seconds / each))) for each in once]
+        case.call()  # some libraries compile on the first call
+    once = [_time(case.call) for case in cases]
+    turns = [min(200, max(3, int(seconds / max(each, WARM)))) for each in once]
     samples: list[list[float]] = [[] for _ in cases]
     for turn in range(max(turns, default=0)):
         for case, expected, wanted, times in zip(cases, once, turns, samples, strict=True):
-            if turn * wanted // max(turns) >= len(times):  # the slow ones spread over the whole run
+            if turn * wanted // max(turns) >= len(times):  # slow ones are spread over the whole run
                 if expected < LONG:
                     _warm(case.call)
                 times.append(_time(case.call))
     timings = []
     for case, times in zip(cases, samples, strict=True):
         low, median, high = (float(q) for q in np.quantile(times, [0.25, 0.5, 0.75]))
-        timings.append(Timing(case.what, case.who, case.terms, median, low, high, len(times)))
+        timings.append(Timing(case.what, case.who, case.terms, median, low, high))
     return timings
 
 

@@ -1,4 +1,4 @@
-"""The kernels of ceilings.cu, a metric's step on registers alone, under the names that the benchmark gives its rows."""
+"""The kernels of ceilings.cu, each under the name of the forward whose limit it is."""
 
 from __future__ import annotations
 

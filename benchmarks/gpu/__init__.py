@@ -1,0 +1,1 @@
+"""How fast the GPU backend is, and what NVIDIA's compiler makes of its kernels."""

@@ -1,0 +1,1 @@
+"""The results table: recipes trained and evaluated as in the papers, beside the published figures."""
