@@ -10,19 +10,19 @@ from typing import Any
 
 from benchmarks import machine
 from linfengine import verify
-from linfengine.evaluate import evaluate
-from linfengine.train.budget import fit_budget
 from linfengine.certify import write_certificate
-from linfengine.units import parse_eps
 from linfengine.checkpoint import load_model, save_model
 from linfengine.data import Dataset, load_dataset
 from linfengine.errors import UserError
+from linfengine.evaluate import evaluate
 from linfengine.exact import quantize
 from linfengine.files import write_file
-from linfengine.train.progress import ProgressBar
 from linfengine.recipes import NOTES, Recipe, load_recipe, make_recipe
-from linfengine.train.metrics import read_metrics
 from linfengine.train import CHECKPOINT, MODEL, recipe_in, train
+from linfengine.train.budget import fit_budget
+from linfengine.train.metrics import read_metrics
+from linfengine.train.progress import ProgressBar
+from linfengine.units import parse_eps
 
 TRAINED = "trained.json"  # in a run's folder: where and when its training ended
 PGD_STEPS = 100

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks import output
-from linfengine.train.budget import FITTED
 from linfengine.recipes import PUBLISHED
+from linfengine.train.budget import FITTED
 
 UNRECORDED = {"machine": "a machine that was not recorded", "date": "–"}
 
