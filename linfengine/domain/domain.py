@@ -10,86 +10,29 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from .backends import Array, backend_of, device_of
-from .errors import UserError
-from .interval import Interval
-from .rounding import at_most, float_above, float_below
-from .tensor import Tensor
-from .units import WHITE, Radius, parse_eps, parse_radius
-
-Numbers: TypeAlias = float | tuple[float, ...]  # one for all coordinates, or one for each in row-major order
-Shape: TypeAlias = tuple[int, ...]
-
-MOST_FRACTION_BITS = 15  # 510 gray levels, the ends of the largest box, must fit in 24 bits
+from ..backends import Array, backend_of, device_of
+from ..errors import UserError
+from ..interval import Interval
+from ..tensor import Tensor
+from ..units import WHITE, Radius, parse_eps, parse_radius
+from .box import Box, Numbers, Shape, check_fraction_bits
 
 
 @dataclass(frozen=True)
-class Domain:
-    """Inputs (n, *shape) of float32 numbers with lower ≤ x ≤ upper, each bound a number or one for every coordinate.
-
-    The ball of radius ε around x is {x' : |x'_k − x_k| ≤ ε·scale_k for all k}, within the bounds. A bound may be
-    infinite. With `fraction_bits` f the numbers are multiples of 2^-f, and the scale is one number.
+class Domain(Box):
+    """A `Box` of inputs, as people and files know it.
 
     Images are domains of their own: see `Domain.pixels` and `Domain.gray_levels`. There `white` is the number that a
     white pixel is, uint8 images are taken as well, and ε is in pixel units. With `window`, images may be cropped
     already to that size; `shape` is None where the net takes images of any size.
-
-    Bounds and scales are rounded to float32. Raises ValueError for bounds and scales that do not fit each other or the
-    shape.
     """
 
-    shape: Shape | None
-    lower: Numbers = -math.inf
-    upper: Numbers = math.inf
-    scale: Numbers = 1.0
-    fraction_bits: int | None = None
     white: int | None = None
     window: int = 0
-
-    def __post_init__(self) -> None:
-        if self.shape is not None:
-            object.__setattr__(self, "shape", tuple(map(int, self.shape)))
-        for name in ("lower", "upper", "scale"):
-            object.__setattr__(self, name, self._float32(name, getattr(self, name)))
-        if not (self._array(self.lower) <= self._array(self.upper)).all():  # false for NaN as well
-            raise ValueError(f"a Domain needs lower <= upper, got {self.lower} and {self.upper}")
-        scale = self.scales
-        if not ((scale > 0) & (scale < math.inf)).all():
-            raise ValueError(f"a Domain needs finite scales above 0, got {self.scale}")
-        if self.fraction_bits is not None:
-            check_fraction_bits(self.fraction_bits)
-            if isinstance(self.scale, tuple):
-                raise ValueError("a Domain on a grid has one scale for all coordinates, got one for each")
-
-    def _float32(self, name: str, given: Any) -> Numbers:
-        with np.errstate(over="ignore"):  # too large for float32 is infinite
-            array = np.asarray(given, np.float64).astype(np.float32)
-        if not array.ndim:
-            return float(array)
-        if self.shape is None or array.shape not in (self.shape, (math.prod(self.shape),)):
-            raise ValueError(f"a Domain of shape {self.shape} needs one {name} or one for each number, got {given}")
-        return tuple(array.reshape(-1).tolist())
-
-    def _array(self, numbers: Numbers) -> Array:
-        """Bounds or scales as float64, to be broadcast against inputs."""
-        array = np.array(numbers, np.float64)
-        return array.reshape(self.shape) if isinstance(numbers, tuple) and self.shape is not None else array
-
-    @property
-    def _bounds(self) -> tuple[Array, Array]:
-        """The bounds as float32 arrays."""
-        return self._array(self.lower).astype(np.float32), self._array(self.upper).astype(np.float32)
-
-    @property
-    def scales(self) -> Array:
-        """The scale in float64, to be broadcast against inputs."""
-        return self._array(self.scale)
-
-    # ---- Images --------------------------------------------------------------------------------------------------
 
     @classmethod
     def pixels(cls, shape: Shape | None = None, *, window: int = 0) -> Domain:
@@ -122,11 +65,6 @@ class Domain:
         grid = 1 << fraction_bits
         lower, upper = np.floor(lower * grid) / grid, np.ceil(upper * grid) / grid
         return Domain(self.shape, lower, upper, self.scale, fraction_bits)
-
-    @property
-    def step(self) -> float:
-        """The distance of two neighbours on the grid; 0 without one."""
-        return 0.0 if self.fraction_bits is None else 2.0**-self.fraction_bits
 
     @property
     def levels(self) -> int:
@@ -254,7 +192,7 @@ class Domain:
             self.check_grid(inputs)
         except ValueError as error:
             raise UserError(
-                f"{error}{'' if self.fraction_bits is None else ' (snap moves inputs to the grid)'}"
+                f"{error}{'' if self.fraction_bits is None else ' (Domain.snap moves inputs to the grid)'}"
             ) from None
         return inputs
 
@@ -275,8 +213,6 @@ class Domain:
             )
         return levels
 
-    # ---- Radii and balls -----------------------------------------------------------------------------------------
-
     def radius(self, eps: Radius) -> Fraction:
         """ε as people write it, exact; at most the width of the domain. Raises UserError as `units.parse_eps`."""
         if self.white:
@@ -284,118 +220,6 @@ class Domain:
         most = self.widest
         end = "of at least 0" if most is None else f"from 0 to {float(most):g}, in units of the scale"
         return parse_radius(eps, most=most, expected=f"a radius {end}")
-
-    @property
-    def widest(self) -> Fraction | None:
-        """The largest (upper − lower)/scale: no ball of that radius leaves anything out. None without an end."""
-        return self._width(self._array(self.lower), self._array(self.upper))
-
-    def _width(self, lower: Array, upper: Array) -> Fraction | None:
-        sides = np.broadcast_arrays(lower, upper, self.scales)
-        if not np.isfinite(sides).all():
-            return None
-        ends = zip(*(side.reshape(-1).tolist() for side in sides), strict=True)
-        return max((Fraction(high) - Fraction(low)) / Fraction(scale) for low, high, scale in ends)
-
-    def reach(self, x: Array, eps: Fraction) -> tuple[Fraction, float | Array]:
-        """(R, M): R ≥ ε is the largest radius that a certificate of the samples x may state, M what |x'_k| may be then.
-
-        R is the width of the domain, or that of the samples where it has no end. M is a number, or one a coordinate.
-        """
-        lower, upper = self.extent(x)
-        most = max(self._width(lower, upper) or eps, eps)
-        magnitude = np.maximum(abs(lower), abs(upper)) + float(most) * self.scales
-        return most, magnitude if magnitude.ndim else float(magnitude)
-
-    def extent(self, x: Array) -> tuple[Array, Array]:
-        """(lower, upper) of each coordinate in float64, those of the samples x (n, ...) where the domain has no end."""
-        lower, upper = self._array(self.lower), self._array(self.upper)
-        if np.isfinite(lower).all() and np.isfinite(upper).all():
-            return lower, upper
-        least, largest = x.min(axis=0).astype(np.float64), x.max(axis=0).astype(np.float64)
-        return np.where(np.isfinite(lower), lower, least), np.where(np.isfinite(upper), upper, largest)
-
-    def ball(self, x: Array, eps: Fraction, *, outward: bool = True) -> Interval:
-        """The ball of radius ε around x within the bounds, in the numbers that the net takes.
-
-        Its ends are rounded away from x, so that it contains every real input of the ball; with `outward` false towards
-        x, as little as possible, so that it is contained in the ball, for an attack.
-        """
-        low, high = self._bounds
-        if self.fraction_bits is not None:
-            steps = self.steps(eps)
-            reach = np.float32((math.ceil(steps) if outward else math.floor(steps)) * self.step)
-            centre = x.astype(np.float32)
-            return Interval(np.maximum(centre - reach, low), np.minimum(centre + reach, high))
-        centre = x.astype(np.float64)
-        if outward:
-            radius = self._each(eps, float_above)  # ε itself may round down
-            lower = np.nextafter((centre - radius).astype(np.float32), np.float32(-math.inf))
-            upper = np.nextafter((centre + radius).astype(np.float32), np.float32(math.inf))
-            return Interval(np.clip(lower, low, high), np.clip(upper, low, high))
-        radius = self._each(eps, float_below)
-        lower, upper = (np.clip(centre + sign * radius, low, high).astype(np.float32) for sign in (-1, 1))
-        lower = np.where(at_most(centre, lower, radius), lower, np.nextafter(lower, np.float32(math.inf)))
-        upper = np.where(at_most(upper, centre, radius), upper, np.nextafter(upper, np.float32(-math.inf)))
-        return Interval(np.minimum(lower, x), np.maximum(upper, x))
-
-    @property
-    def largest(self) -> float:
-        """max |x_k| over the domain; infinite where it has no end."""
-        lower, upper = self._bounds
-        return float(max(abs(lower).max(), abs(upper).max()))
-
-    def steps(self, eps: Fraction) -> Fraction:
-        """ε in steps of the grid."""
-        assert isinstance(self.scale, float)
-        return Fraction(self.scale) * eps * (1 << (self.fraction_bits or 0))
-
-    def _each(self, eps: Fraction, rounded: Any) -> float | Array:
-        """ε·scale, rounded one way: a number, or one for each coordinate."""
-        if isinstance(self.scale, float):
-            return float(rounded(eps * Fraction(self.scale)))
-        return self._array(tuple(rounded(eps * Fraction(each)) for each in self.scale))
-
-    def lengths(self, eps: Fraction) -> Any:
-        """ε·scale in float32, rounded to nearest: a number, or one for each coordinate."""
-        if isinstance(self.scale, float):
-            return np.float32(eps * Fraction(self.scale))
-        return self._array(tuple(float(eps * Fraction(each)) for each in self.scale)).astype(np.float32)
-
-    def distance(self, a: Array, b: Array) -> Array:
-        """max_k |a_k − b_k|/scale_k (n,) of inputs (n, ...), in float64: from this radius on, b is in the ball of a."""
-        moved = abs(a.astype(np.float64) - b) / self.scales
-        return np.asarray(moved.reshape(len(moved), -1).max(axis=1))
-
-    def snap(self, x: Array) -> Array:
-        """The nearest numbers on the grid, of x itself without one; x stays on its device."""
-        if self.fraction_bits is None:
-            return x
-        grid = x.dtype.type(1 << self.fraction_bits)
-        return backend_of(x).xp.rint(x * grid) / grid
-
-    def clip(self, x: Array) -> Array:
-        """x within the bounds, and on the grid where there is one; float32."""
-        low, high = self._bounds
-        return np.clip(self.snap(x), low, high).astype(np.float32)
-
-    def neighbours(self, x: Array, way: Array) -> Array:
-        """x with every number one place further where `way` (of x's shape) is 1, one back where it is −1.
-
-        A place is a step of the grid, or a float32 unit in the last place. Bounds are not looked at.
-        """
-        if self.fraction_bits is not None:
-            return x + way * x.dtype.type(self.step)
-        xp = backend_of(x).xp
-        end = xp.where(way > 0, np.float32(math.inf), np.float32(-math.inf))
-        return xp.where(way == 0, x, xp.nextafter(x, end))
-
-
-def check_fraction_bits(bits: Any) -> int:
-    """Raises UserError unless bits is a whole number from 0 to `MOST_FRACTION_BITS`."""
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 0 <= bits <= MOST_FRACTION_BITS:
-        raise UserError(f"fraction_bits: expected a whole number from 0 to {MOST_FRACTION_BITS}, got {bits!r}")
-    return bits
 
 
 def domain_of(net: Any) -> Domain:

@@ -1,0 +1,6 @@
+"""Domains: what one input of a net is. The net itself refuses what it was not made for."""
+
+from .box import MOST_FRACTION_BITS, Box, Shape, check_fraction_bits
+from .domain import Domain, domain_from, domain_of
+
+__all__ = ["MOST_FRACTION_BITS", "Box", "Domain", "Shape", "check_fraction_bits", "domain_from", "domain_of"]
