@@ -23,7 +23,7 @@ DOMAINS: dict[str, Any] = {
     "gray levels": GRAY,
     "points": Domain((2,), 0, 1),
     "points on a grid": Domain((2,), -1, 1, 2.0, 6),
-    "half a line": Domain((1,), 0),
+    "half a line": Domain((1,), 0.0),
     "table": Domain((3,), (-INF, 0, -1), (INF, 100, 1), (0.1, 25, 1e-3)),
     "one scale, no bounds": Domain((2, 2), scale=0.3),
 }
@@ -37,7 +37,8 @@ def tables(draw: st.DrawFn) -> Domain:
     lower = tuple(-INF if draw(st.booleans()) else low for low, _ in ends)
     upper = tuple(INF if draw(st.booleans()) else high for _, high in ends)
     scale = tuple(draw(st.floats(2.0**-10, 2.0**10, width=32)) for _ in range(3))
-    return Domain((3,), lower, upper, draw(st.sampled_from([scale, scale[0]])))
+    scales: list[Any] = [scale, scale[0]]
+    return Domain((3,), lower, upper, draw(st.sampled_from(scales)))
 
 
 def inside(domain: Domain, rng: np.random.Generator, n: int = 4) -> Array:
