@@ -5,6 +5,10 @@ compiled for the CPU.
 """
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # the workers share the cores; this holds for NumPy and the engine alike
+
 import tempfile
 from collections.abc import Iterator
 
@@ -30,9 +34,10 @@ if not gpu_is_present():
     os.environ["LINFENGINE_KERNELS"] = os.environ.get("LINFENGINE_KERNELS") or tempfile.mkdtemp(prefix="linfengine-")
 
 # the backend fixture stays the same for all examples of a test, which is what the health check warns about
-settings.register_profile("linfengine", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-settings.load_profile("linfengine")
-
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.register_profile("quick", untimed, max_examples=10)
+settings.register_profile("thorough", untimed, max_examples=100)
+settings.load_profile("quick")  # --hypothesis-profile=thorough replaces it
 
 HOST = [name for name in available_backends() if name != "gpu"]
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from support.draws import draws
 from support.nets import (
     NETS,
     Question,
@@ -128,7 +129,7 @@ def assert_valid(net: Sequential, points: Array, x: Array, eps: Fraction) -> Non
 
 
 @given(question=questions(NETS), chosen=settings_of_pgd())
-@settings(max_examples=50)
+@draws(50)
 def test_every_point_is_a_valid_image_of_the_ball(question: Question, chosen: dict[str, Any]) -> None:
     net = watched(question.net)
     for one in map(question.one, range(len(question.labels))):  # for it is not said which samples a batch consists of
@@ -142,7 +143,7 @@ def test_every_point_is_a_valid_image_of_the_ball(question: Question, chosen: di
 
 
 @given(question=questions(), chosen=settings_of_pgd())
-@settings(max_examples=50)
+@draws(50)
 def test_what_is_found_is_the_worst_of_all_points_tried(question: Question, chosen: dict[str, Any]) -> None:
     """And a sample withstood if the label was the prediction at every one of them."""
     net = watched(question.net)
@@ -384,7 +385,7 @@ FURTHER: list[tuple[dict[str, Any], dict[str, Any]]] = [  # what the attack does
     both=st.sampled_from(FURTHER),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=100)
+@draws(100)
 def test_more_never_mends(
     question: Question, labels: list[int], both: tuple[dict[str, Any], dict[str, Any]], seed: int
 ) -> None:
@@ -446,7 +447,7 @@ def test_each_restart_and_each_batch_starts_elsewhere_and_all_samples_are_judged
 
 
 @given(images=gray_images(), net=exact_nets() | nets(NETS), eps=st.fractions(0, 1), chosen=settings_of_pgd())
-@settings(max_examples=40)
+@draws(40)
 def test_bytes_and_their_pixels_are_attacked_alike(
     images: Array, net: Sequential, eps: Fraction, chosen: dict[str, Any]
 ) -> None:
@@ -476,7 +477,7 @@ def balls(draw: st.DrawFn) -> tuple[float, Fraction]:
 
 @given(ball=balls())
 @example(ball=(1.5 * 2.0**-54, Fraction(3, 4) - Fraction(1, 2**53)))  # 3/4 less the pixel is rounded down to eps
-@settings(max_examples=300)
+@draws(300)
 def test_the_ends_of_the_inner_box_are_the_outermost_numbers_of_the_ball(ball: tuple[float, Fraction]) -> None:
     """None is at an exact distance above eps, and the next one is; or above the float64 number that eps is rounded down
     to, which a distance that no float64 number holds may lie beyond."""
@@ -495,7 +496,7 @@ def test_the_ends_of_the_inner_box_are_the_outermost_numbers_of_the_ball(ball: t
 
 
 @given(net=exact_nets(), level=st.integers(0, WHITE), data=st.data())
-@settings(max_examples=100)
+@draws(100)
 def test_so_they_are_for_an_exact_net(net: ExactNet, level: int, data: st.DataObject) -> None:
     """On its grid, in gray levels."""
     grid = 1 << net.fraction_bits

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.draws import draws, thorough
 from support.nets import conv, exact_logits, exact_nets, fractions, gray_images, nets, with_linear_layers
 from support.op_cases import Array
 
@@ -157,7 +158,7 @@ def test_without_an_attack_there_is_no_verdict_of_one() -> None:
 
 
 @given(net=nets() | exact_nets(), images=gray_images())
-@settings(max_examples=60)
+@draws(60)
 def test_the_referee_is_exact(net: Sequential, images: Array) -> None:
     """Logits of the real-valued net, to the last of the digits, which a division by std may have without end."""
     referee = Referee(net)
@@ -236,7 +237,9 @@ KINDS: dict[str, Callable[[], Sequential]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["dense", thorough("conv"), "with a head", thorough("exact"), "exact conv", thorough("bytes")]
+)
 def test_nothing_breaks(kind: str) -> None:
     net, (images, labels) = KINDS[kind](), samples(60)
     told: list[str] = []
@@ -273,6 +276,7 @@ def test_the_samples_evaluated_exactly_are_those_with_the_smallest_margins() -> 
     np.testing.assert_array_equal(chosen, np.sort(margin[margin > 0])[:8])
 
 
+@pytest.mark.thorough
 def test_the_seed_decides_and_effort_multiplies() -> None:
     images, labels = samples(60)
     once, again, other, more = (

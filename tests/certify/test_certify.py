@@ -14,9 +14,10 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from support.draws import draws
 from support.nets import (
     DISTANCE_NETS,
     NETS,
@@ -61,7 +62,7 @@ def net_for(method: str) -> Sequential:
 
 
 @given(net=nets(grid=True), x=pixels(grid=True))
-@settings(max_examples=40)
+@draws(40)
 def test_on_a_dyadic_grid_the_program_is_exact(net: Sequential, x: Array) -> None:
     """The referee and the engine agree where they must: subtract, abs, max and add need no rounding on the grid."""
     computed = predict(net, x)
@@ -70,7 +71,7 @@ def test_on_a_dyadic_grid_the_program_is_exact(net: Sequential, x: Array) -> Non
 
 
 @given(net=exact_nets(), images=gray_images())
-@settings(max_examples=60)
+@draws(60)
 def test_an_exact_net_is_exact(net: ExactNet, images: Array) -> None:
     """All its numbers, at any number of fraction bits, on bytes as well."""
     labels = np.zeros(len(images), int)
@@ -186,7 +187,7 @@ def test_only_what_is_right_is_certified(question: Question, labels: list[int]) 
 
 
 @given(question=questions())
-@settings(max_examples=40)
+@draws(40)
 def test_backends_and_batches_do_not_change_a_bit(question: Question) -> None:
     verdicts = []
     for name, size in itertools.product(available_backends(), (1, 2, 512)):
@@ -229,7 +230,7 @@ def test_no_input_of_the_ball_changes_what_the_program_says(question: Question, 
 
 
 @given(question=float_questions(methods=["margin"]) | exact_questions(), data=st.data())
-@settings(max_examples=60)
+@draws(60)
 def test_no_input_of_the_ball_changes_the_exact_prediction(question: Question, data: st.DataObject) -> None:
     """A ball of real numbers, not of float32 ones, and not clipped, either, where it rests on the margin."""
     net, verdict = question.net, question.answer()
@@ -247,7 +248,7 @@ def test_no_input_of_the_ball_changes_the_exact_prediction(question: Question, d
 
 
 @given(question=float_questions(methods=["margin"]))
-@settings(max_examples=60)
+@draws(60)
 def test_the_radius_is_half_the_margin_less_a_slack(question: Question) -> None:
     """No more than the exact margin allows, and less than that by no more than a few roundings."""
     net, verdict = question.net, question.answer()
@@ -262,7 +263,7 @@ def test_the_radius_is_half_the_margin_less_a_slack(question: Question) -> None:
 
 
 @given(question=exact_questions(), labels=st.lists(st.integers(0, 2), min_size=3, max_size=3))
-@settings(max_examples=150)
+@draws(150)
 def test_the_radius_of_an_exact_net_is_exact_to_the_last_integer(question: Question, labels: list[int]) -> None:
     """margin > 2 r, and not margin > 2 (r + 1), in steps of the grid; or eps, where the box proved that."""
     verdict, net = question.answer(labels=np.array(labels)), question.net
@@ -320,7 +321,7 @@ def test_a_radius_holds_when_certified_again_at_it(question: Question) -> None:
 
 
 @given(question=float_questions(methods=["margin"]))
-@settings(max_examples=40)
+@draws(40)
 def test_an_image_is_certified_up_to_its_radius(question: Question) -> None:
     for i, proved in enumerate(question.answer().radius[:2].tolist()):
         for factor in (0.999, 1.001):
@@ -329,7 +330,7 @@ def test_an_image_is_certified_up_to_its_radius(question: Question) -> None:
 
 
 @given(question=exact_questions(methods=["margin"]))
-@settings(max_examples=60)
+@draws(60)
 def test_an_image_is_certified_up_to_its_last_step_and_not_beyond(question: Question) -> None:
     steps, net = question.answer().steps, question.net
     assert isinstance(net, ExactNet)
@@ -550,7 +551,7 @@ UNIT = st.floats(0, 1, width=32) | st.sampled_from([0.0, 1.0, 0.3, 8 / 255, 1e-4
 
 
 @given(x=UNIT, eps=st.fractions(0, 1) | st.sampled_from([Fraction(n, 255) for n in range(256)]), data=st.data())
-@settings(max_examples=400)
+@draws(400)
 def test_the_box_encloses_the_exact_box(x: float, eps: Fraction, data: st.DataObject) -> None:
     if data.draw(st.booleans()):  # x - eps or x + eps - 1 next to nothing, where eps has places no float has
         target = data.draw(st.sampled_from([Fraction(x), 1 - Fraction(x)]))

@@ -9,8 +9,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.draws import draws, thorough
 from support.nets import HEADED, fractions
 from support.strategies import arrays, boxes, points_in
 
@@ -39,7 +40,6 @@ from linfengine.recipes import load_recipe
 from linfengine.train import train
 
 Rng = np.random.Generator
-TRIPLES = 125_000  # (model, image, perturbation), for each kind of net
 
 
 def drawn(net: Module, rng: Rng) -> Module:
@@ -129,13 +129,15 @@ def perturbed(net: Module, x: Array, labels: Array, eps: Fraction, count: int, r
     return points
 
 
+@pytest.mark.parametrize("triples", [6_000, thorough(125_000)])
 @pytest.mark.parametrize("method", ["margin", "interval"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_image_of_a_ball_breaks_its_certificate(kind: str, method: str) -> None:
+def test_no_image_of_a_ball_breaks_its_certificate(kind: str, method: str, triples: int) -> None:
+    """Triples of a model, an image and a perturbation, for each kind of net."""
     make, channels = KINDS[kind]
     rng = np.random.default_rng([list(KINDS).index(kind), method == "margin"])
     count, tried = 64, 0
-    while tried < TRIPLES:
+    while tried < triples:
         net = make(rng)
         images = rng.integers(0, 256, (24, channels, 3, 3)).astype(np.uint8)
         x, _ = check_samples(net, images, np.zeros(24, int))
@@ -152,7 +154,7 @@ def test_no_image_of_a_ball_breaks_its_certificate(kind: str, method: str) -> No
         tried += predictions.size
 
 
-@pytest.mark.parametrize("bits", [None, 8, 0])
+@pytest.mark.parametrize("bits", [None, thorough(8), 0])
 def test_no_image_of_a_ball_breaks_a_trained_net(bits: int | None, trained: Module) -> None:
     digits = load_dataset("digits")
     net, rng, tried = trained if bits is None else quantize(trained, bits), np.random.default_rng(0), 0
@@ -194,10 +196,10 @@ def test_exact_certificates_hold_in_integers(bits: int) -> None:
             assert (own < h[..., others])[:, rival].all()  # distances: the nearest class wins, without a tie
 
 
-def test_rounding_beats_radii_read_off_a_margin_and_none_of_ours() -> None:
-    """On 10,000 random 8-16-3 nets: the naive radius falls on many, a strict one on some, the proved on none."""
+@pytest.mark.parametrize("nets", [400, thorough(10_000)])
+def test_rounding_beats_radii_read_off_a_margin_and_none_of_ours(nets: int) -> None:
+    """On random 8-16-3 nets: the naive radius falls on many, a strict one on some, the proved on none."""
     rng = np.random.default_rng(0)
-    nets = 10_000
     beaten = [attack_radii(*random_net(rng), rng) for _ in range(nets)]
     share = {claim: sum(each[claim] for each in beaten) / nets for claim in RADII}
     assert share["margin/2 >= r"] >= 0.05
@@ -250,7 +252,7 @@ def last_layers(draw: st.DrawFn) -> Dense:
 
 
 @given(layer=last_layers(), data=st.data())
-@settings(max_examples=60)
+@draws(60)
 def test_no_features_of_a_box_have_less_than_the_lowest_margin(backend: str, layer: Dense, data: st.DataObject) -> None:
     """Neither as the program computes the logits, nor as they are."""
     ball = data.draw(boxes((3, 5), -1, 1) | boxes((3, 5)) | arrays((3, 5)).map(lambda x: Interval(x, x)))
@@ -277,7 +279,7 @@ def test_no_features_of_a_box_have_less_than_the_lowest_margin(backend: str, lay
     eps=st.sampled_from([Fraction(0), Fraction(1, 255), Fraction(1, 20), Fraction(1, 3), Fraction(1)]),
     data=st.data(),
 )
-@settings(max_examples=40)
+@draws(40)
 def test_no_image_of_a_box_has_less_than_the_lowest_margin(
     backend: str,
     make: Callable[[], Sequential],

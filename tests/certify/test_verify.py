@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
+from support.draws import draws
 from support.issuing import (
     BLACK,
     FIRST,
@@ -77,7 +78,7 @@ def cases(draw: st.DrawFn) -> tuple[Module, Array, Array, Fraction, str]:
 
 
 @given(case=cases())
-@settings(max_examples=150)
+@draws(150)
 def test_what_is_written_verifies(case: tuple[Module, Array, Array, Fraction, str], tmp_path: Path) -> None:
     net, images, labels, eps, method = case
     issued = issue(tmp_path, net, images, labels, eps, method, dataset="none")
@@ -122,7 +123,7 @@ MAGNITUDES = (0.0, 1e-45, 3e-42, 1e-38, 1e-30, 1e-7, 1.0, 1e8, 1e30)
     mean=st.sampled_from([0.0, 1e-45, 0.4, 1e9]),
     std=st.sampled_from([1e-30, 1e-6, 0.3, 3.0, 1e30, 1e36, 1e38]),
 )
-@settings(max_examples=150)
+@draws(150)
 def test_numbers_of_all_magnitudes_are_derived_to_the_last_bit(
     seed: int, magnitudes: list[float], mean: float, std: float, tmp_path: Path
 ) -> None:
@@ -156,7 +157,7 @@ def quotients(draw: st.DrawFn) -> tuple[int, int]:
 
 
 @given(quotient=quotients())
-@settings(max_examples=400)
+@draws(400)
 def test_nearest_is_the_nearest_float32(quotient: tuple[int, int]) -> None:
     """None of the float32 numbers around it is nearer, and of two as near it is the one with the even significand."""
     exact = Fraction(*quotient) / 2**149
@@ -169,7 +170,7 @@ def test_nearest_is_the_nearest_float32(quotient: tuple[int, int]) -> None:
 
 
 @given(significand=st.integers(-(2**53), 2**53), shift=st.integers(0, 223))
-@settings(max_examples=300)
+@draws(300)
 def test_nearest_rounds_as_numpy_does(significand: int, shift: int) -> None:
     number = math.ldexp(significand, shift - 149)  # a float64 number, without rounding
     assert nearest(significand << shift) == Fraction(float(np.float32(number))) * 2**149
@@ -220,7 +221,7 @@ def test_no_margin_proves_what_may_overflow(tmp_path: Path) -> None:
     std=st.sampled_from([1e-45, 2.5e-39, 6e-39, 1e-30, 0.3, 1e30]),
     mean=st.sampled_from([0.0, 0.4, 1e8, 3.4e38]),
 )
-@settings(max_examples=150)
+@draws(150)
 def test_the_checker_refuses_where_the_engine_does(seed: int, scale: float, std: float, mean: float) -> None:
     """The same values are bounded, in fractions here, and the engine's threshold is no lower."""
     rng = np.random.default_rng(seed)
@@ -347,7 +348,7 @@ def test_the_certificates_that_are_tampered_with_verify(issued: Issued) -> None:
 
 
 @given(what=st.sampled_from(["certificate", "model", "images", "labels"]), bit=st.integers(0, 2**24))
-@settings(max_examples=200)
+@draws(200)
 def test_no_bit_can_be_flipped(issued: Issued, what: str, bit: int) -> None:
     certificate, model, images, labels = issued.certificate, issued.model, issued.images, issued.labels
     if what == "certificate":
@@ -374,7 +375,7 @@ def test_no_bit_of_the_header_can_be_flipped_in_the_model(issued: Issued) -> Non
 
 
 @given(bit=st.integers(0, 2**24))
-@settings(max_examples=100)
+@draws(100)
 def test_another_model_verifies_only_where_it_computes_the_same(issued: Issued, bit: int) -> None:
     """One bit of its tensors flipped, and the digest and the seal as they should be for that model."""
     content = issued.model.read_bytes()
@@ -902,7 +903,7 @@ def test_no_samples_are_not_some(issued: Issued, n: Any) -> None:
 
 
 @given(n=st.integers(1, 3000), part=st.floats(0, 1), confidence=st.sampled_from([0.5, 0.95, 0.999]))
-@settings(max_examples=100)
+@draws(100)
 def test_the_bounds_are_those_of_clopper_and_pearson(n: int, part: float, confidence: float) -> None:
     count, tail = round(part * n), (1 - confidence) / 2
     lower, upper = clopper_pearson(count, n, confidence)

@@ -21,8 +21,9 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.draws import draws
 from support.issuing import (
     MAKERS,
     ODD,
@@ -611,7 +612,7 @@ def edits(text: str) -> st.SearchStrategy[str]:
 
 
 @given(data=st.data(), what=st.sampled_from(["header", "config", "certificate"]))
-@settings(max_examples=120)
+@draws(120)
 def test_edited_files_are_refused_or_claim_the_same(
     plain: Issued, issued: Issued, data: st.DataObject, what: str
 ) -> None:

@@ -21,6 +21,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from support.draws import thorough
 
 from linfengine import __version__, audit, cli
 from linfengine.attack import Attacked
@@ -414,7 +415,7 @@ def another(tmp_path_factory: pytest.TempPathFactory) -> Path:
 PICTURES = {".png": b"\x89PNG\r\n", ".svg": b"<?xml", ".pdf": b"%PDF"}
 
 
-@pytest.mark.parametrize("suffix", PICTURES)
+@pytest.mark.parametrize("suffix", [".png", ".svg", thorough(".pdf")])
 @pytest.mark.parametrize("several", [False, True])
 def test_plot_draws_runs_and_writes_their_figures(
     suffix: str, several: bool, trained: Path, another: Path, tmp_path: Path
@@ -1082,7 +1083,7 @@ def test_a_certificate_cut_short_or_of_another_model_is_refused(exact: Path, cer
 # The audit.
 
 
-@pytest.mark.parametrize("kind", ["float32", "exact"])
+@pytest.mark.parametrize("kind", [thorough("float32"), "exact"])
 def test_audit_writes_a_report_in_three_files(kind: str, exact: Path, model: Path, tmp_path: Path) -> None:
     path, out = (exact, tmp_path / "report") if kind == "exact" else (model, model.with_name("model-audit"))
     words = ["--gray-levels", "12.75", "--out", out, "--seed", 3] if kind == "exact" else []
@@ -1394,7 +1395,7 @@ def test_training_that_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize("encoding", ["ascii", thorough("cp1252")])
 def test_a_terminal_without_greek_letters(encoding: str, trained: Path, tmp_path: Path) -> None:
     arguments = ["certify", trained / MODEL, "--eps", "0.1", "--limit", 5, "--json", tmp_path / "result.json"]
     for command in (["--help"], arguments, ["certify", trained / MODEL, "--eps", "2"]):
@@ -1581,7 +1582,15 @@ def test_an_error_that_is_nobodys_mistake_keeps_its_traceback(monkeypatch: pytes
 @pytest.mark.parametrize("module", ["linfengine.startup", "numpy", "linfengine.tensor", "linfengine.cli"])
 def test_an_interruption_while_modules_are_imported(module: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "linfengine", "info"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that starts tests in the background has them ignore SIGINT, and their children with them
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as started:
         assert started.stderr
         assert any(line.split("|")[-1].strip() == module for line in started.stderr)
         started.send_signal(signal.SIGINT)

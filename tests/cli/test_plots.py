@@ -16,6 +16,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
+from support.draws import thorough
 
 from linfengine import plots
 from linfengine.audit import RADII, Section
@@ -207,7 +208,7 @@ def test_no_two_runs_share_a_colour(n: int) -> None:
 # The file.
 
 
-@pytest.mark.parametrize("runs", [1, 3, 9])
+@pytest.mark.parametrize("runs", [thorough(1), thorough(3), 9])
 def test_a_picture_is_written(runs: int, tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     plot_runs(tmp_path / "runs.png", {f"a run whose name is rather long, {i}": a_run(i) for i in range(runs)})
@@ -222,7 +223,9 @@ def test_a_picture_is_written(runs: int, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["runs.png"]
 
 
-@pytest.mark.parametrize(("suffix", "magic"), [("png", b"\x89PNG\r\n"), ("SVG", b"<?xml"), ("pdf", b"%PDF")])
+@pytest.mark.parametrize(
+    ("suffix", "magic"), [thorough("png", b"\x89PNG\r\n"), thorough("SVG", b"<?xml"), ("pdf", b"%PDF")]
+)
 def test_equal_runs_give_equal_pictures(suffix: str, magic: bytes, tmp_path: Path) -> None:
     for name in ("a", "b"):
         plot_runs(tmp_path / f"{name}.{suffix}", {"run": a_run(7)})
@@ -234,12 +237,12 @@ def test_equal_runs_give_equal_pictures(suffix: str, magic: bytes, tmp_path: Pat
 @pytest.mark.parametrize(
     "runs",
     [
-        {"one epoch": a_run(epochs=1)},
-        {"one epoch": a_run(epochs=1), "$ _": a_run()},
+        thorough({"one epoch": a_run(epochs=1)}),
+        thorough({"one epoch": a_run(epochs=1), "$ _": a_run()}),
         {"bare": [{"epoch": 3, "p": math.inf, "lr": 0.0, "loss": 0.0, "accuracy": 0.0}]},
         {"ends": [a_run(epochs=1)[0] | {"margin_counts": [1] + [0] * (BINS - 2) + [1]}]},
-        {"far": [each | {"loss": 10.0 ** -each["epoch"]} for each in a_run(epochs=12)]},
-        {str(i): a_run(i, epochs=3) for i in range(40)},
+        thorough({"far": [each | {"loss": 10.0 ** -each["epoch"]} for each in a_run(epochs=12)]}),
+        thorough({str(i): a_run(i, epochs=3) for i in range(40)}),
     ],
     ids=lambda runs: f"{len(runs)} {next(iter(runs))}",
 )

@@ -18,8 +18,9 @@ from typing import Any
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from support.draws import draws
 from support.op_cases import Array
 
 from linfengine import Tensor
@@ -256,7 +257,7 @@ def complaint(call: Callable[[], object]) -> str:
 
 
 @given(net=nets(), x=images(), bits=st.sampled_from([0, 1, 4, 8, 11]))
-@settings(max_examples=50)
+@draws(50)
 def test_the_logits_are_those_of_fractions(backend: str, net: Sequential, x: Array, bits: int) -> None:
     try:
         exact = quantize(net, bits)
@@ -268,7 +269,7 @@ def test_the_logits_are_those_of_fractions(backend: str, net: Sequential, x: Arr
 
 
 @given(net=nets(), x=images(1), reach=st.integers(0, 300), bits=st.sampled_from([0, 4, 8]))
-@settings(max_examples=40)
+@draws(40)
 def test_the_bounds_hold_and_meet_at_a_point(backend: str, net: Sequential, x: Array, reach: int, bits: int) -> None:
     """In the middle of a box of no width they are the logits; at its corners the logits lie between them."""
     exact = quantize(net, bits)
@@ -333,7 +334,7 @@ def test_every_processor_gives_the_same_bits(
 
 
 @given(net=dense_nets(), x=images(3))
-@settings(max_examples=80)
+@draws(80)
 def test_bytes_give_what_floats_give(host_backend: str, net: Sequential, x: Array) -> None:
     exact = quantize(net, 0)
     np.testing.assert_array_equal(exact(x).numpy(), exact(x.astype(np.float32)).numpy())
@@ -341,7 +342,7 @@ def test_bytes_give_what_floats_give(host_backend: str, net: Sequential, x: Arra
 
 
 @given(net=dense_nets(), x=images(2), far=st.sampled_from([-5000, -300, -1, 256, 1000]), seed=st.integers(0, 99))
-@settings(max_examples=40)
+@draws(40)
 def test_weights_may_lie_far_from_every_byte(host_backend: str, net: Sequential, x: Array, far: int, seed: int) -> None:
     exact, rng = quantize(net, 0), np.random.default_rng(seed)
     state = {name: array.copy() for name, array in exact.state().items()}
@@ -601,7 +602,7 @@ def moved(net: Sequential, exact: ExactNet, image: Array) -> Fraction:
 
 
 @given(net=dense_nets() | nets(DENSE), x=images(1), bits=st.sampled_from([0, 1, 4, 8, 10]))
-@settings(max_examples=120)
+@draws(120)
 def test_no_logit_moves_by_more_than_half_a_step_a_layer(net: Sequential, x: Array, bits: int) -> None:
     dense = sum(isinstance(layer, LinfDistDense) for layer in net.layers)
     assert moved(net, quantize(net, bits), x[0]) <= Fraction(dense + 1, 2) + Fraction(1, 10**6)
@@ -625,7 +626,7 @@ def test_roundings_that_add_up_make_up_for_each_other(depth: int, shift: bool) -
 
 
 @given(net=nets(CONV), x=images(1), bits=st.sampled_from([0, 4, 8]))
-@settings(max_examples=50)
+@draws(50)
 def test_where_padding_or_relu_stop_a_shift_a_logit_moves_a_step_an_array(net: Sequential, x: Array, bits: int) -> None:
     """An array's own rounding costs half a step, and another half where the next cannot make up for it."""
     exact = quantize(net, bits)
@@ -639,7 +640,7 @@ def test_where_padding_or_relu_stop_a_shift_a_logit_moves_a_step_an_array(net: S
     x=images(1),
     bits=st.sampled_from([6, 8]),
 )
-@settings(max_examples=60)
+@draws(60)
 def test_numbers_on_the_grid_stay_what_they_are(name: str, seed: int, std: float, x: Array, bits: int) -> None:
     """Numbers that are multiples of 1/16, times 255/4: multiples of 1/64 gray level."""
     net = filled(NETS[name](), seed)
@@ -685,7 +686,7 @@ def test_the_default_is_eight_bits() -> None:
 
 
 @given(net=nets(), x=images(1), magnitude=st.floats(0, 6), bits=st.integers(0, MOST_FRACTION_BITS))
-@settings(max_examples=60)
+@draws(60)
 def test_a_net_is_exact_or_refused(net: Sequential, x: Array, magnitude: float, bits: int) -> None:
     for array in net.state().values():
         array *= np.float32(10**magnitude)
@@ -936,7 +937,7 @@ def gaps(net: ExactNet, x: Array) -> Array:
 
 @pytest.mark.parametrize("name", ["net", "groups"])
 @given(seed=st.integers(0, 2**32), output=st.integers(0, 2))
-@settings(max_examples=20)
+@draws(20)
 def test_gradients_are_those_of_the_float_net(backend: str, name: str, seed: int, output: int) -> None:
     """dz/dx in gray levels is std dz/dx of the pixels, wherever rounding the net leaves all winners what they were."""
     net = filled(DENSE[name](), seed)

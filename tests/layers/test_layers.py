@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.draws import draws
 from support.op_cases import Array
 from support.strategies import arrays, boxes, points_in
 from support.tolerances import CENTRAL_DIFFERENCES, FORWARD
@@ -627,7 +628,7 @@ SCALES = st.sampled_from([1e-3, 1.0, 1.0, 30.0])
 
 
 @every_case
-@settings(max_examples=30)
+@draws(30)
 @given(data=st.data())
 def test_the_lipschitz_constant_is_never_exceeded(case: Case, data: st.DataObject) -> None:
     """Up to the rounding of both outputs, which the layer states as well."""
@@ -708,7 +709,7 @@ def exceeds(layer: Module, x: Array) -> tuple[float, float]:
 
 
 @every_case
-@settings(max_examples=40)
+@draws(40)
 @given(data=st.data())
 def test_the_computed_output_is_as_near_the_exact_one_as_stated(case: Case, data: st.DataObject) -> None:
     """The exact one by float64 arithmetic on the same float32 parameters, whose own error is negligible here."""
@@ -721,7 +722,7 @@ def test_the_computed_output_is_as_near_the_exact_one_as_stated(case: Case, data
     assert beyond_magnitude <= 0
 
 
-@settings(max_examples=40)
+@draws(40)
 @given(data=st.data())
 def test_rounding_of_a_distance_layer_with_any_weights(backend: str, data: st.DataObject) -> None:
     layer = LinfDistDense(4, 3, bias=True, groups=1).eval()
@@ -729,7 +730,7 @@ def test_rounding_of_a_distance_layer_with_any_weights(backend: str, data: st.Da
     assert max(exceeds(layer, data.draw(arrays((2, 4))))) <= 0
 
 
-@settings(max_examples=40)
+@draws(40)
 @given(data=st.data())
 def test_rounding_of_a_linear_layer_with_any_weights(data: st.DataObject) -> None:
     layer = Dense(4, 3).eval()
@@ -784,7 +785,7 @@ def test_errors_add_up_over_distance_layers_and_grow_with_linear_ones() -> None:
 
 
 @every_case
-@settings(max_examples=30)
+@draws(30)
 @given(data=st.data())
 def test_an_interval_contains_what_its_points_become(case: Case, data: st.DataObject) -> None:
     """The float32 program itself, rounding included."""
@@ -1002,7 +1003,7 @@ def test_the_worst_case_at_a_point_is_the_difference_of_logits(case: Case) -> No
 
 
 @every_head
-@settings(max_examples=30)
+@draws(30)
 @given(data=st.data())
 def test_the_worst_case_grows_with_eps_and_is_no_better_than_any_point(case: Case, data: st.DataObject) -> None:
     net, (x, labels) = headed(case, data.draw(st.integers(0, 2**32)), data.draw(SCALES)), samples(case)
@@ -1027,7 +1028,7 @@ def test_without_a_head_the_losses_know_the_worst_case(case: Case) -> None:
 
 
 @every_head
-@settings(max_examples=40)
+@draws(40)
 @given(data=st.data())
 def test_a_certificate_is_no_looser_than_the_worst_case_of_training(case: Case, data: st.DataObject) -> None:
     """The box is the ball less what is no image, and its bounds pass through the distance layers one by one."""

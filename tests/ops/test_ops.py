@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.draws import draws
 from support.op_cases import ANY, CASES, Array, Case
 from support.strategies import arrays, boxes, layers, points_in, shapes
 from support.tolerances import CENTRAL_DIFFERENCES, FORWARD, GRADIENT
@@ -113,7 +114,7 @@ def test_repeated_memory(backend: str, case: Case) -> None:
 
 
 @pytest.mark.parametrize(("case", "inputs"), WITH_BOUNDS, ids=[f"{case}-{inputs}" for case, inputs in WITH_BOUNDS])
-@settings(max_examples=25)
+@draws(25)
 @given(data=st.data())
 def test_bounds_enclose_the_computed_values(case: Case, inputs: tuple[int, ...], data: st.DataObject) -> None:
     """What the float32 program gives for points of the boxes lies within the bounds, its rounding included."""
@@ -142,7 +143,7 @@ def test_bounds_enclose_the_computed_values(case: Case, inputs: tuple[int, ...],
 
 
 @given(layer=layers(), data=st.data())
-@settings(max_examples=50)
+@draws(50)
 def test_linf_dist_is_the_plain_formula_to_the_bit(
     backend: str, layer: tuple[Array, Array, int], data: st.DataObject
 ) -> None:
@@ -155,7 +156,7 @@ def test_linf_dist_is_the_plain_formula_to_the_bit(
 
 
 @given(layer=layers(max_groups=1), data=st.data())
-@settings(max_examples=50)
+@draws(50)
 def test_linf_dist_is_1_lipschitz(backend: str, layer: tuple[Array, Array, int], data: st.DataObject) -> None:
     """Up to the one rounding of either distance."""
     x, w, _ = layer
@@ -302,7 +303,7 @@ def test_arrays_of_numpy_take_part_on_either_side() -> None:
 
 
 @given(shape=shapes(), data=st.data())
-@settings(max_examples=50)
+@draws(50)
 def test_unbroadcast_is_the_transpose_of_broadcast(shape: tuple[int, ...], data: st.DataObject) -> None:
     """<broadcast(x), g> = <x, unbroadcast(g)>, exactly for whole numbers."""
     added = data.draw(shapes(max_dims=2))

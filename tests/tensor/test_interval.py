@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.draws import draws
 from support.op_cases import Array
 from support.strategies import arrays, boxes, layers, points_in
 
@@ -66,7 +67,7 @@ def test_contains(data: st.DataObject) -> None:
 
 
 @given(layer=layers(), data=st.data())
-@settings(max_examples=50)
+@draws(50)
 def test_linf_dist_bounds_are_attained(backend: str, layer: tuple[Array, Array, int], data: st.DataObject) -> None:
     """Not only sound but exact: for each output the point of the box nearest to w gives the lower bound, to the bit,
     and the corner farthest from w the upper one."""
@@ -98,7 +99,7 @@ def test_a_point_has_the_bounds_of_its_value(data: st.DataObject) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=50)
+@draws(50)
 def test_bounds_of_a_whole_net(backend: str, data: st.DataObject) -> None:
     rng = np.random.default_rng(0)
     w1, w2, w3 = (rng.standard_normal(shape).astype(np.float32) for shape in ((6, 3), (5, 6), (5, 2)))

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.draws import draws
 from support.op_cases import Array
 
 import linfengine as le
@@ -161,7 +162,7 @@ def test_gradients_of_a_shared_input_add_up() -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=50)
+@draws(50)
 def test_gradients_of_any_graph(data: st.DataObject) -> None:
     """A random graph of sums, differences and products of whole numbers against forward-mode derivatives, exactly."""
     tensors, slopes = [leaf([float(i + 1)]) for i in range(3)], [np.eye(3)[i] for i in range(3)]

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 from safetensors.numpy import save_file
+from support.draws import draws
 from support.op_cases import Array
 
 from linfengine._version import __version__
@@ -100,7 +101,7 @@ METADATA = st.dictionaries(
 
 
 @given(tensors=TENSORS, metadata=METADATA)
-@settings(max_examples=50)
+@draws(50)
 def test_tensors_come_back_to_the_bit(
     tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, Array], metadata: dict[str, str]
 ) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.draws import draws
 from support.op_cases import Array
 from support.strategies import arrays
 
@@ -64,7 +65,7 @@ def test_plain_sgd_is_gradient_descent() -> None:
     np.testing.assert_array_equal(w.numpy(), [2])
 
 
-@settings(max_examples=50)
+@draws(50)
 @given(data=st.data(), momentum=st.sampled_from([0, 0.5, 0.9]))
 def test_sgd_sums_up_the_past(data: st.DataObject, momentum: float) -> None:
     """w_T = w_0 - lr sum_t v_t,  v_t = sum_{s <= t} momentum^(t - s) g_s."""
@@ -575,7 +576,7 @@ def exact_decay(row: Array, p: int, amount: Fraction) -> list[float]:
     return after
 
 
-@settings(max_examples=50)
+@draws(50)
 @given(
     w=arrays((2, 3), -8, 8).filter(lambda w: (np.abs(w) > 2**-6).all()),
     p=st.sampled_from([1, 3, 8, 24, 100]),

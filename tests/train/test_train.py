@@ -507,7 +507,15 @@ def test_seeds_do(few: Dataset, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_a_run_that_is_killed_and_resumed_ends_with_the_same_bits(digits: Dataset, tmp_path: Path) -> None:
-    long = ["epochs=40", "ramp_start=10", "ramp_end=30", "loss=mixture", "crop_padding=1", "weight_decay=0.001"]
+    long = [
+        "epochs=40",
+        "ramp_start=10",
+        "ramp_end=30",
+        "batch_size=64",
+        "loss=mixture",
+        "crop_padding=1",
+        "weight_decay=0.001",
+    ]
     train(tiny(*long), digits, tmp_path / "whole")
     out = tmp_path / "killed"
     for epochs in (2, 9):
@@ -525,7 +533,7 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_bits(digits: Datase
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT")
 def test_ctrl_c_leaves_a_whole_checkpoint_and_says_how_to_go_on(digits: Dataset, tmp_path: Path) -> None:
-    long = ["epochs=40", "ramp_start=10", "ramp_end=30"]
+    long = ["epochs=40", "ramp_start=10", "ramp_end=30", "batch_size=64"]
     train(tiny(*long), digits, tmp_path / "whole")
     out = tmp_path / "interrupted"
     # a shell that starts tests in the background has them ignore SIGINT, and their children with them
