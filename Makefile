@@ -11,11 +11,18 @@ FORMATTED := $(CXX_FILES) $(wildcard linfengine/backends/cuda/*.cu* benchmarks/g
 SOURCES := setup.py setup.cfg pyproject.toml linfengine/_version.py $(CXX_FILES) \
            $(wildcard linfengine/*.pyx linfengine/*.pxd linfengine/*/*.pyx linfengine/*/*.pxd)
 
+# Prints the libraries that the package needs, as pip reads them.
+REQUIRES := $(BIN)/python -c 'from configparser import RawConfigParser as Parser; cfg = Parser(); cfg.read("setup.cfg"); \
+              print(cfg["options"]["install_requires"])'
+
 # The interpreter's name is part of the stamp: another PYTHON makes another environment.
 MADE := $(VENV)/made-with-$(subst /,-,$(PYTHON))
 
 PEERS_VENV := .venv-peers
 PEERS      := torch==2.13.0 jax numba scikit-learn faiss-cpu
+
+# One process for each core, and one thread in each (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 SANITIZED := address,undefined thread
 ifeq ($(shell uname -m),x86_64)
@@ -28,7 +35,7 @@ export LINFENGINE_DATA ?= $(abspath ../shared/data)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-peers gpu-compile sanitize clean
+.PHONY: help demo test thorough check lint format bench bench-peers gpu-compile sanitize clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
@@ -37,8 +44,16 @@ help:  ## list the targets
 demo: $(VENV)/installed  ## install, then train and certify a small net (into runs/demo)
 	@$(BIN)/linfengine demo --out runs/demo
 
-test: $(VENV)/tools  ## install, then run the tests
-	@$(BIN)/python -m pytest
+test: $(VENV)/tools  ## install, then run the tests: every law with a few random draws (3 minutes)
+	@$(PYTEST)
+
+# What `make test` leaves out: the marker thorough, and random draws in full. Every test at once, on one core:
+# pytest -m '' --hypothesis-profile=thorough
+thorough: $(VENV)/tools  ## run the long tests, and those on random draws with ten times as many
+	@$(PYTEST) -m 'thorough or hypothesis' --hypothesis-profile=thorough
+
+# gpu-compile stands before the tests, which then hold their stand-in for CuPy against the original.
+check: lint gpu-compile test thorough sanitize  ## all of these: lint, gpu-compile, test, thorough, sanitize (15 minutes)
 
 lint: $(VENV)/tools  ## check style, formatting and types
 	@$(BIN)/ruff check --quiet
@@ -78,11 +93,15 @@ $(MADE):
 	  echo 'linfengine needs a virtual environment: install venv (Debian, Ubuntu: apt install python3-venv).'; exit 1; }
 	@touch $@
 
+# The libraries are installed while the package is built. Python compiles modules when it first imports them.
 # The build says in one sentence what it lacks; where it does, that sentence is all there is to read.
 $(VENV)/installed: $(MADE) $(SOURCES)
 	@echo 'building linfengine ...'
-	@$(PIP) --verbose --editable . >$(VENV)/install.log 2>&1 || \
-	  { grep -o 'linfengine needs .*' $(VENV)/install.log || cat $(VENV)/install.log; exit 1; }
+	@$(REQUIRES) | $(PIP) --no-compile --requirement /dev/stdin >$(VENV)/requires.log 2>&1 & \
+	  $(PIP) --no-compile --no-deps --verbose --editable . >$(VENV)/install.log 2>&1; built=$$?; \
+	  wait $$!; required=$$?; \
+	  if [ $$built != 0 ]; then grep -o 'linfengine needs .*' $(VENV)/install.log || cat $(VENV)/install.log; exit 1; fi; \
+	  if [ $$required != 0 ]; then cat $(VENV)/requires.log; exit 1; fi
 	@touch $@
 
 # The package is installed in place there too, so that a new build needs no new environment.
@@ -102,9 +121,9 @@ $(VENV)/sanitize-%: tests/kernels/sanitize.cpp $(CXX_FILES) | $(MADE)
 	    src_cpp/dispatch.cpp src_cpp/threads.cpp $$folder/*.o -o $@; status=$$?; rm -r $$folder; exit $$status
 
 $(VENV)/gpu-tools: setup.cfg | $(VENV)/installed
-	@$(PIP) -qq 'linfengine[gpu-compile]'
+	@$(PIP) -qq --no-compile 'linfengine[gpu-compile]'
 	@touch $@
 
 $(VENV)/tools: $(MADE) setup.cfg | $(VENV)/installed
-	@$(PIP) -qq 'linfengine[test,dev]'
+	@$(PIP) -qq --no-compile 'linfengine[test,dev]'
 	@touch $@

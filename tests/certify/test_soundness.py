@@ -196,10 +196,10 @@ def test_exact_certificates_hold_in_integers(bits: int) -> None:
             assert (own < h[..., others])[:, rival].all()  # distances: the nearest class wins, without a tie
 
 
-@pytest.mark.parametrize("nets", [400, thorough(10_000)])
-def test_rounding_beats_radii_read_off_a_margin_and_none_of_ours(nets: int) -> None:
+@pytest.mark.parametrize(("nets", "seed"), [(400, 0), *(thorough(2_500, seed) for seed in range(4))])
+def test_rounding_beats_radii_read_off_a_margin_and_none_of_ours(nets: int, seed: int) -> None:
     """On random 8-16-3 nets: the naive radius falls on many, a strict one on some, the proved on none."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     beaten = [attack_radii(*random_net(rng), rng) for _ in range(nets)]
     share = {claim: sum(each[claim] for each in beaten) / nets for claim in RADII}
     assert share["margin/2 >= r"] >= 0.05
