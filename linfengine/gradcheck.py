@@ -1,6 +1,6 @@
 """Gradients against central differences: the check every op, layer and loss of one's own should pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -55,19 +55,34 @@ def gradcheck(
             )
         return float((u * (ahead - behind)).sum()) / (2 * step)
 
-    checks: list[tuple[str, float, float]] = []  # where, by backward, by difference
+    _compare(_directions(points, along, rng), gradients, difference, rtol, atol)
+
+
+def _directions(points: list[Array], along: int | None, rng: np.random.Generator) -> Iterator[tuple[str, list[Array]]]:
+    """Directions through all inputs at once, each with its name: random ones, or every entry alone."""
     if along is not None:
         for i in range(along):
-            directions = [rng.standard_normal(point.shape) for point in points]
-            slope = sum(float((g * e).sum()) for g, e in zip(gradients, directions, strict=True))
-            checks.append((f"along random direction {i}", slope, difference(directions)))
-    else:
-        for i, point in enumerate(points):
-            for index in np.ndindex(point.shape):
-                directions = [np.zeros(other.shape) for other in points]
-                directions[i][index] = 1
-                checks.append((f"for input {i} at index {index}", float(gradients[i][index]), difference(directions)))
+            yield f"along random direction {i}", [rng.standard_normal(point.shape) for point in points]
+        return
+    for i, point in enumerate(points):
+        for index in np.ndindex(point.shape):
+            directions = [np.zeros(other.shape) for other in points]
+            directions[i][index] = 1
+            yield f"for input {i} at index {index}", directions
 
+
+def _compare(
+    directions: Iterator[tuple[str, list[Array]]],
+    gradients: list[Array],
+    difference: Callable[[list[Array]], float],
+    rtol: float,
+    atol: float,
+) -> None:
+    """Raises ValueError with the worst direction if a slope is not the difference along it."""
+    checks = []  # where, by backward, by difference
+    for where, each in directions:
+        slope = sum(float((g * e).sum()) for g, e in zip(gradients, each, strict=True))
+        checks.append((where, slope, difference(each)))
     slopes, differences = (np.array([check[i] for check in checks]) for i in (1, 2))
     excess = np.abs(slopes - differences) - (atol + rtol * np.abs(differences))
     worst = int(np.where(np.isnan(excess), np.inf, excess).argmax())

@@ -6,14 +6,16 @@ import time
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import click
 
 from .. import __version__
 from ..certify import METHODS, write_certificate
+from ..data import Dataset
+from ..domain import domain_of
 from ..errors import UserError
 from ..evaluate import evaluate
-from ..exact import ExactNet
 from ..recipes import make_recipe, size_of
 from ..units import parse_eps
 from .models import check_verifiable, load_with_data, recipe_of
@@ -90,14 +92,13 @@ def certify_command(
     images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
     if certificate:
         check_verifiable(net, images.shape[1:])
-    method = method or ("exact" if isinstance(net, ExactNet) else "interval")
+    method = method or ("interval" if domain_of(net).fraction_bits is None else "exact")
     recipe = recipe_of(model, metadata)
     theirs = metadata.get("dataset") == dataset.name and parse_eps(recipe.get("eps_test", 0)) == eps and not limit
     published = recipe.get("published") if theirs else None
     net.to(usable_device(device))
     start = time.perf_counter()
-    what = f"certifying {len(labels):,} images of {dataset.name}"
-    with console.status(what + (f", PGD with {attack_steps} steps" if attack else "")):
+    with console.status(_under_way(dataset, len(labels), attack_steps)):
         result = evaluate(
             net, images, labels, eps,
             method=method, attack_steps=attack_steps, restarts=restarts or 1, targeted=targeted,
@@ -105,25 +106,30 @@ def certify_command(
     if certificate:
         write_certificate(certificate, result.certificate, model, images, labels, dataset=dataset.name, split="test")
     facts = {
-        "dataset": dataset.name,
-        "model": str(model),
-        "version": __version__,
-        "device": net.device,
-        "attack_steps": attack_steps or None,
-        "attack_restarts": (restarts or 1) if attack else None,
-        "attack_targeted": targeted if attack else None,
-        "published": published,
+        "dataset": dataset.name, "model": str(model), "version": __version__, "device": net.device,
+        "attack_steps": attack_steps or None, "attack_restarts": (restarts or 1) if attack else None,
+        "attack_targeted": targeted if attack else None, "published": published,
         "seconds": time.perf_counter() - start,
-    }
+    }  # fmt: skip
     write_json(json_file, result.summary() | facts)
     say(f"{dataset.name}, {'first ' if limit else ''}{len(labels):,} test images, {method} certificate, {BOUNDS}")
     show(result_table([result], published))
     if published:
-        with suppress(UserError):  # a recipe of another version
-            own = make_recipe(recipe)
-            say(f"This net: {size_of(own)}, {own.epochs} epochs.")
-        if recipe.get("source"):
-            say(f"Published: {str(recipe['source']).rstrip('.')}.")
+        _tell_published(recipe)
     tell_certificate(result.certificate)
     if certificate:
         suggest("linfengine", "verify", certificate, model, dataset.name)
+
+
+def _tell_published(recipe: dict[str, Any]) -> None:
+    """The sizes of this net and of the published one, beside whose figures it is shown."""
+    with suppress(UserError):  # a recipe of another version
+        own = make_recipe(recipe)
+        say(f"This net: {size_of(own)}, {own.epochs} epochs.")
+    if recipe.get("source"):
+        say(f"Published: {str(recipe['source']).rstrip('.')}.")
+
+
+def _under_way(dataset: Dataset, n: int, attack_steps: int) -> str:
+    what = f"certifying {n:,} images of {dataset.name}"
+    return f"{what}, PGD with {attack_steps} steps" if attack_steps else what

@@ -49,98 +49,125 @@ class _Call:
     state: Any = None
 
 
-def _parse(blob: bytes, most_steps: int) -> Any:
-    """The dicts, lists, tuples, ints, strings and `_Call`s of a pickle. A fault is a ValueError or an IndexError."""
-    stack: list[Any] = []
-    marks: list[int] = []
-    memo: dict[int, Any] = {}
-    at = 0
+class _Machine:
+    """The stack machine on the bytes of a pickle. A fault is a ValueError or an IndexError."""
 
-    def take(size: int) -> bytes:
-        nonlocal at
-        if size > len(blob) - at:
-            raise ValueError(f"{size:,} bytes are announced where {len(blob) - at:,} are left")
-        at += size
-        return blob[at - size : at]
+    def __init__(self, blob: bytes) -> None:
+        self.blob, self.at = blob, 0
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
 
-    def number(width: int, signed: bool = False) -> int:
-        return int.from_bytes(take(width), "little", signed=signed)
+    def result(self, most_steps: int) -> Any:
+        """The dicts, lists, tuples, ints, strings and `_Call`s that the pickle makes, in at most so many opcodes."""
+        for _ in range(most_steps):
+            code = self.take(1)
+            if code == pickle.STOP:
+                return self.stack.pop()
+            if not (self.read_value(code) or self.use_memo(code) or self.build_value(code) or self.name_or_call(code)):
+                raise ValueError(f"opcode {code!r} is refused")
+        raise ValueError(f"there are more than {most_steps:,} opcodes")
 
-    def line() -> str:
-        return take(blob.index(b"\n", at) + 1 - at)[:-1].decode()
+    def take(self, size: int) -> bytes:
+        if size > len(self.blob) - self.at:
+            raise ValueError(f"{size:,} bytes are announced where {len(self.blob) - self.at:,} are left")
+        self.at += size
+        return self.blob[self.at - size : self.at]
 
-    def popped(count: int) -> list[Any]:
-        items = stack[-count:]
-        del stack[-count:]
+    def number(self, width: int, signed: bool = False) -> int:
+        return int.from_bytes(self.take(width), "little", signed=signed)
+
+    def line(self) -> str:
+        return self.take(self.blob.index(b"\n", self.at) + 1 - self.at)[:-1].decode()
+
+    def popped(self, count: int) -> list[Any]:
+        items = self.stack[-count:]
+        del self.stack[-count:]
         return items
 
-    def since_mark() -> list[Any]:
-        start = marks.pop()
-        items = stack[start:]
-        del stack[start:]
+    def since_mark(self) -> list[Any]:
+        start = self.marks.pop()
+        items = self.stack[start:]
+        del self.stack[start:]
         return items
 
-    def last(kind: type) -> Any:
-        if type(stack[-1]) is not kind:
+    def last(self, kind: type) -> Any:
+        if type(self.stack[-1]) is not kind:
             raise ValueError("an object is changed that cannot be")
-        return stack[-1]
+        return self.stack[-1]
 
-    for _ in range(most_steps):
-        code = take(1)
+    def read_value(self, code: bytes) -> bool:
+        """Opcodes that put a value on the stack, or are skipped; False for others."""
         if code in INTEGERS:
-            stack.append(number(INTEGERS[code], signed=code == pickle.BININT))
+            self.stack.append(self.number(INTEGERS[code], signed=code == pickle.BININT))
         elif code in STRINGS:
-            stack.append(take(number(STRINGS[code])))
+            self.stack.append(self.take(self.number(STRINGS[code])))
         elif code in TEXTS:
-            stack.append(take(number(TEXTS[code])).decode())
-        elif code in PUTS:
-            memo[number(PUTS[code])] = stack[-1]
-        elif code == pickle.MEMOIZE:
-            memo[len(memo)] = stack[-1]
-        elif code in GETS:
-            stack.append(memo.get(number(GETS[code])))
-            if type(stack[-1]) not in (bytes, str, _Name):
-                raise ValueError("an object that is no string is used twice")
+            self.stack.append(self.take(self.number(TEXTS[code])).decode())
         elif code in SKIPPED:
-            take(SKIPPED[code])
+            self.take(SKIPPED[code])
         elif code in CONSTANTS:
-            stack.append(CONSTANTS[code])
+            self.stack.append(CONSTANTS[code])
         elif code in EMPTY:
-            stack.append(EMPTY[code]())
-        elif code == pickle.MARK:
-            marks.append(len(stack))
+            self.stack.append(EMPTY[code]())
+        else:
+            return False
+        return True
+
+    def use_memo(self, code: bytes) -> bool:
+        """Opcodes that store a value in the memo, or take it from there; False for others."""
+        if code in PUTS:
+            self.memo[self.number(PUTS[code])] = self.stack[-1]
+        elif code == pickle.MEMOIZE:
+            self.memo[len(self.memo)] = self.stack[-1]
+        elif code in GETS:
+            self.stack.append(self.memo.get(self.number(GETS[code])))
+            if type(self.stack[-1]) not in (bytes, str, _Name):
+                raise ValueError("an object that is no string is used twice")
+        else:
+            return False
+        return True
+
+    def build_value(self, code: bytes) -> bool:
+        """Opcodes that make tuples, or fill lists and dicts; False for others."""
+        if code == pickle.MARK:
+            self.marks.append(len(self.stack))
         elif code == pickle.TUPLE:
-            stack.append(tuple(since_mark()))
+            self.stack.append(tuple(self.since_mark()))
         elif code in TUPLES:
-            stack.append(tuple(popped(TUPLES[code])))
+            self.stack.append(tuple(self.popped(TUPLES[code])))
         elif code in (pickle.APPEND, pickle.APPENDS):
-            items = since_mark() if code == pickle.APPENDS else popped(1)
-            last(list).extend(items)
+            items = self.since_mark() if code == pickle.APPENDS else self.popped(1)
+            self.last(list).extend(items)
         elif code in (pickle.SETITEM, pickle.SETITEMS):
-            items = since_mark() if code == pickle.SETITEMS else popped(2)
+            items = self.since_mark() if code == pickle.SETITEMS else self.popped(2)
             if any(type(key) not in (bytes, str) for key in items[::2]):
                 raise ValueError("a key is no string")
-            last(dict).update(zip(items[::2], items[1::2], strict=True))
-        elif code in (pickle.GLOBAL, pickle.STACK_GLOBAL):
-            module, name = (line(), line()) if code == pickle.GLOBAL else popped(2)
+            self.last(dict).update(zip(items[::2], items[1::2], strict=True))
+        else:
+            return False
+        return True
+
+    def name_or_call(self, code: bytes) -> bool:
+        """Opcodes that name a function of NumPy, call it, or set the state of its result; False for others."""
+        if code in (pickle.GLOBAL, pickle.STACK_GLOBAL):
+            module, name = (self.line(), self.line()) if code == pickle.GLOBAL else self.popped(2)
             if type(module) is not str or type(name) is not str:
                 raise ValueError("a reference to what is no name is refused")
             if (module, name) not in NUMPY:
                 raise ValueError(f"a reference to {f'{module}.{name}'[:80]!r} is refused")
-            stack.append(_Name())
+            self.stack.append(_Name())
         elif code == pickle.REDUCE:
-            function, arguments = popped(2)
+            function, arguments = self.popped(2)
             if type(function) is not _Name or type(arguments) is not tuple:
                 raise ValueError("a call of something else than NumPy is refused")
-            stack.append(_Call(arguments))
+            self.stack.append(_Call(arguments))
         elif code == pickle.BUILD:
-            state = stack.pop()
-            last(_Call).state = state
-        elif code == pickle.STOP:
-            return stack.pop()
+            state = self.stack.pop()
+            self.last(_Call).state = state
         else:
-            raise ValueError(f"opcode {code!r} is refused")
-    raise ValueError(f"there are more than {most_steps:,} opcodes")
+            return False
+        return True
 
 
 def read_cifar_pickle(path: Path, shape: tuple[int, ...]) -> tuple[Images, Labels]:
@@ -150,7 +177,7 @@ def read_cifar_pickle(path: Path, shape: tuple[int, ...]) -> tuple[Images, Label
     blob = read_bytes(path, most)
     expect(len(blob) <= most, path, f"at most {most:,} bytes", length(blob, most))
     try:
-        batch = _parse(blob, most_steps=8 * n + 1000)
+        batch = _Machine(blob).result(most_steps=8 * n + 1000)
     except (ValueError, IndexError) as error:
         reason = "its stack is empty" if isinstance(error, IndexError) else str(error)
         raise UserError(f"{path}: expected an official CIFAR-10 pickle, found another ({reason})") from None
