@@ -14,6 +14,7 @@ from contextvars import ContextVar
 import numpy as np
 
 from .backends import backend_of, default_device, device_of, resolve_device, to_device, to_numpy
+from .numbers import as_numbers
 
 cimport cython
 
@@ -85,41 +86,9 @@ def as_array(data, dtype=None, device=None):
         raise TypeError(f"expected a Tensor or an array, got an {type(data).__name__}.")
     elif device is None:
         device = default_device() if device_of(data) == "cpu" else "cuda"
-    return to_device(as_numbers(data, dtype), device)
-
-
-cdef object as_numbers(data, dtype):
-    """The data as an array of float32 or float64, on the device where it is."""
     if type(data) is np.ndarray and dtype is None and (data.dtype == float32 or data.dtype == float64):
-        return data if data.flags.aligned else data.copy()
-    if dtype is not None and np.dtype(dtype) not in (float32, float64):
-        raise TypeError(f"a Tensor holds float32 or float64 numbers, not {np.dtype(dtype)}.")
-    if device_of(data) == "cuda":
-        if dtype is None and (data.dtype == float32 or data.dtype == float64):
-            return data
-        if data.dtype.kind in "iu" and data.dtype.itemsize > 2:
-            check_exact(to_numpy(data), dtype or float32)
-        return data.astype(dtype or float32)
-    try:
-        array = np.asarray(data)
-    except ValueError as error:
-        raise ValueError(f"a Tensor needs numbers in a rectangular arrangement: {error}") from None
-    kind, size = array.dtype.kind, array.dtype.itemsize
-    if kind not in "fbiu" or size > 8:
-        raise TypeError(f"a Tensor holds float32 or float64 numbers and cannot be made from {array.dtype}.")
-    if dtype is None:
-        dtype = float64 if kind == "f" and size == 8 and hasattr(data, "dtype") else float32
-    if kind in "iu" and size > 2:
-        check_exact(array, dtype)
-    return array.astype(dtype, copy=not array.flags.aligned)
-
-
-cdef check_exact(integers, dtype):
-    limit = 2 ** (np.finfo(dtype).nmant + 1)  # below this every integer is a floating-point number
-    large = integers[(integers > limit) | (integers < -limit)]
-    # Python's own comparison of an integer with a float is exact; NumPy would round the integer first
-    if np.any(large.astype(object) != large.astype(dtype).astype(object)):
-        raise TypeError(f"a {integers.dtype} array holds integers that {np.dtype(dtype)} cannot: convert it yourself.")
+        return to_device(data if data.flags.aligned else data.copy(), device)
+    return to_device(as_numbers(data, dtype), device)
 
 
 cdef class Operand:

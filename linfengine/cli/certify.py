@@ -87,8 +87,7 @@ def certify_command(
     attack_steps = (steps or 20) if attack else 0
     check_results([model], json_file, certificate)
     net, dataset, metadata = load_with_data(model, name, data_dir)
-    if limit and limit >= len(dataset.test_labels):
-        limit = None
+    limit = limit if limit and limit < len(dataset.test_labels) else None
     images, labels = dataset.test_images[:limit], dataset.test_labels[:limit]
     if certificate:
         check_verifiable(net, images.shape[1:])

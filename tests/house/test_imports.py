@@ -18,7 +18,8 @@ PACKAGE = Path(linfengine.__file__).parent
 FLOORS = [  # from the ground up; what stands on one line does not know of each other
     {"_version", "errors", "startup", "text", "verify"},
     {"backends", "files", "units"},
-    {"rounding", "tensor"},
+    {"numbers", "rounding"},
+    {"tensor"},
     {"interval"},
     {"domain"},
     {"ops"},
