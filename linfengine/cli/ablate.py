@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 
 from ..data import load_dataset
-from ..recipes import load_recipe, make_recipe, size_of
+from ..recipes import load_recipe, size_of, stored_recipe
 from ..train.ablate import PARTS, ablate
 from ..train.ablate import RESULTS as ABLATION
 from ..train.progress import ProgressBar
@@ -85,7 +85,7 @@ def ablate_command(
         stop(status, f"{what}. What was trained is safe in {out}; the same command goes on from there")
     facts = json.loads((out / ABLATION).read_text(encoding="utf-8"))
     write_json(json_file, {"name": recipe, "seeds": seeds, **facts})
-    own = make_recipe(facts["recipe"])
+    own = stored_recipe(facts["recipe"])
     say(f"{recipe}: {size_of(own)}, {own.epochs} epochs")
     means = f", means of {seeds} seeds" if seeds > 1 else ""
     say(f"{own.held_out:,} held-out samples at ε = {parse_eps(own.eps_test)}, %{means}")

@@ -16,7 +16,7 @@ from ..data import Dataset
 from ..domain import domain_of
 from ..errors import UserError
 from ..evaluate import evaluate
-from ..recipes import make_recipe, size_of
+from ..recipes import size_of, stored_recipe
 from ..units import parse_eps
 from .models import check_verifiable, load_with_data, recipe_of
 from .options import (
@@ -123,7 +123,7 @@ def certify_command(
 def _tell_published(recipe: dict[str, Any]) -> None:
     """The sizes of this net and of the published one, beside whose figures it is shown."""
     with suppress(UserError):  # a recipe of another version
-        own = make_recipe(recipe)
+        own = stored_recipe(recipe)
         say(f"This net: {size_of(own)}, {own.epochs} epochs.")
     if recipe.get("source"):
         say(f"Published: {str(recipe['source']).rstrip('.')}.")

@@ -1,26 +1,21 @@
 """Recipes: everything that a training run depends on. The shipped ones are the TOML files of this folder."""
 
+from .keys import PUBLISHED
+from .load import load_recipe, recipe_names
 from .recipe import (
-    CROP_MODES,
     LOSSES,
-    LR_SCHEDULES,
-    NETS,
     NOTES,
-    PUBLISHED,
     SCHEDULE,
     Recipe,
-    load_recipe,
     make_recipe,
-    recipe_names,
     size_of,
+    stored_recipe,
     with_epochs,
+    with_settings,
 )
 
 __all__ = [
-    "CROP_MODES",
     "LOSSES",
-    "LR_SCHEDULES",
-    "NETS",
     "NOTES",
     "PUBLISHED",
     "SCHEDULE",
@@ -29,5 +24,7 @@ __all__ = [
     "make_recipe",
     "recipe_names",
     "size_of",
+    "stored_recipe",
     "with_epochs",
+    "with_settings",
 ]

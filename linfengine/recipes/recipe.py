@@ -1,141 +1,117 @@
-"""Recipes: everything a training run depends on, in a small TOML file.
-
-The shipped ones lie in `linfengine/recipes/`; a path to one's own works as well as a name.
-"""
-
-from __future__ import annotations
+"""Recipe: everything a training run depends on, a key each."""
 
 import math
-import sys
-from collections.abc import Iterable
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
-from importlib import resources
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
 
 from ..data import DATASETS
 from ..errors import UserError, did_you_mean
-from ..units import parse_eps
+from .keys import (
+    Beta,
+    Channels,
+    Depth,
+    Epochs,
+    Figures,
+    Fraction,
+    Head,
+    Order,
+    Padding,
+    Positive,
+    PositiveRadius,
+    Radius,
+    Samples,
+    Seed,
+    Tiny,
+    Weight,
+    Width,
+    converted,
+    key,
+    out_of_range,
+    wrong_choice,
+)
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-NETS = ("dense", "conv")
-LOSSES = ("mixture", "hinge", "cross-entropy")
-LR_SCHEDULES = ("cosine", "constant")
-CROP_MODES = ("constant", "edge")
-PUBLISHED = ("clean", "pgd", "certified")
+Loss = Literal["mixture", "hinge", "cross-entropy"]
+LOSSES: tuple[str, ...] = get_args(Loss)
 SCHEDULE = ("ramp_start", "ramp_end", "lr_hold", "eps_ramp_start", "eps_ramp_end")  # in epochs
 NOTES = ("source", "published")  # keys that training does not depend on
 
 
-def described(meaning: str, **default: Any) -> Any:
-    """A field of Recipe whose metadata hold what the key means; `linfengine train --help` shows it."""
-    return field(metadata={"meaning": meaning}, **default)
-
-
 @dataclass(frozen=True)
 class Recipe:
-    """One training run.  Epochs count as real numbers; eps_train is in pixel units; see `schedules` for the ramps."""
+    """One training run. Epochs count as real numbers; eps_train is in pixel units; see `schedules` for the ramps.
 
-    dataset: str = described("the data set")
-    epochs: int = described("passes over the training samples")
-    ramp_start: float = described("p is p_first before this epoch")
-    ramp_end: float = described("p is infinite from this epoch on")
-    eps_train: float = described("radius to train for, in pixel units: 0.3, 8/255")
-    lr: float = described("learning rate of Adam")
-    net: str = described("dense or conv", default="dense")
-    width: int = described("dense: neurons in a layer", default=1024)
-    depth: int = described("dense: distance layers in all; with a head, all of them hidden", default=4)
-    channels: int = described("conv: channels of the first stage", default=96)
-    head: int = described("neurons of the MLP on top, 0 for none", default=0)
-    identity: bool = described("layers start as the identity where their width allows it", default=True)
-    mean_shift: bool = described("a batch's mean is subtracted after each layer", default=True)
-    loss: str = described("mixture, hinge or cross-entropy", default="mixture")
-    mix: float = described("hinge: the share of the worst class", default=0.75)
-    kappa: float = described("cross-entropy: the share of the worst case", default=1.0)
-    lambda_first: float = described(
-        "mixture: weight of the cross-entropy before the ramp of p, 0 for none", default=0.05
+    Without a `dataset` the recipe is for whatever `Dataset` is given to `train`. A radius may be written as a fraction
+    ("8/255").
+
+    Raises UserError, naming the key, for a wrong type, a value out of range, and a value other than the default of a
+    key that has no effect on the chosen net or loss.
+    """
+
+    dataset: str = key("the data set")
+    epochs: Epochs = key("passes over the training samples")
+    ramp_start: float = key("p is p_first before this epoch")
+    ramp_end: float = key("p is infinite from this epoch on")
+    eps_train: PositiveRadius = key("radius to train for, in pixel units: 0.3, 8/255")
+    lr: Positive = key("learning rate of Adam")
+    net: Literal["dense", "conv"] = key("dense or conv", default="dense")
+    width: Width = key("neurons in a layer; conv: in the dense one", default=1024)
+    depth: Depth = key("dense: distance layers in all; with a head, all of them hidden", ("net", "dense"), default=4)
+    channels: Channels = key("conv: channels of the first stage", ("net", "conv"), default=96)
+    head: Head = key("neurons of the MLP on top, 0 for none", default=0)
+    identity: bool = key("layers start as the identity where their width allows it", default=True)
+    mean_shift: bool = key("a batch's mean is subtracted after each layer", default=True)
+    loss: Loss = key("mixture, hinge or cross-entropy", default="mixture")
+    mix: Fraction = key("hinge: the share of the worst class", ("loss", "hinge"), default=0.75)
+    kappa: Fraction = key("cross-entropy: the share of the worst case", ("loss", "cross-entropy"), default=1.0)
+    lambda_first: Weight = key(
+        "mixture: weight of the cross-entropy before the ramp of p, 0 for none", ("loss", "mixture"), default=0.05
     )
-    lambda_last: float = described("mixture: its weight after the ramp", default=2e-4)
-    scale_lr: float = described("mixture: learning rate of the logits' scale", default=0.006)
-    clip: bool = described("mixture: no sample costs more than 1", default=True)
-    eps_ramp_start: float = described("hinge, cross-entropy: eps_train grows from 0 from this epoch on", default=0.0)
-    eps_ramp_end: float = described("hinge, cross-entropy: until this epoch", default=0.0)
-    p_first: float = described("p before the ramp", default=8.0)
-    p_last: float = described("the largest finite p of the ramp", default=1000.0)
-    reset_at_switch: bool = described("Adam forgets its moments when p becomes infinite", default=False)
-    cheap_orders: bool = described("p stays at orders that have fast kernels (schedules.CHEAP_ORDERS)", default=False)
-    batch_size: int = described("samples in a mini-batch", default=512)
-    lr_schedule: str = described("cosine or constant", default="cosine")
-    lr_hold: float = described("epochs of constant learning rate before the half cosine", default=0.0)
-    weight_decay: float = described("strength of the weight decay", default=0.0)
-    lp_decay: bool = described("distance weights decay by their layer's p, otherwise like all others", default=True)
-    beta1: float = described("Adam's decay of the first moment", default=0.9)
-    beta2: float = described("Adam's decay of the second moment", default=0.99)
-    adam_eps: float = described("Adam's constant in the denominator", default=1e-10)
-    crop_padding: int = described("pixels added at each side before a random crop", default=0)
-    crop_mode: str = described("what is added: constant (black) or edge", default="constant")
-    crop_size: int = described(
+    lambda_last: Positive = key("mixture: its weight after the ramp", ("lambda_first",), default=2e-4)
+    scale_lr: Weight = key("mixture: learning rate of the logits' scale", ("lambda_first",), default=0.006)
+    clip: bool = key("mixture: no sample costs more than 1", ("loss", "mixture"), default=True)
+    eps_ramp_start: float = key(
+        "hinge, cross-entropy: eps_train grows from 0 from this epoch on", ("eps_ramp_end",), default=0.0
+    )
+    eps_ramp_end: float = key("hinge, cross-entropy: until this epoch", default=0.0)
+    p_first: Order = key("p before the ramp", default=8.0)
+    p_last: float = key("the largest finite p of the ramp", default=1000.0)
+    reset_at_switch: bool = key("Adam forgets its moments when p becomes infinite", default=False)
+    cheap_orders: bool = key("p stays at orders that have fast kernels (schedules.CHEAP_ORDERS)", default=False)
+    batch_size: int = key("samples in a mini-batch", default=512)
+    lr_schedule: Literal["cosine", "constant"] = key("cosine or constant", default="cosine")
+    lr_hold: float = key(
+        "epochs of constant learning rate before the half cosine", ("lr_schedule", "cosine"), default=0.0
+    )
+    weight_decay: Weight = key("strength of the weight decay", default=0.0)
+    lp_decay: bool = key(
+        "distance weights decay by their layer's p, otherwise like all others", ("weight_decay",), default=True
+    )
+    beta1: Beta = key("Adam's decay of the first moment", default=0.9)
+    beta2: Beta = key("Adam's decay of the second moment", default=0.99)
+    adam_eps: Tiny = key("Adam's constant in the denominator", default=1e-10)
+    crop_padding: Padding = key("pixels added at each side before a random crop", default=0)
+    crop_mode: Literal["constant", "edge"] = key(
+        "what is added: constant (black) or edge", ("crop_padding",), default="constant"
+    )
+    crop_size: int = key(
         "the window that the net looks at, in the middle in evaluation; 0 for the whole image", default=0
     )
-    flip: bool = described("images are mirrored at random", default=False)
-    held_out: int = described("training samples set apart to choose settings by", default=0)
-    eps_test: float = described("radius at which these are certified after every epoch", default=0.0)
-    seed: int = described("of weights, shuffling and augmentation", default=0)
-    source: str = described("the paper and table the recipe is taken from", default="")
-    published: dict[str, float] = described("clean, pgd, certified there, in % of the test set", default_factory=dict)
+    flip: bool = key("images are mirrored at random", default=False)
+    held_out: Samples = key("training samples set apart to choose settings by", default=0)
+    eps_test: Radius = key("radius at which these are certified after every epoch", default=0.0)
+    seed: Seed = key("of weights, shuffling and augmentation", default=0)
+    source: str = key("the paper and table the recipe is taken from", default="")
+    published: Figures = key("clean, pgd, certified there, in % of the test set", default_factory=dict)
 
     def __post_init__(self) -> None:
-        for key, choices in (
-            ("dataset", tuple(DATASETS)), ("net", NETS), ("loss", LOSSES), ("lr_schedule", LR_SCHEDULES),
-            ("crop_mode", CROP_MODES),
-        ):  # fmt: skip
-            if (value := getattr(self, key)) not in choices:
-                raise UserError(
-                    f"recipe: {key} must be one of {', '.join(choices)}, got {value!r}{did_you_mean(value, choices)}"
-                )
-        last, size = self.epochs - 1, min(DATASETS[self.dataset].shape[1:])
-        for key, low, high, expected in (
-            ("epochs", 1, 10**9, "from 1 to 1000000000"),
-            ("ramp_start", 0, last, f"an epoch from 0 to {last}, before the last of {self.epochs}"),
-            ("ramp_end", self.ramp_start, math.inf, f"an epoch not before ramp_start = {self.ramp_start:g}"),
-            ("ramp_end", self.ramp_start, last, f"before the last of {self.epochs} epochs, where p is ∞"),
-            ("eps_train", 1e-6, 1, "a radius in pixel units from 1e-6 to 1"),
-            ("lr", 1e-12, 1e6, "a positive number from 1e-12 to 1e6"),
-            ("width", 1, 2**20, f"from 1 to {2**20}"),
-            ("depth", 1, 1000, "from 1 to 1000"),
-            ("channels", 1, 2**16, f"from 1 to {2**16}"),
-            ("head", 0, 2**16, f"a number of neurons from 0 (no head) to {2**16}"),
-            ("mix", 0, 1, "from 0 to 1"),
-            ("kappa", 0, 1, "from 0 to 1"),
-            ("lambda_first", 0, 1e6, "from 0 to 1e6"),
-            ("lambda_last", 1e-12, 1e6, "a positive number from 1e-12 to 1e6"),
-            ("scale_lr", 0, 1e6, "from 0 to 1e6"),
-            ("eps_ramp_start", 0, last, f"an epoch from 0 to {last}"),
-            ("eps_ramp_end", self.eps_ramp_start, last, f"from eps_ramp_start = {self.eps_ramp_start:g} to {last}"),
-            ("p_first", 1, 1e5, "from 1 to 1e5"),
-            ("p_last", self.p_first, 1e5, f"from p_first = {self.p_first:g} to 1e5"),
-            ("batch_size", 2 if self.mean_shift else 1, 10**9, "from 2 (from 1 without mean_shift) to 1000000000"),
-            ("lr_hold", 0, last, f"an epoch from 0 on, before the last of {self.epochs}"),
-            ("weight_decay", 0, 1e6, "from 0 to 1e6"),
-            ("beta1", 0, 0.999999, "from 0 to 0.999999"),
-            ("beta2", 0, 0.999999, "from 0 to 0.999999"),
-            ("adam_eps", 1e-30, 1, "a positive number from 1e-30 to 1"),
-            ("crop_padding", 0, 64, "a number of pixels from 0 to 64"),
-            ("crop_size", 0, size, f"a number of pixels from 0 (no crop) to {size}"),
-            ("held_out", 0, 10**9, "a number of samples from 0 to 1000000000"),
-            ("eps_test", 0, 1, "a radius in pixel units from 0 to 1"),
-            ("seed", 0, 2**63 - 1, f"from 0 to {2**63 - 1}"),
-        ):  # fmt: skip
-            value = getattr(self, key)
-            if not low <= value <= high or value == math.inf:
-                nearest = min(max(value, low), high)
-                nearest = f"{nearest:.15g}" if isinstance(nearest, float) else nearest
-                closest = f" (the nearest is {nearest})" if abs(value) < math.inf else ""  # a NaN has none, either
-                raise UserError(f"recipe: {key} must be {expected}, got {value!r:.40}{closest}")
+        for each in KEYS.values():
+            object.__setattr__(self, each.name, converted(each, getattr(self, each.name)))
+        if self.dataset and self.dataset not in DATASETS:
+            raise wrong_choice("dataset", self.dataset, DATASETS)
+        for name, low, high, words in self._ranges():
+            if not low <= (value := getattr(self, name)) <= high or value == math.inf:
+                raise out_of_range(name, value, low, high, words)
         if self.held_out and not self.eps_test:
             raise UserError("recipe: eps_test must be the radius that held-out samples are certified at, got 0.0")
         if self.loss == "mixture" and self.eps_ramp_end > 0:
@@ -148,87 +124,93 @@ class Recipe:
                 "recipe: loss must be hinge or cross-entropy for a net with a head, got 'mixture', which measures "
                 "logits in units of ε"
             )
-        for key, value in self.published.items():
-            if key not in PUBLISHED or type(value) not in (int, float) or not 0 <= value <= 100:
-                hint = "" if key in PUBLISHED else did_you_mean(key, PUBLISHED)
-                raise UserError(
-                    f"recipe: published must give {', '.join(PUBLISHED)} in percent, got {key} = {value!r}{hint}"
-                )
+        values = vars(self)
+        check_effect((name for name, value in values.items() if value != KEYS[name].default), values)
+
+    def _ranges(self) -> Iterator[tuple[str, float, float, str]]:
+        """The ranges that depend on other keys: (key, low, high, words)."""
+        last, side = self.epochs - 1, 2**16
+        if self.dataset:
+            side = min(DATASETS[self.dataset].shape[1:])
+        yield "ramp_start", 0, last, f"an epoch from 0 to {last}, before the last of {self.epochs}"
+        yield "ramp_end", self.ramp_start, math.inf, f"an epoch not before ramp_start = {self.ramp_start:g}"
+        yield "ramp_end", self.ramp_start, last, f"before the last of {self.epochs} epochs, where p is ∞"
+        yield "eps_ramp_start", 0, last, f"an epoch from 0 to {last}"
+        start = self.eps_ramp_start
+        yield "eps_ramp_end", start, last, f"from eps_ramp_start = {start:g} to {last}"
+        yield "p_last", self.p_first, 1e5, f"from p_first = {self.p_first:g} to 1e5"
+        fewest = 2 if self.mean_shift else 1
+        yield "batch_size", fewest, 10**9, "from 2 (from 1 without mean_shift) to 1000000000"
+        yield "lr_hold", 0, last, f"an epoch from 0 on, before the last of {self.epochs}"
+        yield "crop_size", 0, side, f"a number of pixels from 0 (no crop) to {side}"
 
     def to_dict(self) -> dict[str, Any]:
+        """All keys with their values, as files store them."""
         return asdict(self)
 
 
-def recipe_names() -> list[str]:
-    """The names of the recipes that come with linfengine."""
-    folder = resources.files("linfengine") / "recipes"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+KEYS: dict[str, Field[Any]] = {each.name: each for each in fields(Recipe)}
 
 
-def load_recipe(name: str, settings: Iterable[str] = (), *, epochs: int | None = None) -> Recipe:
-    """The shipped recipe of that name, or the TOML file at that path, with `key=value` settings put over it.
+def no_effect(name: str, values: Mapping[str, Any]) -> str:
+    """Why a key has no effect among these values, for a sentence; empty where it has one.
 
-    With `epochs`, its schedule is first stretched to so many epochs (`with_epochs`); settings then count in these.
-
-    Raises UserError, naming the key, for an unknown recipe or key, a missing key, a wrong type or an impossible value.
+    A key that is missing counts with its default.
     """
-    text = _text_of(name)
-    try:
-        values = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError
-        raise UserError(f"recipe {name}: not a TOML file ({error})") from None
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise UserError(f"--set {setting}: expected key=value")
-        changes[key.strip()] = _parse_value(value.strip())
-    if epochs is not None:
-        if "epochs" in changes:
-            raise UserError("--epochs and --set epochs=N name the same number: give one of them")
-        values = with_epochs(make_recipe(values), epochs).to_dict()
-    try:
-        return make_recipe(values | changes)
-    except UserError as error:
-        if "epochs" in changes and str(error).startswith(tuple(f"recipe: {key} must be" for key in SCHEDULE)):
-            raise UserError(f"{error}; --epochs {changes['epochs']} stretches the whole schedule") from None
-        raise
+    if name not in KEYS or not (needs := KEYS[name].metadata["needs"]):
+        return ""
+    other, *choices = needs
+    value = values.get(other, KEYS[other].default)
+    if value in choices if choices else value:
+        return no_effect(other, values)
+    return f"no effect with {other} = {value}: it needs {other} {'= ' + ' or '.join(choices) if choices else '> 0'}"
 
 
-def _text_of(name: str) -> str:
-    """The TOML text of a recipe."""
-    path = Path(name)
-    if name in recipe_names():
-        return (resources.files("linfengine") / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
-    if path.name.endswith(".toml"):
-        if not path.name.removesuffix(".toml").strip("."):  # a run's folder has the recipe's name: not "." or ".."
-            raise UserError(f"recipe {name}: expected a file with a name before .toml")
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"recipe {name}: cannot be read ({error})") from None
-    if name and path.is_dir():
-        raise UserError(f"{name}: expected the name of a recipe or a .toml file, and this is a folder")
-    known = recipe_names()
-    raise UserError(
-        f"there is no recipe {name!r}{did_you_mean(name, known)}: expected {', '.join(known)}, or a .toml file"
-    )
+def check_effect(names: Iterable[str], values: Mapping[str, Any]) -> None:
+    """Raises UserError for the first of these keys that has no effect among the values."""
+    for name in names:
+        if why := no_effect(name, values):
+            raise UserError(f"recipe: {name} has {why}")
 
 
-def make_recipe(values: dict[str, Any]) -> Recipe:
-    """A Recipe from keys and values.  Raises UserError as `load_recipe`."""
-    known = {each.name: each for each in fields(Recipe)}
-    for key in values:
-        if key not in known:
-            raise UserError(f"recipe: unknown key {key!r}{did_you_mean(key, known)}")
-    missing = [
-        name
-        for name, each in known.items()
-        if each.default is MISSING and each.default_factory is MISSING and name not in values
-    ]
-    if missing:
+def make_recipe(values: Mapping[str, Any]) -> Recipe:
+    """A Recipe from keys and values, such as `Recipe.to_dict` gives.
+
+    Raises UserError for an unknown or missing key, and as Recipe.
+    """
+    for name in values:
+        if name not in KEYS:
+            raise UserError(f"recipe: unknown key {name!r}{did_you_mean(name, KEYS)}")
+    required = (name for name, key in KEYS.items() if key.default is MISSING and key.default_factory is MISSING)
+    if missing := [name for name in required if name not in values]:
         raise UserError(f"recipe: missing {', '.join(missing)}")
-    return Recipe(**{key: _convert(known[key], value) for key, value in values.items()})
+    return Recipe(**values)
+
+
+def stored_recipe(values: Mapping[str, Any]) -> Recipe:
+    """The Recipe in a file of this version or an earlier one: what has no effect is taken at its default.
+
+    Raises UserError as `make_recipe`.
+    """
+    return make_recipe({name: value for name, value in values.items() if not no_effect(name, values)})
+
+
+def with_settings(recipe: Recipe, **settings: Any) -> Recipe:
+    """The recipe with other values for some keys; keys that lose their effect by that return to their defaults.
+
+    Raises UserError as `make_recipe`.
+    """
+    return make_recipe(merged(recipe.to_dict(), settings))
+
+
+def merged(values: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The values with the settings put over them, without those that lose their effect by that."""
+    both = values | settings
+    return {
+        name: value
+        for name, value in both.items()
+        if name in settings or not no_effect(name, both) or no_effect(name, values)
+    }
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -236,7 +218,7 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 
     Raises UserError for epochs that are no whole number from 1 to 10^9.
     """
-    other = make_recipe(recipe.to_dict() | dict.fromkeys(SCHEDULE, 0.0) | {"epochs": epochs})  # refuses a bad number
+    other = with_settings(recipe, **dict.fromkeys(SCHEDULE, 0.0), epochs=epochs)  # refuses a bad number
     stretched = {key: getattr(recipe, key) * epochs / recipe.epochs for key in SCHEDULE}
     return replace(other, **{key: min(round(at, 2), epochs - 1.0) for key, at in stretched.items()})
 
@@ -245,34 +227,3 @@ def size_of(recipe: Recipe) -> str:
     """The size of its net in words."""
     body = f"{recipe.channels} channels" if recipe.net == "conv" else f"{recipe.depth} layers, {recipe.width} wide"
     return f"{body}, an MLP of {recipe.head} on top" if recipe.head else body
-
-
-def _convert(key: Field[Any], value: Any) -> Any:
-    if key.name in ("eps_train", "eps_test") and isinstance(value, str):
-        try:
-            return float(parse_eps(value))  # "8/255"
-        except UserError as error:
-            raise UserError(f"recipe: {key.name}: {str(error).removeprefix('eps: ')}") from None
-    kind = str(key.type).partition("[")[0]
-    if isinstance(value, int) and abs(value) >= 2**64:
-        raise UserError(f"recipe: {key.name} must be a number of at most 64 bits, got one of {value.bit_length()}")
-    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value).__name__ != kind:
-        words = {
-            "int": "a whole number",
-            "float": "a number",
-            "bool": "true or false",
-            "str": "text",
-            "dict": "a table",
-        }
-        raise UserError(f"recipe: {key.name} must be {words[kind]}, got {value!r:.40}")
-    return value
-
-
-def _parse_value(text: str) -> Any:
-    """A value as TOML writes it; anything that is none is taken as text, so that dataset=mnist needs no quotes."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        return text

@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ..certify import certify
+from ..certify import certify, check_arithmetic
 from ..checkpoint import load_model
 from ..data import Dataset, split_holdout
 from ..errors import UserError, did_you_mean
 from ..files import check_writable, folder_lock, write_file
-from ..recipes import Recipe, make_recipe
-from ..rounding import check_arithmetic
+from ..recipes import Recipe, stored_recipe, with_settings
 from .budget import check_minutes, fit_budget
 from .loop import CHECKPOINT, MODEL, Diverged, check_samples, recipe_in, train
 from .metrics import read_metrics
@@ -77,7 +76,7 @@ def without(recipe: Recipe, part: str) -> Recipe:
         raise UserError(
             f"--drop {part}: there is no such part{did_you_mean(part, PARTS)}: expected {', '.join(PARTS)}, or all"
         )
-    dropped = replace(recipe, **PARTS[part].settings(recipe))
+    dropped = with_settings(recipe, **PARTS[part].settings(recipe))
     if dropped == recipe:
         raise UserError(f"--drop {part}: this recipe has no such part; it has {', '.join(parts_of(recipe))}")
     return dropped
@@ -85,7 +84,7 @@ def without(recipe: Recipe, part: str) -> Recipe:
 
 def parts_of(recipe: Recipe) -> list[str]:
     """The parts that the recipe has."""
-    return [name for name, part in PARTS.items() if replace(recipe, **part.settings(recipe)) != recipe]
+    return [name for name, part in PARTS.items() if with_settings(recipe, **part.settings(recipe)) != recipe]
 
 
 def ablate(
@@ -153,7 +152,7 @@ def _ablate(
     everything = "all" in names
     count = len(parts_of(recipe) if everything else names)
     facts = _facts(recipe, dataset, out, minutes, seeds * (count + 1), device)
-    recipe, before = make_recipe(facts["recipe"]), facts.pop("rows", None)
+    recipe, before = stored_recipe(facts["recipe"]), facts.pop("rows", None)
     names = parts_of(recipe) if everything else names
     for name in names:
         without(recipe, name)  # a recipe of few epochs may have no room for a part
@@ -202,9 +201,10 @@ def _facts(
         return {"asked": asked, "recipe": fitted.to_dict()}
     try:
         facts: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
-        same = facts["asked"] == asked
+        begun: dict[str, Any] = facts["asked"]
+        same = begun | {"recipe": None} == asked | {"recipe": None} and stored_recipe(begun["recipe"]) == recipe
         if same:
-            make_recipe(facts["recipe"])
+            stored_recipe(facts["recipe"])
         if not isinstance(facts.setdefault("rows", []), list):
             raise TypeError("its rows are no list")
     except OSError as error:

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from ..backends import to_numpy
+from ..certify import check_arithmetic
 from ..data import Dataset
 from ..errors import UserError
-from ..recipes import NOTES, SCHEDULE, Recipe, make_recipe, with_epochs
-from ..rounding import check_arithmetic
+from ..recipes import NOTES, SCHEDULE, Recipe, stored_recipe, with_epochs
 from .loop import Diverged, Run
 
 SHARE = 0.9  # of the budget that the epochs are to fill; the rest is for what the estimate misses
@@ -74,11 +74,11 @@ def resumed(recipe: Recipe, begun: dict[str, Any]) -> Recipe:
 
     Raises UserError where it is not this recipe but for what a budget may change.
     """
-    own, theirs = recipe.to_dict(), make_recipe(begun).to_dict()
+    own, theirs = recipe.to_dict(), stored_recipe(begun).to_dict()
     for key in own:
         if key not in (*FITTED, *NOTES) and theirs[key] != own[key]:
             raise UserError(f"--resume: this run was begun with {key} = {theirs[key]!r}, not {own[key]!r}")
-    return make_recipe(own | {key: theirs[key] for key in FITTED})
+    return replace(recipe, **{key: theirs[key] for key in FITTED})
 
 
 def scaled(recipe: Recipe, factor: float) -> Recipe:

@@ -28,15 +28,14 @@ import numpy as np
 
 from .. import losses, schedules
 from ..backends import Array, backend_of, resolve_device, to_device
-from ..certify import certify, margins
+from ..certify import certify, check_arithmetic, margins
 from ..checkpoint import load_tensors, save_model, save_tensors
 from ..data import Dataset, batches, random_crop, random_flip, split_holdout, to_pixels
 from ..errors import UserError
 from ..files import check_writable, folder_lock, remove_temporaries, write_file
-from ..layers import Sequential, conv_net, linf_net
+from ..layers import DistanceNet, LinfDistConvNet, LinfDistNet
 from ..optim import Adam
-from ..recipes import NOTES, Recipe, make_recipe
-from ..rounding import check_arithmetic
+from ..recipes import NOTES, Recipe, stored_recipe
 from ..tensor import Tensor
 from .metrics import EVENTS, MARGIN_EDGES, METRICS
 from .progress import Observer as Observer
@@ -50,7 +49,7 @@ class Diverged(UserError):
     """Training has left the numbers that it can go on with."""
 
 
-def make_net(recipe: Recipe, dataset: Dataset) -> Sequential:
+def make_net(recipe: Recipe, dataset: Dataset) -> DistanceNet:
     """The net that a recipe describes, for a data set, as training begins with it."""
     shape, classes = dataset.train_images.shape[1:], len(dataset.classes)
     settings: dict[str, Any] = {
@@ -58,8 +57,8 @@ def make_net(recipe: Recipe, dataset: Dataset) -> Sequential:
         "identity": recipe.identity, "mean_shift": recipe.mean_shift, "seed": recipe.seed,
     }  # fmt: skip
     if recipe.net == "conv":
-        return conv_net(shape, classes, channels=recipe.channels, **settings)
-    return linf_net(shape, classes, depth=recipe.depth, **settings)
+        return LinfDistConvNet(shape, classes, channels=recipe.channels, **settings)
+    return LinfDistNet(shape, classes, depth=recipe.depth, **settings)
 
 
 def check_samples(recipe: Recipe, dataset: Dataset) -> None:
@@ -208,7 +207,7 @@ class Run:
         recipe = self.recipe
         if recipe.crop_padding or recipe.crop_size:
             size = recipe.crop_size or None
-            images = random_crop(images, recipe.crop_padding, rng, mode=recipe.crop_mode, size=size)  # type: ignore[arg-type]
+            images = random_crop(images, recipe.crop_padding, rng, mode=recipe.crop_mode, size=size)
         return random_flip(images, rng) if recipe.flip else images
 
     def order(self, now: float) -> float:
@@ -244,7 +243,7 @@ class Run:
             "held_out_certified": float((proof.certified & proof.correct).mean()),
         }
 
-    def hard_net(self) -> Sequential:
+    def hard_net(self) -> DistanceNet:
         """A copy of the net, at p = ∞."""
         net = deepcopy(self.model)
         net.p = math.inf
@@ -304,7 +303,7 @@ def train(
     keep: int = 0,
     device: str = "cpu",
     observer: Observer | None = None,
-) -> Sequential:
+) -> DistanceNet:
     """Train a net by a recipe; DIR = `out` gets model.safetensors, checkpoint.safetensors and metrics.jsonl.
 
     Where the recipe holds samples out, best.safetensors is the net after the epoch that certified most of them.  The
@@ -450,7 +449,7 @@ def _recipe_of(metadata: dict[str, str]) -> dict[str, Any]:
     recipe = json.loads(metadata["recipe"])
     if not isinstance(recipe, dict):
         raise TypeError(f"its recipe is no table, but {recipe!r:.40}")
-    return make_recipe(recipe).to_dict()
+    return stored_recipe(recipe).to_dict()
 
 
 def _metrics_up_to(path: Path, epoch: int) -> list[str]:

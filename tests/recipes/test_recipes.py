@@ -1,6 +1,8 @@
 """Shipped recipes against the published tables, and every way in which a recipe or a setting can be wrong."""
 
+import json
 import math
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linfengine.errors import UserError
-from linfengine.recipes import LOSSES, Recipe, load_recipe, make_recipe, recipe_names, with_epochs
+from linfengine.recipes import (
+    LOSSES,
+    Recipe,
+    load_recipe,
+    make_recipe,
+    recipe_names,
+    stored_recipe,
+    with_epochs,
+    with_settings,
+)
 
 # As published in arXiv 2102.05363 (hinge) and 2110.06850 (mixture). eps are in pixel units; the epochs are those of
 # the p ramp's start and end, of the whole run, and of the constant learning rate.
@@ -162,7 +173,6 @@ def test_a_recipe_stays_as_it_is() -> None:
         ("eps_test=2/255", "eps_test", 2 / 255),
         ("dataset=cifar-10", "dataset", "cifar-10"),
         ('dataset="mnist"', "dataset", "mnist"),
-        ("loss=cross-entropy", "loss", "cross-entropy"),
         ("source=a note of 2 words", "source", "a note of 2 words"),
         ("source=", "source", ""),
         ("source=a=b", "source", "a=b"),
@@ -171,14 +181,9 @@ def test_a_recipe_stays_as_it_is() -> None:
         ("batch_size = 64", "batch_size", 64),
         ("batch_size=1_000", "batch_size", 1000),
         ("seed=0", "seed", 0),
-        ("net=conv", "net", "conv"),
-        ("channels=24", "channels", 24),
-        ("kappa=0", "kappa", 0.0),
         ("clip=false", "clip", False),
-        ("lambda_first=0", "lambda_first", 0.0),
         ("reset_at_switch=true", "reset_at_switch", True),
         ("lr_schedule=constant", "lr_schedule", "constant"),
-        ("lp_decay=false", "lp_decay", False),
         ("crop_size=6", "crop_size", 6),
         ("published={clean = 99, certified = 90.5}", "published", {"clean": 99, "certified": 90.5}),
         ("published={}", "published", {}),
@@ -189,6 +194,26 @@ def test_a_setting_is_put_over_the_recipe(setting: str, key: str, value: Any) ->
     assert recipe[key] == value
     assert type(recipe[key]) is type(value)
     assert {k: v for k, v in recipe.items() if k != key} == {k: v for k, v in plain.items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("settings", "values", "left"),
+    [
+        (["loss=cross-entropy", "kappa=0"], {"loss": "cross-entropy", "kappa": 0.0}, ["scale_lr"]),
+        (["net=conv", "channels=24"], {"net": "conv", "channels": 24}, ["depth"]),
+        (["lambda_first=0"], {"lambda_first": 0.0}, ["scale_lr"]),
+        (["weight_decay=1", "lp_decay=false"], {"weight_decay": 1.0, "lp_decay": False}, []),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_keys_of_what_a_setting_replaces_return_to_their_defaults(
+    settings: list[str], values: dict[str, Any], left: list[str]
+) -> None:
+    """The file gives a scale_lr and a depth, which have no effect any more."""
+    plain, defaults = load_recipe("digits"), make_recipe(MINIMAL).to_dict()
+    expected = plain.to_dict() | values | {key: defaults[key] for key in left}
+    assert load_recipe("digits", settings).to_dict() == with_settings(plain, **values).to_dict() == expected
+    assert all(plain.to_dict()[key] != defaults[key] for key in left)
 
 
 def test_a_head_and_a_ramp_of_eps_come_with_a_loss_that_takes_them() -> None:
@@ -394,7 +419,7 @@ def test_a_setting_that_is_none(setting: str, message: str) -> None:
 
 
 IMPOSSIBLE: dict[str, list[Any]] = {
-    "dataset": ["imagenet", "MNIST", ""],
+    "dataset": ["imagenet", "MNIST"],
     "epochs": [0, -1, 10**9 + 1],
     "ramp_start": [-0.5, math.nan],
     "ramp_end": [1.5, 10, 11, math.inf, math.nan],  # before the ramp's start at 2, or not before the end at 10
@@ -444,6 +469,16 @@ def test_a_value_that_is_impossible(key: str, value: Any) -> None:
 
 
 WORDS = ("dataset", "net", "loss", "lr_schedule", "crop_mode")
+EFFECTIVE: dict[str, dict[str, Any]] = {  # what gives a key an effect that it has not by default
+    "channels": {"net": "conv"},
+    "mix": {"loss": "hinge"},
+    "kappa": {"loss": "cross-entropy"},
+    "eps_ramp_start": {"loss": "hinge", "eps_ramp_end": 3},
+    "eps_ramp_end": {"loss": "hinge"},
+    "head": {"loss": "hinge"},
+    "lp_decay": {"weight_decay": 0.1},
+    "crop_mode": {"crop_padding": 1},
+}
 
 
 @pytest.mark.parametrize(
@@ -504,11 +539,11 @@ def test_the_nearest_possible_value_is_named(key: str, value: Any, nearest: str)
     ],
 )
 def test_the_nearest_value_that_is_named_is_possible(key: str, value: Any) -> None:
-    others = MINIMAL | {"loss": "hinge"} | ({"ramp_start": 0, "ramp_end": 0} if key == "epochs" else {})
+    others = MINIMAL | EFFECTIVE.get(key, {}) | ({"ramp_start": 0, "ramp_end": 0} if key == "epochs" else {})
     with pytest.raises(UserError) as error:
         make_recipe(others | {key: value})
     named = str(error.value).partition(" (the nearest is ")[2].removesuffix(")")
-    (kind,) = (int if field.type == "int" else float for field in fields(Recipe) if field.name == key)
+    kind = type(make_recipe(MINIMAL).to_dict()[key])
     assert make_recipe(others | {key: kind(named)}).to_dict()[key] == kind(named)
 
 
@@ -597,8 +632,8 @@ def test_a_ramp_that_begins_too_late_is_told_of_its_beginning() -> None:
         {"eps_train": 1},
         {"width": 1, "depth": 1, "batch_size": 2},
         {"batch_size": 1, "mean_shift": False},
-        {"mix": 0},
-        {"mix": 1},
+        {"loss": "hinge", "mix": 0},
+        {"loss": "hinge", "mix": 1},
         {"scale_lr": 0, "weight_decay": 0, "adam_eps": 1e-30, "beta1": 0, "beta2": 0},
         {"p_first": 1, "p_last": 1},
         *({"loss": loss} for loss in LOSSES),
@@ -631,4 +666,95 @@ def test_the_first_fault_is_named_with_what_it_depends_on() -> None:
     refused(
         {"dataset": "cifar"},
         r"recipe: dataset must be one of digits, mnist, fashion-mnist, cifar-10, tiny-imagenet, got 'cifar'",
+    )
+
+
+# keys without an effect
+
+
+IDLE: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"net": "conv"}, {"depth": 3}, "depth has no effect with net = conv: it needs net = dense"),
+    ({}, {"channels": 8}, "channels has no effect with net = dense: it needs net = conv"),
+    ({}, {"mix": 0.5}, "mix has no effect with loss = mixture: it needs loss = hinge"),
+    ({"loss": "hinge"}, {"kappa": 0.5}, "kappa has no effect with loss = hinge: it needs loss = cross-entropy"),
+    ({"loss": "hinge"}, {"lambda_first": 1.0}, "lambda_first has no effect with loss = hinge: it needs loss = mixture"),
+    ({"loss": "hinge"}, {"lambda_last": 1.0}, "lambda_last has no effect with loss = hinge: it needs loss = mixture"),
+    ({"loss": "hinge"}, {"scale_lr": 1.0}, "scale_lr has no effect with loss = hinge: it needs loss = mixture"),
+    ({"lambda_first": 0}, {"lambda_last": 1.0}, "lambda_last has no effect with lambda_first = 0.0: it needs lambda_f"),
+    ({"lambda_first": 0}, {"scale_lr": 0.0}, "scale_lr has no effect with lambda_first = 0.0: it needs lambda_first >"),
+    ({"loss": "cross-entropy"}, {"clip": False}, "clip has no effect with loss = cross-entropy: it needs loss = mixt"),
+    ({}, {"eps_ramp_start": 2.0}, "eps_ramp_end must be from eps_ramp_start = 2 to 9, got 0.0"),  # it says what to do
+    ({"lr_schedule": "constant"}, {"lr_hold": 1.0}, "lr_hold has no effect with lr_schedule = constant: it needs lr_"),
+    ({}, {"lp_decay": False}, "lp_decay has no effect with weight_decay = 0.0: it needs weight_decay > 0"),
+    ({}, {"crop_mode": "edge"}, "crop_mode has no effect with crop_padding = 0: it needs crop_padding > 0"),
+]
+
+
+@pytest.mark.parametrize(("others", "idle", "message"), IDLE, ids=lambda value: " ".join(value))
+def test_a_key_without_an_effect_is_refused(
+    others: dict[str, Any], idle: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """From Python where it is not the default; in a file or a setting even if it is."""
+    both: dict[str, Any] = MINIMAL | others | idle
+    refused(both, re.escape(f"recipe: {message}"))
+    with pytest.raises(UserError, match=re.escape(message)):
+        Recipe(**both)
+    if "must be" in message:
+        return
+    ((key, value),) = idle.items()
+    default = make_recipe(MINIMAL).to_dict()[key]
+    assert make_recipe(MINIMAL | others | {key: default}).to_dict()[key] == default
+    file = tmp_path / "mine.toml"
+    for written in (value, default):
+        text = "".join(f"{name} = {toml(each)}\n" for name, each in (MINIMAL | others).items())
+        file.write_text(text)
+        with pytest.raises(UserError, match=re.escape(message)):
+            load_recipe(str(file), [f"{key}={toml(written)}"])
+        file.write_text(f"{text}{key} = {toml(written)}\n")
+        with pytest.raises(UserError, match=re.escape(message)):
+            load_recipe(str(file))
+        with pytest.raises(UserError, match=re.escape(message)):
+            load_recipe(str(file), ["seed=1"], epochs=10)
+
+
+def toml(value: Any) -> str:
+    return json.dumps(value)
+
+
+def test_what_a_setting_gives_an_effect_is_taken_from_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("".join(f"{key} = {toml(value)}\n" for key, value in (MINIMAL | {"mix": 0.5}).items()))
+    assert load_recipe(str(file), ["loss=hinge"]).mix == 0.5
+
+
+def test_every_need_of_a_key_is_tried() -> None:
+    tried = {key for _, idle, _ in IDLE for key in idle}
+    assert tried == {field.name for field in fields(Recipe) if field.metadata["needs"]}
+
+
+def test_what_is_out_of_range_is_told_first() -> None:
+    refused({"mix": 2}, "recipe: mix must be from 0 to 1, got 2")
+
+
+@given(data=st.data())
+def test_a_stored_recipe_is_read_whatever_has_no_effect(data: st.DataObject) -> None:
+    """Files of earlier versions hold all keys, some of them set in vain; those are as good as not there."""
+    others, idle, _ = data.draw(st.sampled_from([case for case in IDLE if "must be" not in case[2]]))
+    recipe = make_recipe(MINIMAL | others)
+    assert stored_recipe(recipe.to_dict() | idle) == stored_recipe(recipe.to_dict()) == recipe
+    with pytest.raises(UserError, match="recipe: unknown key 'banana'"):
+        stored_recipe(recipe.to_dict() | {"banana": 1})
+
+
+def test_radii_in_words_and_whole_numbers_come_as_their_types() -> None:
+    recipe = Recipe("mnist", 10, 2, 8, "8/255", 1)  # type: ignore[arg-type]
+    assert recipe == make_recipe(MINIMAL | {"eps_train": 8 / 255, "lr": 1})
+    assert [type(value) for value in (recipe.ramp_start, recipe.eps_train, recipe.lr)] == [float] * 3
+
+
+def test_a_recipe_may_be_for_any_data_set(tmp_path: Path) -> None:
+    """A crop is then compared with the images when they are there."""
+    assert make_recipe(MINIMAL | {"dataset": "", "crop_size": 500}).crop_size == 500
+    refused(
+        {"dataset": "", "crop_size": -1}, r"crop_size must be a number of pixels from 0 \(no crop\) to 65536, got -1"
     )

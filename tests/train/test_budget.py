@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from linfengine.data import Dataset, load_dataset
 from linfengine.errors import UserError
-from linfengine.recipes import SCHEDULE, Recipe, load_recipe, recipe_names, with_epochs
+from linfengine.recipes import SCHEDULE, Recipe, load_recipe, recipe_names, with_epochs, with_settings
 from linfengine.train import Run, budget
 from linfengine.train.budget import FITTED, fit_budget, resumed, scaled, seconds_per_epoch
 
@@ -93,8 +93,8 @@ def test_a_recipe_over_its_own_epochs_is_itself(name: str) -> None:
 )
 def test_widths_by_hand(factor: float, width: int, channels: int) -> None:
     """Multiples of 16, and never below it: 102.4 becomes 96, 340.99 becomes 336."""
-    dense = replace(RECIPE, width=1024, channels=96)
-    recipe = replace(dense, net="conv")
+    dense = replace(RECIPE, width=1024)
+    recipe = with_settings(dense, net="conv", channels=96)
     other = scaled(recipe, factor)
     assert scaled(dense, factor) == replace(dense, width=width)
     assert (other.width, other.channels) == (width, channels)
@@ -103,8 +103,8 @@ def test_widths_by_hand(factor: float, width: int, channels: int) -> None:
 
 @pytest.mark.parametrize("width", [1, 8, 24, 100, 1000])
 def test_a_factor_of_one_changes_nothing(width: int) -> None:
-    recipe = replace(RECIPE, width=width, channels=3)
-    assert scaled(recipe, 1.0) == recipe
+    for recipe in (replace(RECIPE, width=width), with_settings(RECIPE, net="conv", width=width, channels=3)):
+        assert scaled(recipe, 1.0) == recipe
 
 
 # what an epoch takes
@@ -291,15 +291,17 @@ def test_another_recipe_does_not_go_on(key: str) -> None:
     value = OTHERS[key]
     begun = with_epochs(scaled(RECIPE, 0.5), 37).to_dict()
     with pytest.raises(UserError) as refusal:
-        resumed(replace(RECIPE, **{key: value}), begun)
+        resumed(with_settings(RECIPE, **{key: value}), begun)
     assert str(refusal.value) == f"--resume: this run was begun with {key} = {begun[key]!r}, not {value!r}"
 
 
 def test_what_a_budget_may_change_is_what_resuming_overlooks() -> None:
     assert set(FITTED) == {"width", "channels", "epochs", *SCHEDULE} <= {field.name for field in fields(Recipe)}
     begun = with_epochs(scaled(RECIPE, 0.5), 37)
-    asked = with_epochs(replace(RECIPE, width=48, channels=7), 50)  # whatever is asked for now
+    asked = with_epochs(replace(RECIPE, width=48), 50)  # whatever is asked for now
     assert resumed(asked, begun.to_dict()) == begun
+    conv = with_settings(RECIPE, net="conv", channels=8)
+    assert resumed(replace(conv, channels=7), scaled(conv, 0.5).to_dict()) == scaled(conv, 0.5)
 
 
 def test_numpys_way_of_telling_errors_does_not_matter(few: Dataset) -> None:
