@@ -18,11 +18,10 @@ from benchmarks.cpu.kernels import OURS, forward_backward
 from benchmarks.cpu.timing import Case
 from benchmarks.mnist import mnist_or_noise
 from linfengine.backends import cpu
-from linfengine.data import batches
 from linfengine.recipes import load_recipe
 from linfengine.schedules import CHEAP_ORDERS
 from linfengine.tensor import Tensor
-from linfengine.train import Observer, Run
+from linfengine.train import Observer, Run, make_plan
 
 DISTANCES = ("linf_dist", "linf_dist_argmax", "linf_dist_backward", "lp_dist", "lp_dist_backward")
 RAMP = (*CHEAP_ORDERS, 450.0, 600.0, 800.0, 1000.0, np.inf)  # above the cheap orders every p occurs
@@ -30,7 +29,7 @@ RAMP = (*CHEAP_ORDERS, 450.0, 600.0, 800.0, 1000.0, np.inf)  # above the cheap o
 
 def new_run() -> Run:
     recipe = load_recipe("mnist-small", ["width=1024", "batch_size=512", "held_out=0", "crop_padding=1"])
-    return Run(recipe, mnist_or_noise())
+    return Run(make_plan(recipe, mnist_or_noise()))
 
 
 @contextmanager
@@ -71,10 +70,8 @@ class _Steps(Observer):
 
 def train_steps(run: Run, p: float, steps: int) -> tuple[float, float]:
     """(median seconds of a step, share of the time inside the distance kernels) over `steps` steps at a fixed p."""
-    over = np.isinf(p)  # a ramp that has ended, or one that has not begun
-    run.recipe = replace(
-        run.recipe, p_first=8.0 if over else p, ramp_start=0.0 if over else 1.0, ramp_end=0.0 if over else 2.0
-    )
+    moment = run.plan.moment
+    run.plan = replace(run.plan, moment=lambda now: moment(now)._replace(p=p))
     observer = _Steps(steps)
     with timed_kernels() as spent, suppress(StopIteration):
         run.train_epoch(observer)
@@ -94,11 +91,11 @@ def ramp_cases(training_steps: int = 100) -> Iterator[Case]:
     """Forward + backward of a second hidden layer after some training steps, at every p of the ramp."""
     run = new_run()
     train_steps(run, 8.0, training_steps)
-    run.model.p = 8.0
+    run.plan.net.p = 8.0
     rng = np.random.default_rng(0)
-    pixels, _ = next(batches(run.images, run.labels, run.recipe.batch_size, rng, run.augment))
+    pixels, _ = next(run.plan.batches.of(0))
     x: Any = Tensor(pixels)
-    layers = run.model.layers
+    layers = run.plan.net.layers
     for layer in layers[:4]:  # Normalize, Flatten, LinfDistDense, MeanShift
         x = layer(x)
     w = layers[4].state()["weight"]
@@ -109,7 +106,7 @@ def ramp_cases(training_steps: int = 100) -> Iterator[Case]:
 
 def epoch() -> float:
     """Seconds for an epoch of the mnist-small recipe at p = 8: 512 wide, batches of 256, all 60,000 images."""
-    run = Run(load_recipe("mnist-small", ["held_out=0"]), mnist_or_noise())
+    run = Run(make_plan(load_recipe("mnist-small", ["held_out=0"]), mnist_or_noise()))
     start = time.perf_counter()
     run.train_epoch(Observer())
     return time.perf_counter() - start

@@ -66,7 +66,7 @@ def ablate_command(
 ) -> None:
     """What each part of the training strategy is worth: train the recipe whole, and once without each part.
 
-    Judged on held-out training samples, certified at the recipe's eps_test; the test set is not touched.  The same
+    Judged on held-out training samples, certified at the recipe's eps_test; the test set is not touched. The same
     command goes on with an interrupted ablation.
     """
     one_length(epochs, budget)

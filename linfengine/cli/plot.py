@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from ..files import check_writable
-from ..train.metrics import METRICS, read_metrics, write_events
+from ..train.events import write_events
+from ..train.metrics import METRICS, read_metrics
 from .options import ResultType, check_results
 from .output import json_option, say, suggest, write_json
 from .program import Command

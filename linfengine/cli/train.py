@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..recipes import Recipe, load_recipe, size_of
 from ..train import CHECKPOINT, MODEL, check_folder, recipe_in, train
 from ..train.budget import fit_budget, resumed
-from ..train.metrics import EVENTS, check_events
+from ..train.events import EVENTS, check_events
 from ..train.progress import ProgressBar
 from ..units import parse_eps
 from .options import ResultType, data_dir_option, device_option, epochs_option, one_length, usable_device
@@ -68,7 +68,7 @@ def train_command(
 
     The folder gets model.safetensors (the result), best.safetensors (the net after the epoch that certified most
     held-out samples, where there are any), checkpoint.safetensors (replaced after every epoch, for --resume) and
-    metrics.jsonl (a line an epoch, see `linfengine plot`).  An interrupted run that is resumed on the same device ends
+    metrics.jsonl (a line an epoch, see `linfengine plot`). An interrupted run that is resumed on the same device ends
     with the very same bits; on another device it goes on as well.
 
     A TOML file holds the keys below, and --set puts a value over one of them: --set width=512 --set held_out=5000.

@@ -1,6 +1,6 @@
 """Recipes: everything that a training run depends on. The shipped ones are the TOML files of this folder."""
 
-from .keys import PUBLISHED
+from .keys import PUBLISHED, out_of_range
 from .load import load_recipe, recipe_names
 from .recipe import (
     LOSSES,
@@ -22,6 +22,7 @@ __all__ = [
     "Recipe",
     "load_recipe",
     "make_recipe",
+    "out_of_range",
     "recipe_names",
     "size_of",
     "stored_recipe",

@@ -6,6 +6,7 @@ from dataclasses import Field, field
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
+import numpy as np
 
 from ..certify import parse_eps
 from ..errors import UserError, did_you_mean
@@ -56,6 +57,8 @@ def converted(key: Field[Any], value: Any) -> Any:
             return float(parse_eps(value))  # "8/255"
         except UserError as error:
             raise UserError(f"recipe: {key.name}: {str(error).removeprefix('eps: ')}") from None
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, int) and abs(value) >= 2**64:
         raise UserError(f"recipe: {key.name} must be a number of at most 64 bits, got one of {value.bit_length()}")
     try:

@@ -1,29 +1,29 @@
-"""Training: the loop and its files, and what tells of a run; `budget` and `ablate` stand in modules of their own."""
+"""Training: a recipe becomes a plan, the loop follows it, its files lie in one folder.
 
-from .loop import (
-    BEST,
-    CHECKPOINT,
-    MODEL,
-    Diverged,
-    Observer,
-    Run,
-    check_folder,
-    check_samples,
-    make_net,
-    recipe_in,
-    train,
-)
+`budget` and `ablate` stand in modules of their own.
+"""
+
+from .folder import BEST, CHECKPOINT, MODEL, check_folder, recipe_in
+from .loop import train
+from .plan import Moment, Plan, make_net, make_plan
+from .progress import Observer
+from .samples import HeldOut, check_fits
+from .trainer import Diverged, Run
 
 __all__ = [
     "BEST",
     "CHECKPOINT",
     "MODEL",
     "Diverged",
+    "HeldOut",
+    "Moment",
     "Observer",
+    "Plan",
     "Run",
+    "check_fits",
     "check_folder",
-    "check_samples",
     "make_net",
+    "make_plan",
     "recipe_in",
     "train",
 ]

@@ -1,7 +1,7 @@
 """What each part of the training strategy is worth: the recipe trained whole, and once without each part.
 
 All variants are judged on held-out training samples, certified at the recipe's eps_test by the interval method; the
-test set is never touched.  The papers' ablation, at a scale a reader can afford.
+test set is never touched. The papers' ablation, at a scale a reader can afford.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from ..errors import UserError, did_you_mean
 from ..files import check_writable, folder_lock, write_file
 from ..recipes import Recipe, stored_recipe, with_settings
 from .budget import check_minutes, fit_budget
-from .loop import CHECKPOINT, MODEL, Diverged, check_samples, recipe_in, train
+from .folder import CHECKPOINT, MODEL, recipe_in
+from .loop import train
 from .metrics import read_metrics
 from .progress import Observer, watching
+from .samples import check_fits
+from .trainer import Diverged
 
 RESULTS = "ablation.json"
 WHOLE = "the whole recipe"
@@ -71,7 +74,7 @@ def _mixture(recipe: Recipe, **settings: Any) -> dict[str, Any]:
 
 
 def without(recipe: Recipe, part: str) -> Recipe:
-    """The recipe with one part dropped.  Raises UserError for a part that there is not, or not in this recipe."""
+    """The recipe with one part dropped. Raises UserError for a part that there is not, or not in this recipe."""
     if part not in PARTS:
         raise UserError(
             f"--drop {part}: there is no such part{did_you_mean(part, PARTS)}: expected {', '.join(PARTS)}, or all"
@@ -102,11 +105,11 @@ def ablate(
 
     A row: `part`, `instead`, `clean` and `certified` (fractions of the held-out samples, means over the seeds), `gain`
     (certified of the whole recipe less this row's), `by_seed` (certified, of each), `diverged` (how many runs did: they
-    count as 0) and `seconds` of training.  With `minutes`, the recipe is first fitted to its equal share of them
-    (`fit_budget`).  A recipe without held-out samples gets a tenth of the data.
+    count as 0) and `seconds` of training. With `minutes`, the recipe is first fitted to its equal share of them
+    (`fit_budget`). A recipe without held-out samples gets a tenth of the data.
 
     Each run has a folder of its own in `out`; called again, runs that are done are taken as they are and one that was
-    interrupted goes on.  `begin(name, recipe, number, of)` is told of every run and gives its observer; without it,
+    interrupted goes on. `begin(name, recipe, number, of)` is told of every run and gives its observer; without it,
     progress is shown as `train` shows it.
 
     With "all" in `drop`, all the parts that the recipe has are dropped in turn.
@@ -127,7 +130,7 @@ def ablate(
         raise UserError("recipe: eps_test must be the radius to certify at, got 0.0")
     if not recipe.held_out:
         recipe = replace(recipe, held_out=len(dataset.train_labels) // 10)
-    check_samples(recipe, dataset)
+    check_fits(recipe, dataset)
     for name in names:
         if name != "all":
             without(recipe, name)

@@ -1,6 +1,6 @@
 """Fitting a recipe to a machine and a time: how wide, and for how many epochs.
 
-The recipe's steps are timed for a few seconds, at moments all over its run, since their cost depends on p.  Then
+The recipe's steps are timed for a few seconds, at moments all over its run, since their cost depends on p. Then
 
     width and channels    stay, where between a quarter and twice the recipe's epochs can be afforded with them; else
                           they shrink until a quarter can be, or grow as long as twice as many can be
@@ -24,7 +24,8 @@ from ..certify import check_arithmetic
 from ..data import Dataset
 from ..errors import UserError
 from ..recipes import NOTES, SCHEDULE, Recipe, stored_recipe, with_epochs
-from .loop import Diverged, Run
+from .plan import Moment, make_plan
+from .trainer import Diverged, Run
 
 SHARE = 0.9  # of the budget that the epochs are to fill; the rest is for what the estimate misses
 FEWEST, MOST = 0.25, 2.0  # times the recipe's epochs
@@ -43,7 +44,7 @@ def fit_budget(recipe: Recipe, dataset: Dataset, minutes: float, device: str = "
     """The recipe at the width and for the epochs that this machine trains in so many minutes.
 
     An epoch is timed at two small widths, which tells the power of the width that its cost grows with, and at the width
-    chosen.  Raises UserError for a budget that is no positive number, or too short for two epochs, and where this
+    chosen. Raises UserError for a budget that is no positive number, or too short for two epochs, and where this
     process does not compute as IEEE 754 says.
     """
     check_minutes(minutes)
@@ -96,26 +97,27 @@ def scaled(recipe: Recipe, factor: float) -> Recipe:
 def seconds_per_epoch(recipe: Recipe, dataset: Dataset, device: str = "cpu") -> float:
     """What an epoch of the recipe takes here on average, by timing a few of its steps at moments all over the run."""
     with np.errstate(all="ignore"):
-        run = Run(recipe, dataset, device)
-        run.model.train()
-        moments = [(i + 0.5) / MOMENTS * recipe.epochs for i in range(MOMENTS)]
+        plan = make_plan(recipe, dataset, device)
+        run = Run(plan)
+        plan.net.train()
+        moments = [plan.moment((i + 0.5) / MOMENTS * plan.epochs) for i in range(MOMENTS)]
         seconds: dict[float, float] = {}  # of a step, by p
         for now in moments:
-            if run.order(now) not in seconds:
-                seconds[run.order(now)] = min(_timed_step(run, now) for _ in range(2))
-        steps = run.steps_per_epoch() * sum(seconds[run.order(now)] for now in moments) / MOMENTS
+            if now.p not in seconds:
+                seconds[now.p] = min(_timed_step(run, now) for _ in range(2))
+        steps = len(plan.batches) * sum(seconds[now.p] for now in moments) / MOMENTS
         start, samples = time.perf_counter(), min(recipe.held_out, recipe.batch_size)
-        run.held_out_figures(samples)
+        plan.held_out.figures(plan.net, samples)
         return steps + (time.perf_counter() - start) * recipe.held_out / max(samples, 1)
 
 
-def _timed_step(run: Run, now: float) -> float:
+def _timed_step(run: Run, now: Moment) -> float:
     start = time.perf_counter()
-    pixels, labels = next(run.batches())
+    inputs, labels = next(run.plan.batches.of(0))
     try:
-        run.step(pixels, labels, now)
+        run.step(inputs, labels, now)
         run.check_numbers()
     except Diverged as error:
         raise UserError(f"--budget: training diverged while its steps were timed: {error}; try a smaller lr") from error
-    to_numpy(run.scale.data)  # waits for a GPU
+    to_numpy(run.plan.scale.data)  # waits for a GPU
     return time.perf_counter() - start

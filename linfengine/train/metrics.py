@@ -1,21 +1,17 @@
-"""What a training run left behind, read again: metrics.jsonl, a line an epoch; and the same for TensorBoard."""
+"""The figures of a run, read again: metrics.jsonl, a line an epoch."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from ..backends import Array
 from ..errors import UserError
-from ..files import temporary_name
 
-METRICS, EVENTS = "metrics.jsonl", "events"
+METRICS = "metrics.jsonl"
 MARGIN_EDGES = np.linspace(-2, 4, 49)  # of margin_counts, in units of 2 ε; what lies beyond is in the bins at the ends
 ALWAYS = ("p", "lr", "loss", "accuracy")  # in every line, besides the epoch
 OPTIONAL = ("margin", "beyond_2eps", "scale", "lambda", "eps", "held_out_accuracy", "held_out_certified", "seconds")
@@ -32,7 +28,7 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     Raises UserError for a run that is not there or has no epoch yet, and for a damaged line, with its number.
     """
     try:
-        path = _metrics_path(run)
+        path = metrics_path(run)
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise UserError(f"{run}: cannot be read ({error.strerror})") from None
@@ -45,7 +41,8 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     return epochs
 
 
-def _metrics_path(run: str | Path) -> Path:
+def metrics_path(run: str | Path) -> Path:
+    """The metrics.jsonl of a run; `run` is its folder, or that file. Raises UserError where there is none."""
     run = Path(run)
     if not run.exists():
         raise UserError(f"{run}: expected the folder of a training run, and there is nothing of that name")
@@ -57,7 +54,7 @@ def _metrics_path(run: str | Path) -> Path:
 
 
 def _figures(place: str, line: bytes, after: int) -> dict[str, Any]:
-    """One line of metrics.jsonl, of a later epoch than `after`.  Raises UserError for what no run writes."""
+    """One line of metrics.jsonl, of a later epoch than `after`. Raises UserError for what no run writes."""
     try:
         figures = json.loads(line.decode(), parse_constant=_refuse)
         if not isinstance(figures, dict):
@@ -67,10 +64,10 @@ def _figures(place: str, line: bytes, after: int) -> dict[str, Any]:
                 raise ValueError(f"expected a figure named {key}")
         if type(figures["epoch"]) is not int or not after < figures["epoch"] <= MOST_EPOCHS:
             raise ValueError(f"expected an epoch from {after + 1} to {MOST_EPOCHS}, got {figures['epoch']!r}")
-        if figures["p"] != "inf" and not (_is_number(figures["p"]) and figures["p"] >= 1):
+        if figures["p"] != "inf" and not (is_number(figures["p"]) and figures["p"] >= 1):
             raise ValueError(f"expected a p of at least 1, or 'inf', got {figures['p']!r}")
         for key in NUMBERS:
-            if key in figures and not _is_number(figures[key]):
+            if key in figures and not is_number(figures[key]):
                 raise ValueError(f"expected a number for {key}, got {figures[key]!r}")
         if "margin_counts" in figures and not _is_histogram(figures["margin_counts"]):
             raise ValueError(f"expected margin_counts to be {len(MARGIN_EDGES) - 1} counts that are not all 0")
@@ -85,8 +82,9 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"expected finite numbers, got {constant}")
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # neither NaN nor bool
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number, and no bool."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _is_histogram(counts: Any) -> bool:
@@ -95,75 +93,4 @@ def _is_histogram(counts: Any) -> bool:
         and len(counts) == len(MARGIN_EDGES) - 1
         and all(type(count) is int and 0 <= count <= MOST_SAMPLES for count in counts)
         and any(counts)
-    )
-
-
-def check_events(folder: Path) -> Any:
-    """tensorboardX's SummaryWriter.  Raises UserError where it is missing, or `folder` holds anything but its files."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise UserError("TensorBoard's files need tensorboardX: pip install linfengine[tensorboard]") from None
-    if folder.exists() and not (folder.is_dir() and all(".tfevents." in file.name for file in folder.iterdir())):
-        raise UserError(f"{folder}: expected a folder of event files, to be replaced, or a name that is free")
-    return SummaryWriter
-
-
-def write_events(run: str | Path, out: str | Path | None = None) -> Path:
-    """The run's figures as a TensorBoard event file in the folder `out`, RUN/events if none is named; returns it.
-
-    Every figure stands under its own name, its step the epoch, its time that of training; p while it is finite, and
-    margin_counts as a histogram in units of 2 ε.  What an earlier call wrote there is replaced as a whole.
-
-    Raises UserError as `read_metrics`; where tensorboardX is missing; where `out` holds anything but event files, or
-    cannot be written.
-    """
-    epochs, path = read_metrics(run), _metrics_path(run)
-    shown = Path(out) if out is not None else path.parent / EVENTS
-    writer_of = check_events(shown)
-    folder = Path(os.path.realpath(shown))
-    temporary = temporary_name(folder)
-    time = path.stat().st_mtime - sum(figures.get("seconds", 0.0) for figures in epochs)
-    try:
-        try:
-            temporary.mkdir(parents=True)
-            with writer_of(str(temporary)) as writer:
-                for figures in epochs:
-                    time += figures.get("seconds", 0.0)
-                    _write_epoch(writer, figures, time)
-            if folder.exists():
-                shutil.rmtree(folder)
-            temporary.rename(folder)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise UserError(f"{shown}: cannot be written ({error.strerror})") from None
-    return shown
-
-
-def _write_epoch(writer: Any, figures: dict[str, Any], time: float) -> None:
-    for key, value in figures.items():
-        if key != "epoch" and _is_number(value):
-            writer.add_scalar(key, value, figures["epoch"], time)
-    if "margin_counts" in figures:
-        counts = np.array(figures["margin_counts"])
-        writer.add_histogram_raw("margin_counts", *_histogram(counts), figures["epoch"], time)
-
-
-def _histogram(counts: Array) -> tuple[float, float, int, float, float, list[float], list[int]]:
-    """(smallest, largest, how many, sum, sum of squares, upper edges, counts), as if all lay in the middle of bins.
-
-    TensorBoard draws the first and the last bin that are not empty from `smallest` and to `largest`.
-    """
-    filled = np.flatnonzero(counts)
-    middle = (MARGIN_EDGES[:-1] + MARGIN_EDGES[1:]) / 2
-    return (
-        float(MARGIN_EDGES[filled[0]]),
-        float(MARGIN_EDGES[filled[-1] + 1]),
-        int(counts.sum()),
-        float(counts @ middle),
-        float(counts @ middle**2),
-        MARGIN_EDGES[1:].tolist(),
-        counts.tolist(),
     )

@@ -17,14 +17,14 @@ from rich.text import Text
 from ..errors import UserError
 from ..recipes import Recipe, size_of
 from ..text import printable
-from .metrics import write_events
+from .events import write_events
 
 SECONDS_BETWEEN_LINES = 10  # of progress, where the output is no terminal
 SECONDS_BETWEEN_EVENTS = 30  # TensorBoard's files are written whole each time
 
 
 class Observer:
-    """Watches training; this one shows nothing.  A subclass defines the methods it needs."""
+    """Watches training; this one shows nothing. A subclass defines the methods it needs."""
 
     def begin(self, name: str, recipe: Recipe, number: int, of: int) -> Observer:
         """Before each of several runs: the observer of that run."""
@@ -40,7 +40,7 @@ class Observer:
 class ProgressBar(Observer, AbstractContextManager["ProgressBar"]):
     """A bar for the epochs and one for the steps of the epoch, the figures on a line below.
 
-    Where `console` (standard output by default) is no terminal, it prints a line every ten seconds instead.  With
+    Where `console` (standard output by default) is no terminal, it prints a line every ten seconds instead. With
     `events`, the folder of the run, its TensorBoard files are written every half minute and at the end; where they
     cannot be written, training goes on without them.
     """

@@ -46,9 +46,10 @@ from linfengine.layers import (
     linf_net,
 )
 from linfengine.recipes import Recipe, load_recipe, recipe_names
-from linfengine.train import BEST, CHECKPOINT, MODEL, Run, budget
+from linfengine.train import BEST, CHECKPOINT, MODEL, HeldOut, Run, budget
 from linfengine.train.ablate import PARTS, RESULTS, ablate
-from linfengine.train.metrics import EVENTS, METRICS, read_metrics
+from linfengine.train.events import EVENTS
+from linfengine.train.metrics import METRICS, read_metrics
 from linfengine.train.progress import ProgressBar
 
 ROOT = Path(__file__).parents[2]
@@ -334,12 +335,12 @@ def test_what_the_events_cannot_hold_costs_no_training(tmp_path: Path, monkeypat
     """A stray file in their folder is told of once, and the run goes on."""
     pytest.importorskip("tensorboardX")
 
-    def stray(run: Run, limit: int | None = None) -> dict[str, float]:
+    def stray(*arguments: Any) -> dict[str, float]:
         (tmp_path / EVENTS).mkdir(exist_ok=True)
         (tmp_path / EVENTS / "notes.txt").write_text("mine")
         return {}
 
-    monkeypatch.setattr(Run, "held_out_figures", stray)
+    monkeypatch.setattr(HeldOut, "figures", stray)
     result = run("train", "digits", *ON_CPU, "--out", tmp_path, "--tensorboard")
     assert result.exit_code == 0
     assert result.stderr.startswith("No more TensorBoard files of this run: ")
@@ -1388,7 +1389,7 @@ def test_results_that_cannot_be_written(model: Path, tmp_path: Path) -> None:
 
 
 def test_training_that_diverges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Run, "loss", lambda run, logits, *arguments: logits.sum() * math.nan)
+    monkeypatch.setattr("linfengine.losses.hinge", lambda logits, *arguments, **settings: logits.sum() * math.nan)
     said = sentence(run("train", "digits", *SET_TINY, "--out", tmp_path))
     assert (
         "diverged in step 1 of epoch 1: the loss is nan; no epoch was done; try another folder with a smaller" in said

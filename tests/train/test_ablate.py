@@ -353,7 +353,7 @@ def test_a_run_that_diverges_counts_as_nothing(few: Dataset, tmp_path: Path, mon
     sound = Run.step
 
     def step(run: Run, *arguments: Any) -> Any:
-        if not run.recipe.identity:
+        if not run.plan.recipe.identity:
             raise Diverged("the loss is nan")
         return sound(run, *arguments)
 

@@ -17,7 +17,8 @@ from linfengine.data import load_dataset
 from linfengine.errors import UserError
 from linfengine.recipes import load_recipe
 from linfengine.train import Observer, train
-from linfengine.train.metrics import EVENTS, MARGIN_EDGES, METRICS, read_metrics, write_events
+from linfengine.train.events import EVENTS, write_events
+from linfengine.train.metrics import MARGIN_EDGES, METRICS, read_metrics
 
 BINS = len(MARGIN_EDGES) - 1
 
@@ -281,7 +282,7 @@ def test_an_interruption_leaves_the_events_of_before(tmp_path: Path, monkeypatch
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("linfengine.train.metrics._histogram", interrupted)
+    monkeypatch.setattr("linfengine.train.events._histogram", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_events(run)
     assert sorted(os.listdir(run)) == [EVENTS, METRICS]

@@ -11,8 +11,17 @@ from hypothesis import strategies as st
 
 from linfengine.data import Dataset, load_dataset
 from linfengine.recipes import load_recipe
-from linfengine.schedules import CHEAP_ORDERS, cheap_order, geometric, half_cosine, learning_rate, linear, p_ramp, ramp
-from linfengine.train import Run
+from linfengine.schedules import (
+    CHEAP_ORDERS,
+    cheap_order,
+    geometric,
+    half_cosine,
+    learning_rate,
+    linear,
+    p_ramp,
+    ramp,
+)
+from linfengine.train import Plan, Run, make_plan
 
 CLOSE = 1 + 1e-12  # a few units in the last place
 progress = st.floats(0, 1)
@@ -198,15 +207,15 @@ def ten() -> Dataset:
     return replace(digits, train_images=digits.train_images[:10], train_labels=digits.train_labels[:10])
 
 
-def small(dataset: Dataset, *settings: str) -> Run:
-    return Run(load_recipe("digits", [*SMALL, *settings]), dataset)
+def small(dataset: Dataset, *settings: str) -> Plan:
+    return make_plan(load_recipe("digits", [*SMALL, *settings]), dataset)
 
 
-def step(run: Run, now: float) -> Run:
+def step(plan: Plan, now: float) -> Plan:
     """After one mini-batch at that moment."""
-    run.model.train()
-    run.step(*next(run.batches()), now)
-    return run
+    plan.net.train()
+    Run(plan).step(*next(plan.batches.of(0)), plan.moment(now))
+    return plan
 
 
 @pytest.mark.parametrize(
@@ -215,22 +224,23 @@ def step(run: Run, now: float) -> Run:
 )
 def test_p_and_lambda_of_a_run_by_hand(now: float, p: float, weight: float, ten: Dataset) -> None:
     """A fourth of the ramp doubles p from 2 to 32, and divides λ by √10."""
-    run = small(ten, "p_first=2", "p_last=32", "lambda_first=0.1", "lambda_last=0.001")
-    assert run.order(now) == pytest.approx(p, rel=1e-14)
-    assert run.cross_entropy_weight(now) == pytest.approx(weight, rel=1e-14)
-    assert step(run, now).model.p == run.order(now)
+    plan = small(ten, "p_first=2", "p_last=32", "lambda_first=0.1", "lambda_last=0.001")
+    moment = plan.moment(now)
+    assert moment.p == pytest.approx(p, rel=1e-14)
+    assert moment.weight == pytest.approx(weight, rel=1e-14)
+    assert step(plan, now).net.p == moment.p
 
 
 def test_without_cross_entropy_lambda_is_0_all_along(ten: Dataset) -> None:
-    run = small(ten, "lambda_first=0", "lambda_last=0.001")
-    assert [run.cross_entropy_weight(now) for now in (0, 4, 6, 10)] == [0, 0, 0, 0]
-    assert math.isfinite(step(run, 4).scale.item())
+    plan = small(ten, "lambda_first=0")
+    assert [plan.moment(now).weight for now in (0, 4, 6, 10)] == [0, 0, 0, 0]
+    assert math.isfinite(step(plan, 4).scale.item())
 
 
 @pytest.mark.parametrize(("now", "p"), [(1, 8), (3, 24), (4, 96), (5, 256), (5.5, 547), (6, math.inf)])
 def test_cheap_orders_of_a_run_by_hand(now: float, p: float, ten: Dataset) -> None:
     """The ramp from 8 to 1000 is at 26.7, 89.4, 299.1 and 547 then; the last is above the cheap ones and stays."""
-    assert step(small(ten, "cheap_orders=true"), now).model.p == pytest.approx(p, rel=1e-3 if p == 547 else 0)
+    assert step(small(ten, "cheap_orders=true"), now).net.p == pytest.approx(p, rel=1e-3 if p == 547 else 0)
 
 
 @pytest.mark.parametrize(
@@ -238,25 +248,26 @@ def test_cheap_orders_of_a_run_by_hand(now: float, p: float, ten: Dataset) -> No
 )
 def test_the_learning_rate_of_a_run_by_hand(now: float, cosine: float, ten: Dataset) -> None:
     """Held until epoch 2, then a half cosine over the other 8; or constant."""
-    for schedule, expected in (("cosine", cosine), ("constant", 0.04)):
-        run = small(ten, "lr=0.04", "lr_hold=2", f"lr_schedule={schedule}")
-        assert step(run, now).optimizer.lr == pytest.approx(expected, rel=1e-14)
+    for settings, expected in ((["lr_hold=2"], cosine), (["lr_schedule=constant"], 0.04)):
+        plan = small(ten, "lr=0.04", *settings)
+        assert step(plan, now).optimizer.lr == pytest.approx(expected, rel=1e-14)
 
 
 @pytest.mark.parametrize("loss", ["hinge", "cross-entropy"])
 @pytest.mark.parametrize(("now", "part"), [(0, 0), (1, 0), (1.5, 0.25), (2, 0.5), (3, 1), (9, 1)])
 def test_eps_of_a_run_by_hand(now: float, part: float, loss: str, ten: Dataset) -> None:
     """From 0 in epoch 1 to ε_train/std in epoch 3; with no ramp it is that from the first step."""
-    run = small(ten, f"loss={loss}", "eps_train=0.3", "eps_ramp_start=1", "eps_ramp_end=3")
-    assert run.eps(now) == pytest.approx(part * 0.3 / STD, rel=1e-6)
-    assert small(ten, f"loss={loss}", "eps_train=0.3").eps(now) == pytest.approx(0.3 / STD, rel=1e-6)
+    plan = small(ten, f"loss={loss}", "eps_train=0.3", "eps_ramp_start=1", "eps_ramp_end=3")
+    assert plan.moment(now).eps == pytest.approx(part * 0.3 / STD, rel=1e-6)
+    assert plan.moment(now).weight is None
+    assert small(ten, f"loss={loss}", "eps_train=0.3").moment(now).eps == pytest.approx(0.3 / STD, rel=1e-6)
 
 
 @pytest.mark.parametrize("now", [0.0, 1.0, 3.0, 7.0])
 def test_a_step_uses_the_radius_of_its_moment(now: float, ten: Dataset) -> None:
     """Room is what the margin has above 2ε."""
-    run = small(ten, "loss=hinge", "eps_train=0.3", "eps_ramp_start=1", "eps_ramp_end=3")
-    run.model.train()
-    _, margin, room = run.step(*next(run.batches()), now)
+    plan = small(ten, "loss=hinge", "eps_train=0.3", "eps_ramp_start=1", "eps_ramp_end=3")
+    plan.net.train()
+    _, margin, room = Run(plan).step(*next(plan.batches.of(0)), plan.moment(now))
     expected = {0.0: 0.0, 1.0: 0.0, 3.0: 0.6 / STD, 7.0: 0.6 / STD}[now]
     assert margin - room == pytest.approx(expected, rel=1e-4, abs=1e-6)
