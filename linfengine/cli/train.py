@@ -72,6 +72,7 @@ def train_command(
     with the very same bits; on another device it goes on as well.
 
     A TOML file holds the keys below, and --set puts a value over one of them: --set width=512 --set held_out=5000.
+    A key that has no effect on the chosen net or loss is refused.
     """
     one_length(epochs, budget)
     chosen = load_recipe(recipe, settings, epochs=epochs)
