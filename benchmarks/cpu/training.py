@@ -21,15 +21,15 @@ from linfengine.backends import cpu
 from linfengine.recipes import load_recipe
 from linfengine.schedules import CHEAP_ORDERS
 from linfengine.tensor import Tensor
-from linfengine.train import Observer, Run, make_plan
+from linfengine.train import Observer, Trainer, make_plan
 
 DISTANCES = ("linf_dist", "linf_dist_argmax", "linf_dist_backward", "lp_dist", "lp_dist_backward")
 RAMP = (*CHEAP_ORDERS, 450.0, 600.0, 800.0, 1000.0, np.inf)  # above the cheap orders every p occurs
 
 
-def new_run() -> Run:
+def new_trainer() -> Trainer:
     recipe = load_recipe("mnist-small", ["width=1024", "batch_size=512", "held_out=0", "crop_padding=1"])
-    return Run(make_plan(recipe, mnist_or_noise()))
+    return Trainer(make_plan(recipe, mnist_or_noise()))
 
 
 @contextmanager
@@ -68,34 +68,34 @@ class _Steps(Observer):
             raise StopIteration
 
 
-def train_steps(run: Run, p: float, steps: int) -> tuple[float, float]:
+def train_steps(trainer: Trainer, p: float, steps: int) -> tuple[float, float]:
     """(median seconds of a step, share of the time inside the distance kernels) over `steps` steps at a fixed p."""
-    moment = run.plan.moment
-    run.plan = replace(run.plan, moment=lambda now: moment(now)._replace(p=p))
+    moment = trainer.plan.moment
+    trainer.plan = replace(trainer.plan, moment=lambda now: moment(now)._replace(p=p))
     observer = _Steps(steps)
     with timed_kernels() as spent, suppress(StopIteration):
-        run.train_epoch(observer)
+        trainer.train_epoch(observer)
     return float(np.median(np.diff(observer.times))), sum(spent) / (observer.times[-1] - observer.times[0])
 
 
 def steps(counts: int = 15) -> list[dict[str, Any]]:
     """For some p: seconds of a step with augmentation, loss and optimizer, and the share inside the kernels."""
-    run, figures = new_run(), []
+    trainer, figures = new_trainer(), []
     for p in (8.0, 64.0, np.inf):
-        seconds, share = train_steps(run, p, counts)
+        seconds, share = train_steps(trainer, p, counts)
         figures.append({"p": f"{p:g}", "seconds": seconds, "share": share})
     return figures
 
 
 def ramp_cases(training_steps: int = 100) -> Iterator[Case]:
-    """Forward + backward of a second hidden layer after some training steps, at every p of the ramp."""
-    run = new_run()
-    train_steps(run, 8.0, training_steps)
-    run.plan.net.p = 8.0
+    """Forward + backward of the second hidden layer of a net that has begun to train, at every p of the ramp."""
+    trainer = new_trainer()
+    train_steps(trainer, 8.0, training_steps)
+    trainer.plan.net.p = 8.0
     rng = np.random.default_rng(0)
-    pixels, _ = next(run.plan.batches.of(0))
+    pixels, _ = next(trainer.plan.batches.of(0))
     x: Any = Tensor(pixels)
-    layers = run.plan.net.layers
+    layers = trainer.plan.net.layers
     for layer in layers[:4]:  # Normalize, Flatten, LinfDistDense, MeanShift
         x = layer(x)
     w = layers[4].state()["weight"]
@@ -106,7 +106,7 @@ def ramp_cases(training_steps: int = 100) -> Iterator[Case]:
 
 def epoch() -> float:
     """Seconds for an epoch of the mnist-small recipe at p = 8: 512 wide, batches of 256, all 60,000 images."""
-    run = Run(make_plan(load_recipe("mnist-small", ["held_out=0"]), mnist_or_noise()))
+    trainer = Trainer(make_plan(load_recipe("mnist-small", ["held_out=0"]), mnist_or_noise()))
     start = time.perf_counter()
-    run.train_epoch(Observer())
+    trainer.train_epoch(Observer())
     return time.perf_counter() - start

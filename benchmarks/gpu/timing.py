@@ -24,7 +24,7 @@ from linfengine.losses import mixture
 from linfengine.optim import Adam
 from linfengine.recipes import load_recipe
 from linfengine.tensor import Tensor
-from linfengine.train import Observer, Run, make_plan
+from linfengine.train import Observer, Trainer, make_plan
 
 ORDERS = (8.0, 20.3, 64.0, 300.0, math.inf)
 
@@ -151,7 +151,7 @@ def iterations(batch: int, width: int, turns: int) -> Iterator[Figure]:
 def epoch(batch: int, width: int) -> float:
     """Seconds of one epoch of the MNIST net, depth 5, at p = 8, after an untimed one that compiles."""
     recipe = load_recipe("z22a-mnist-0.3", [f"width={width}", f"batch_size={batch}"])
-    run = Run(make_plan(recipe, mnist_or_noise(), "cuda"))
+    run = Trainer(make_plan(recipe, mnist_or_noise(), "cuda"))
     run.train_epoch(Observer())
     start = time.perf_counter()
     run.train_epoch(Observer())

@@ -10,8 +10,7 @@ from rich.table import Table
 
 from ..data import load_dataset
 from ..recipes import load_recipe, size_of, stored_recipe
-from ..train.ablate import PARTS, ablate
-from ..train.ablate import RESULTS as ABLATION
+from ..train.ablate import ABLATION, PARTS, ablate
 from ..train.progress import ProgressBar
 from ..units import parse_eps
 from .options import (

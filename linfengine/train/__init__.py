@@ -8,7 +8,7 @@ from .loop import train
 from .plan import Moment, Plan, make_net, make_plan
 from .progress import Observer
 from .samples import HeldOut, check_fits
-from .trainer import Diverged, Run
+from .trainer import Diverged, Trainer
 
 __all__ = [
     "BEST",
@@ -19,7 +19,7 @@ __all__ = [
     "Moment",
     "Observer",
     "Plan",
-    "Run",
+    "Trainer",
     "check_fits",
     "check_folder",
     "make_net",

@@ -30,7 +30,7 @@ from .progress import Observer, watching
 from .samples import check_fits
 from .trainer import Diverged
 
-RESULTS = "ablation.json"
+ABLATION = "ablation.json"
 WHOLE = "the whole recipe"
 
 
@@ -151,7 +151,7 @@ def _ablate(
     begin: Callable[[str, Recipe, int, int], Observer],
 ) -> list[dict[str, Any]]:
     """As `ablate`, in a folder that is locked."""
-    check_writable(out / RESULTS)  # before the budget is fitted rather than after it
+    check_writable(out / ABLATION)  # before the budget is fitted rather than after it
     everything = "all" in names
     count = len(parts_of(recipe) if everything else names)
     facts = _facts(recipe, dataset, out, minutes, seeds * (count + 1), device)
@@ -160,7 +160,7 @@ def _ablate(
     for name in names:
         without(recipe, name)  # a recipe of few epochs may have no room for a part
     if before is None:
-        write_file(out / RESULTS, json.dumps(facts, indent=2).encode())
+        write_file(out / ABLATION, json.dumps(facts, indent=2).encode())
     rows: list[dict[str, Any]] = []
     started = 0
     for part in (None, *names):
@@ -186,9 +186,9 @@ def _ablate(
             "seconds": seconds,
         })  # fmt: skip
         if before is None or rows != before[: len(rows)]:  # rows of an earlier call stay until one of them differs
-            write_file(out / RESULTS, json.dumps(facts | {"rows": rows}, indent=2).encode())
+            write_file(out / ABLATION, json.dumps(facts | {"rows": rows}, indent=2).encode())
     if before and len(rows) < len(before):
-        write_file(out / RESULTS, json.dumps(facts | {"rows": rows}, indent=2).encode())
+        write_file(out / ABLATION, json.dumps(facts | {"rows": rows}, indent=2).encode())
     return rows
 
 
@@ -199,11 +199,11 @@ def _facts(
     trains the same nets.
     """
     asked = {"recipe": recipe.to_dict(), "minutes": minutes, "runs": runs if minutes else None}
-    if not (out / RESULTS).exists():
+    if not (out / ABLATION).exists():
         fitted = recipe if minutes is None else fit_budget(recipe, dataset, minutes / runs, device)
         return {"asked": asked, "recipe": fitted.to_dict()}
     try:
-        facts: dict[str, Any] = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads((out / ABLATION).read_text(encoding="utf-8"))
         begun: dict[str, Any] = facts["asked"]
         same = begun | {"recipe": None} == asked | {"recipe": None} and stored_recipe(begun["recipe"]) == recipe
         if same:
@@ -211,9 +211,9 @@ def _facts(
         if not isinstance(facts.setdefault("rows", []), list):
             raise TypeError("its rows are no list")
     except OSError as error:
-        raise UserError(f"{out / RESULTS}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{out / ABLATION}: cannot be read ({error.strerror})") from None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{out / RESULTS}: expected what an ablation writes ({error})") from None
+        raise UserError(f"{out / ABLATION}: expected what an ablation writes ({error})") from None
     if not same:
         raise UserError(f"{out} holds an ablation of other settings: name another folder with --out")
     return facts

@@ -25,7 +25,7 @@ from ..data import Dataset
 from ..errors import UserError
 from ..recipes import NOTES, SCHEDULE, Recipe, stored_recipe, with_epochs
 from .plan import Moment, make_plan
-from .trainer import Diverged, Run
+from .trainer import Diverged, Trainer
 
 SHARE = 0.9  # of the budget that the epochs are to fill; the rest is for what the estimate misses
 FEWEST, MOST = 0.25, 2.0  # times the recipe's epochs
@@ -98,26 +98,26 @@ def seconds_per_epoch(recipe: Recipe, dataset: Dataset, device: str = "cpu") -> 
     """What an epoch of the recipe takes here on average, by timing a few of its steps at moments all over the run."""
     with np.errstate(all="ignore"):
         plan = make_plan(recipe, dataset, device)
-        run = Run(plan)
+        trainer = Trainer(plan)
         plan.net.train()
         moments = [plan.moment((i + 0.5) / MOMENTS * plan.epochs) for i in range(MOMENTS)]
         seconds: dict[float, float] = {}  # of a step, by p
         for now in moments:
             if now.p not in seconds:
-                seconds[now.p] = min(_timed_step(run, now) for _ in range(2))
+                seconds[now.p] = min(_timed_step(trainer, now) for _ in range(2))
         steps = len(plan.batches) * sum(seconds[now.p] for now in moments) / MOMENTS
         start, samples = time.perf_counter(), min(recipe.held_out, recipe.batch_size)
         plan.held_out.figures(plan.net, samples)
         return steps + (time.perf_counter() - start) * recipe.held_out / max(samples, 1)
 
 
-def _timed_step(run: Run, now: Moment) -> float:
+def _timed_step(trainer: Trainer, now: Moment) -> float:
     start = time.perf_counter()
-    inputs, labels = next(run.plan.batches.of(0))
+    inputs, labels = next(trainer.plan.batches.of(0))
     try:
-        run.step(inputs, labels, now)
-        run.check_numbers()
+        trainer.step(inputs, labels, now)
+        trainer.check_numbers()
     except Diverged as error:
         raise UserError(f"--budget: training diverged while its steps were timed: {error}; try a smaller lr") from error
-    to_numpy(run.plan.scale.data)  # waits for a GPU
+    to_numpy(trainer.plan.scale.data)  # waits for a GPU
     return time.perf_counter() - start

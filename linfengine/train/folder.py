@@ -24,7 +24,7 @@ from ..recipes import NOTES, Recipe, stored_recipe
 from .events import EVENTS
 from .metrics import METRICS
 from .samples import at_infinity
-from .trainer import Run
+from .trainer import Trainer
 
 NUMBERED = re.compile(r"checkpoint-(\d{5,})\.safetensors")
 MODEL, BEST, CHECKPOINT = "model.safetensors", "best.safetensors", "checkpoint.safetensors"
@@ -33,10 +33,10 @@ MODEL, BEST, CHECKPOINT = "model.safetensors", "best.safetensors", "checkpoint.s
 class Folder:
     """The files of one run, in a folder that is locked. With `keep`, so many earlier checkpoints stay."""
 
-    def __init__(self, out: Path, run: Run, keep: int = 0) -> None:
-        self.run, self.keep = run, keep
+    def __init__(self, out: Path, trainer: Trainer, keep: int = 0) -> None:
+        self.trainer, self.keep = trainer, keep
         self.out, self.checkpoint, self.metrics = out, out / CHECKPOINT, out / METRICS
-        self.recipe = json.dumps(run.plan.recipe.to_dict())
+        self.recipe = json.dumps(trainer.plan.recipe.to_dict())
         self.lines: list[str] = []
 
     def begin(self) -> None:
@@ -52,24 +52,24 @@ class Folder:
             file.unlink(missing_ok=True)
 
     def resume(self) -> None:
-        """Bring the run to the state of the checkpoint.
+        """Bring the trainer to the state of the checkpoint.
 
         Raises UserError where the checkpoint is not whole, or is of another recipe.
         """
         tensors, words = load_tensors(self.checkpoint)
         try:
             self._check_recipe(_recipe_of(words))
-            self.run.load_state(tensors, words)
+            self.trainer.load_state(tensors, words)
         except UserError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{self.checkpoint}: not a checkpoint that fits its own description ({error})") from None
         check_writable(self.metrics)
-        if self.run.epochs_done:
-            self.lines = _lines_up_to(self.metrics, self.run.epochs_done)
+        if self.trainer.epochs_done:
+            self.lines = _lines_up_to(self.metrics, self.trainer.epochs_done)
 
     def _check_recipe(self, theirs: dict[str, Any]) -> None:
-        ours = self.run.plan.recipe.to_dict()
+        ours = self.trainer.plan.recipe.to_dict()
         for key, value in ours.items():
             if key not in NOTES and theirs[key] != value:
                 raise UserError(
@@ -82,15 +82,15 @@ class Folder:
         p = figures["p"] if math.isfinite(figures["p"]) else "inf"  # JSON has no infinity
         self.lines.append(json.dumps(figures | {"p": p}, allow_nan=False))
         write_file(self.metrics, "".join(f"{line}\n" for line in self.lines).encode())
-        if figures.get("held_out_certified", -1.0) > self.run.best:
-            self.run.best = figures["held_out_certified"]
+        if figures.get("held_out_certified", -1.0) > self.trainer.best:
+            self.trainer.best = figures["held_out_certified"]
             self.write_net(BEST)
-        self._rotate(self.run.epochs_done - 1)
+        self._rotate(self.trainer.epochs_done - 1)
         self._save()
 
     def write_net(self, name: str) -> None:
         """The net at p = ∞, as it is certified."""
-        plan = self.run.plan
+        plan = self.trainer.plan
         save_model(at_infinity(plan.net), self.out / name, dataset=plan.dataset, recipe=self.recipe)
 
     def forget(self) -> None:
@@ -99,7 +99,7 @@ class Folder:
             self.checkpoint.unlink(missing_ok=True)
 
     def _save(self) -> None:
-        tensors, words = self.run.state()
+        tensors, words = self.trainer.state()
         save_tensors(self.checkpoint, tensors, {"recipe": self.recipe, **words})
 
     def _rotate(self, epoch: int) -> None:

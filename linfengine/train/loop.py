@@ -20,7 +20,7 @@ from ..recipes import Recipe
 from .folder import MODEL, Folder, check_folder, clean
 from .plan import make_plan
 from .progress import Observer, watching
-from .trainer import Diverged, Run
+from .trainer import Diverged, Trainer
 
 
 def train(
@@ -63,34 +63,34 @@ def train(
     with folder_lock(out), np.errstate(all="ignore"):  # what overflows shows in the loss, and that stops the run
         check_folder(out, resume=resume, restart=recipe if restart else None)
         clean(out)
-        run = Run(make_plan(recipe, dataset, device))
-        folder = Folder(out, run, keep)
+        trainer = Trainer(make_plan(recipe, dataset, device))
+        folder = Folder(out, trainer, keep)
         if resume:
             folder.resume()
-        begun = run.epochs_done
+        begun = trainer.epochs_done
         if not begun:
             folder.begin()
         try:
-            with watching(observer, run.plan.epochs) as watcher:
-                _train_epochs(run, folder, watcher)
+            with watching(observer, trainer.plan.epochs) as watcher:
+                _train_epochs(trainer, folder, watcher)
         except (KeyboardInterrupt, Diverged):
             if not begun:
                 folder.forget()
             raise
         folder.write_net(MODEL)
-    run.plan.net.eval()
-    return run.plan.net
+    trainer.plan.net.eval()
+    return trainer.plan.net
 
 
-def _train_epochs(run: Run, folder: Folder, observer: Observer) -> None:
+def _train_epochs(trainer: Trainer, folder: Folder, observer: Observer) -> None:
     """The epochs that are left."""
-    while run.epochs_done < run.plan.epochs:
+    while trainer.epochs_done < trainer.plan.epochs:
         check_arithmetic()
         try:
-            figures = run.train_epoch(observer)
+            figures = trainer.train_epoch(observer)
         except Diverged as error:
-            done = run.epochs_done
+            done = trainer.epochs_done
             kept = f"{folder.checkpoint} holds epoch {done}, whole" if done else "no epoch was done"
-            raise Diverged(f"{error}; {kept}; try another folder with {run.plan.remedy}") from error
+            raise Diverged(f"{error}; {kept}; try another folder with {trainer.plan.remedy}") from error
         folder.write_epoch(figures)
         observer.epoch(figures)

@@ -23,7 +23,7 @@ class Diverged(UserError):
 
 
 class Tally:
-    """Sums over the samples of an epoch so far: losses, margins (n,) and room (n,) as `Run.step` returns them.
+    """Sums over the samples of an epoch so far: losses, margins (n,) and room (n,) as `Trainer.step` returns them.
 
     With a `unit`, `counts` is the histogram of the margins in that unit.
     """
@@ -51,7 +51,7 @@ class Tally:
         }
 
 
-class Run:
+class Trainer:
     """Training between two epochs: the plan, how many epochs are done, and the largest held_out_certified so far."""
 
     def __init__(self, plan: Plan) -> None:

@@ -46,8 +46,8 @@ from linfengine.layers import (
     linf_net,
 )
 from linfengine.recipes import Recipe, load_recipe, recipe_names
-from linfengine.train import BEST, CHECKPOINT, MODEL, HeldOut, Run, budget
-from linfengine.train.ablate import PARTS, RESULTS, ablate
+from linfengine.train import BEST, CHECKPOINT, MODEL, HeldOut, Trainer, budget
+from linfengine.train.ablate import ABLATION, PARTS, ablate
 from linfengine.train.events import EVENTS
 from linfengine.train.metrics import METRICS, read_metrics
 from linfengine.train.progress import ProgressBar
@@ -359,14 +359,14 @@ def test_a_refused_run_has_no_events(trained: Path, tmp_path: Path) -> None:
 
 def test_an_interrupted_run_has_its_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboardX")
-    sound = Run.step
+    sound = Trainer.step
 
-    def step(run: Run, *arguments: Any) -> Any:
-        if run.epochs_done == 2:
+    def step(trainer: Trainer, *arguments: Any) -> Any:
+        if trainer.epochs_done == 2:
             raise KeyboardInterrupt
-        return sound(run, *arguments)
+        return sound(trainer, *arguments)
 
-    monkeypatch.setattr(Run, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     assert run("train", "digits", *ON_CPU, "--out", tmp_path, "--tensorboard").exit_code == 130
     (events,) = (tmp_path / EVENTS).iterdir()
     assert events.read_bytes().count(b"accuracy") == 2
@@ -515,7 +515,7 @@ def test_ablate_shows_what_the_library_finds(tmp_path: Path) -> None:
     recipe = load_recipe("digits", SET_ABLATED[1::2])
     rows = ablate(recipe, load_dataset("digits"), ["p_ramp", "mean_hinge"], tmp_path / "out")  # trains nothing
     found = json.loads(table.read_text())
-    assert found == {"name": "digits", "seeds": 1, **json.loads((tmp_path / "out" / RESULTS).read_text())}
+    assert found == {"name": "digits", "seeds": 1, **json.loads((tmp_path / "out" / ABLATION).read_text())}
     assert found["rows"] == rows
     assert [row["part"] for row in rows] == [None, "p_ramp", "mean_hinge"]
     said = " ".join(result.stdout.split())
@@ -545,7 +545,7 @@ def test_ablate_all_drops_every_part_that_the_recipe_has(tmp_path: Path, monkeyp
         other = figures | {"part": "p_ramp", "instead": "", "diverged": 1}
         rows = [figures | {"part": None, "instead": ""}, other]
         out.mkdir(parents=True)
-        (out / RESULTS).write_text(json.dumps({"recipe": recipe.to_dict(), "rows": rows}))
+        (out / ABLATION).write_text(json.dumps({"recipe": recipe.to_dict(), "rows": rows}))
         return rows
 
     monkeypatch.setattr(cli.ablate, "ablate", ablation)
@@ -567,7 +567,7 @@ def test_ablate_fits_its_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert run(*words, 2).exit_code == 0
     for name in ("whole", "identity"):
         assert len(read_metrics(tmp_path / name)) == 5
-    assert json.loads((tmp_path / RESULTS).read_text())["recipe"]["epochs"] == 5
+    assert json.loads((tmp_path / ABLATION).read_text())["recipe"]["epochs"] == 5
 
 
 def test_help_names_every_part() -> None:

@@ -18,8 +18,8 @@ from linfengine.checkpoint import load_model, load_tensors
 from linfengine.data import Dataset, load_dataset, split_holdout
 from linfengine.errors import UserError
 from linfengine.recipes import Recipe, load_recipe, recipe_names, with_settings
-from linfengine.train import CHECKPOINT, MODEL, Diverged, Observer, Run, budget
-from linfengine.train.ablate import PARTS, RESULTS, WHOLE, ablate, parts_of, without
+from linfengine.train import CHECKPOINT, MODEL, Diverged, Observer, Trainer, budget
+from linfengine.train.ablate import ABLATION, PARTS, WHOLE, ablate, parts_of, without
 from linfengine.train.metrics import METRICS, read_metrics
 
 TINY = ["loss=hinge", "width=16", "depth=2", "epochs=3", "ramp_start=1", "ramp_end=2", "lr=0.05", "batch_size=32"]
@@ -154,7 +154,7 @@ def test_the_rows_are_what_the_runs_say(few: Dataset, tmp_path: Path) -> None:
         assert row["seconds"] == pytest.approx(sum(line["seconds"] for line in read_metrics(tmp_path / name)))
     assert rows[0]["gain"] == 0
     assert rows[0]["certified"] > 0
-    facts = json.loads((tmp_path / RESULTS).read_text())
+    facts = json.loads((tmp_path / ABLATION).read_text())
     assert facts["rows"] == rows
     assert Recipe(**facts["recipe"]) == tiny()
 
@@ -217,19 +217,19 @@ def test_an_interrupted_ablation_goes_on(stop: tuple[str, int], few: Dataset, tm
 def test_rows_that_are_done_are_written_at_once(few: Dataset, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         ablate(tiny(), few, ["p_ramp", "identity"], tmp_path, begin=Log(("identity", 1)))
-    assert [row["part"] for row in json.loads((tmp_path / RESULTS).read_text())["rows"]] == [None, "p_ramp"]
+    assert [row["part"] for row in json.loads((tmp_path / ABLATION).read_text())["rows"]] == [None, "p_ramp"]
 
 
 def test_rows_of_an_earlier_call_stay_until_they_are_made_again(few: Dataset, tmp_path: Path) -> None:
     rows = ablate(tiny(), few, ["identity", "p_ramp"], tmp_path)
 
     def begin(name: str, recipe: Recipe, number: int, of: int) -> Observer:
-        assert json.loads((tmp_path / RESULTS).read_text())["rows"] == rows
+        assert json.loads((tmp_path / ABLATION).read_text())["rows"] == rows
         return Observer()
 
     ablate(tiny(), few, ["identity", "p_ramp"], tmp_path, begin=begin)
     ablate(tiny(), few, ["identity"], tmp_path, begin=begin)
-    assert json.loads((tmp_path / RESULTS).read_text())["rows"] == rows[:2]
+    assert json.loads((tmp_path / ABLATION).read_text())["rows"] == rows[:2]
 
 
 @pytest.mark.parametrize("with_a_line", [False, True])
@@ -350,14 +350,14 @@ def test_another_ablation_in_the_same_folder(
 
 def test_a_run_that_diverges_counts_as_nothing(few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are still worth what they are."""
-    sound = Run.step
+    sound = Trainer.step
 
-    def step(run: Run, *arguments: Any) -> Any:
-        if not run.plan.recipe.identity:
+    def step(trainer: Trainer, *arguments: Any) -> Any:
+        if not trainer.plan.recipe.identity:
             raise Diverged("the loss is nan")
-        return sound(run, *arguments)
+        return sound(trainer, *arguments)
 
-    monkeypatch.setattr(Run, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     whole, lost, other = ablate(tiny(), few, ["identity", "mean_shift"], tmp_path)
     assert (lost["clean"], lost["certified"], lost["seconds"], lost["diverged"]) == (0, 0, 0, 1)
     assert lost["gain"] == whole["certified"]
@@ -415,7 +415,7 @@ def test_a_budget_that_is_none(few: Dataset, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"asked": {}}', "[" * 100_000])
 def test_a_file_of_another_kind_in_its_place(content: str, few: Dataset, tmp_path: Path) -> None:
-    (tmp_path / RESULTS).write_text(content)
-    with pytest.raises(UserError, match=RESULTS if content != '{"asked": {}}' else "other settings"):
+    (tmp_path / ABLATION).write_text(content)
+    with pytest.raises(UserError, match=ABLATION if content != '{"asked": {}}' else "other settings"):
         ablate(tiny(), few, ["identity"], tmp_path)
-    assert (tmp_path / RESULTS).read_text() == content
+    assert (tmp_path / ABLATION).read_text() == content

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from linfengine.data import Dataset, load_dataset
 from linfengine.errors import UserError
 from linfengine.recipes import SCHEDULE, Recipe, load_recipe, recipe_names, with_epochs, with_settings
-from linfengine.train import Moment, Run, budget, make_plan
+from linfengine.train import Moment, Trainer, budget, make_plan
 from linfengine.train.budget import FITTED, fit_budget, resumed, scaled, seconds_per_epoch
 
 RECIPE = load_recipe("digits", ["width=128", "batch_size=32", "epochs=100", "ramp_start=20", "ramp_end=90"])
@@ -135,7 +135,7 @@ def test_no_schedule_moment_is_left_out(few: Dataset, monkeypatch: pytest.Monkey
     """With an order of its own at every moment, each is timed: twelve, in the middles of twelfths of the run."""
     moments: list[Moment] = []
 
-    def timed(run: Run, now: Moment) -> float:
+    def timed(trainer: Trainer, now: Moment) -> float:
         moments.append(now)
         return 1.0
 

@@ -21,7 +21,7 @@ from linfengine.schedules import (
     p_ramp,
     ramp,
 )
-from linfengine.train import Plan, Run, make_plan
+from linfengine.train import Plan, Trainer, make_plan
 
 CLOSE = 1 + 1e-12  # a few units in the last place
 progress = st.floats(0, 1)
@@ -214,7 +214,7 @@ def small(dataset: Dataset, *settings: str) -> Plan:
 def step(plan: Plan, now: float) -> Plan:
     """After one mini-batch at that moment."""
     plan.net.train()
-    Run(plan).step(*next(plan.batches.of(0)), plan.moment(now))
+    Trainer(plan).step(*next(plan.batches.of(0)), plan.moment(now))
     return plan
 
 
@@ -268,6 +268,6 @@ def test_a_step_uses_the_radius_of_its_moment(now: float, ten: Dataset) -> None:
     """Room is what the margin has above 2ε."""
     plan = small(ten, "loss=hinge", "eps_train=0.3", "eps_ramp_start=1", "eps_ramp_end=3")
     plan.net.train()
-    _, margin, room = Run(plan).step(*next(plan.batches.of(0)), plan.moment(now))
+    _, margin, room = Trainer(plan).step(*next(plan.batches.of(0)), plan.moment(now))
     expected = {0.0: 0.0, 1.0: 0.0, 3.0: 0.6 / STD, 7.0: 0.6 / STD}[now]
     assert margin - room == pytest.approx(expected, rel=1e-4, abs=1e-6)

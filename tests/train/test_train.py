@@ -28,7 +28,7 @@ from linfengine.losses import hinge, mixture
 from linfengine.optim import Adam
 from linfengine.recipes import Recipe, load_recipe
 from linfengine.tensor import Tensor
-from linfengine.train import BEST, CHECKPOINT, MODEL, HeldOut, Observer, Plan, Run, make_net, make_plan, train
+from linfengine.train import BEST, CHECKPOINT, MODEL, HeldOut, Observer, Plan, Trainer, make_net, make_plan, train
 from linfengine.train.metrics import MARGIN_EDGES, METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -186,7 +186,7 @@ def one_step(dataset: Dataset, *settings: str, now: float = 0.0) -> tuple[Plan, 
     plan = make_plan(tiny(*settings), dataset)
     before = {name: parameter.numpy().copy() for name, parameter in plan.optimizer.parameters.items()}
     plan.net.train()
-    Run(plan).step(*next(plan.batches.of(0)), plan.moment(now))
+    Trainer(plan).step(*next(plan.batches.of(0)), plan.moment(now))
     return plan, before
 
 
@@ -242,17 +242,17 @@ def test_the_moments_are_forgotten_once_at_the_switch(
 def test_the_step_after_the_switch_knows_its_own_gradient_alone(few: Dataset) -> None:
     """m = (1 − β₁)·g and v = (1 − β₂)·g²."""
     plan = make_plan(tiny("reset_at_switch=true"), few)
-    run, optimizer = Run(plan), plan.optimizer
+    trainer, optimizer = Trainer(plan), plan.optimizer
     plan.net.train()
     for now in (0.0, 1.0, 4.9, 5.0):
-        run.step(*next(plan.batches.of(0)), plan.moment(now))
+        trainer.step(*next(plan.batches.of(0)), plan.moment(now))
     assert (plan.net.p, optimizer.steps) == (math.inf, 1)
     for name, parameter in optimizer.parameters.items():
         if parameter.grad is not None:
             g = np.asarray(parameter.grad)
             np.testing.assert_allclose(optimizer.m[name], 0.1 * g, rtol=1e-5, atol=1e-12)
             np.testing.assert_allclose(optimizer.v[name], 0.01 * g**2, rtol=1e-5, atol=1e-12)
-    run.step(*next(plan.batches.of(0)), plan.moment(5.25))
+    trainer.step(*next(plan.batches.of(0)), plan.moment(5.25))
     assert optimizer.steps == 2
 
 
@@ -366,14 +366,14 @@ def test_margin_counts_are_those_of_the_margins(
 ) -> None:
     """48 bins from −2 to 4, in units of 2ε_train; the ones at the ends count what is beyond."""
     assert MARGIN_EDGES.tolist() == [i / 8 - 2 for i in range(49)]
-    step, seen = Run.step, []
+    step, seen = Trainer.step, []
 
-    def watched(run: Run, *arguments: Any) -> tuple[float, Array, Array]:
-        loss, margin, room = step(run, *arguments)
-        seen.append((run.epochs_done, margin, room))
+    def watched(trainer: Trainer, *arguments: Any) -> tuple[float, Array, Array]:
+        loss, margin, room = step(trainer, *arguments)
+        seen.append((trainer.epochs_done, margin, room))
         return loss, margin, room
 
-    monkeypatch.setattr(Run, "step", watched)
+    monkeypatch.setattr(Trainer, "step", watched)
     recipe = tiny(*settings)
     train(recipe, few, tmp_path)
     unit = 2 * recipe.eps_train / 0.3757
@@ -1182,15 +1182,15 @@ def test_weights_that_the_last_step_ruined_are_not_saved(
     few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of that step is still finite, and no other step would stumble over them."""
-    sound = Run.step
+    sound = Trainer.step
 
-    def ruinous(run: Run, *arguments: Any) -> Any:
-        result = sound(run, *arguments)
-        if run.epochs_done == 5:
-            run.plan.net.layers[2].weight.data[0, 0] = math.inf  # type: ignore[attr-defined]
+    def ruinous(trainer: Trainer, *arguments: Any) -> Any:
+        result = sound(trainer, *arguments)
+        if trainer.epochs_done == 5:
+            trainer.plan.net.layers[2].weight.data[0, 0] = math.inf  # type: ignore[attr-defined]
         return result
 
-    monkeypatch.setattr(Run, "step", ruinous)
+    monkeypatch.setattr(Trainer, "step", ruinous)
     with pytest.raises(
         UserError, match=r"of epoch 6: .*2.weight holds .*non-finite|2.weight holds values that are not"
     ):
