@@ -20,7 +20,7 @@ def limits(low: float, high: float, words: str) -> msgspec.Meta:
     return msgspec.Meta(ge=low, le=high, extra={"words": words})
 
 
-Fraction = Annotated[float, limits(0, 1, "from 0 to 1")]
+Share = Annotated[float, limits(0, 1, "from 0 to 1")]
 Beta = Annotated[float, limits(0, 0.999999, "from 0 to 0.999999")]
 Weight = Annotated[float, limits(0, 1e6, "from 0 to 1e6")]
 Positive = Annotated[float, limits(1e-12, 1e6, "a positive number from 1e-12 to 1e6")]

@@ -13,7 +13,6 @@ from .keys import (
     Depth,
     Epochs,
     Figures,
-    Fraction,
     Head,
     Order,
     Padding,
@@ -22,6 +21,7 @@ from .keys import (
     Radius,
     Samples,
     Seed,
+    Share,
     Tiny,
     Weight,
     Width,
@@ -62,8 +62,8 @@ class Recipe:
     identity: bool = key("layers start as the identity where their width allows it", default=True)
     mean_shift: bool = key("a batch's mean is subtracted after each layer", default=True)
     loss: Loss = key("mixture, hinge or cross-entropy", default="mixture")
-    mix: Fraction = key("hinge: the share of the worst class", ("loss", "hinge"), default=0.75)
-    kappa: Fraction = key("cross-entropy: the share of the worst case", ("loss", "cross-entropy"), default=1.0)
+    mix: Share = key("hinge: the share of the worst class", ("loss", "hinge"), default=0.75)
+    kappa: Share = key("cross-entropy: the share of the worst case", ("loss", "cross-entropy"), default=1.0)
     lambda_first: Weight = key(
         "mixture: weight of the cross-entropy before the ramp of p, 0 for none", ("loss", "mixture"), default=0.05
     )
