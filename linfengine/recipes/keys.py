@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 import numpy as np
 
-from ..certify import parse_eps
 from ..errors import UserError, did_you_mean
+from ..units import parse_eps
 
 PUBLISHED = ("clean", "pgd", "certified")
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Literal: "text", dict: "a table"}

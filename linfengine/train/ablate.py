@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from ..certify import certify, check_arithmetic
+from ..certify import certify
 from ..checkpoint import load_model
 from ..data import Dataset, split_holdout
 from ..errors import UserError, did_you_mean
 from ..files import check_writable, folder_lock, write_file
 from ..recipes import Recipe, stored_recipe, with_settings
+from ..rounding import check_arithmetic
 from .budget import check_minutes, fit_budget
 from .folder import CHECKPOINT, MODEL, recipe_in
 from .loop import train

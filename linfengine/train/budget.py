@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from ..backends import to_numpy
-from ..certify import check_arithmetic
 from ..data import Dataset
 from ..errors import UserError
 from ..recipes import NOTES, SCHEDULE, Recipe, stored_recipe, with_epochs
+from ..rounding import check_arithmetic
 from .plan import Moment, make_plan
 from .trainer import Diverged, Trainer
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from ..backends import resolve_device
-from ..certify import check_arithmetic
 from ..data import Dataset
 from ..files import folder_lock
-from ..layers import DistanceNet
+from ..layers import Sequential
 from ..recipes import Recipe
+from ..rounding import check_arithmetic
 from .folder import MODEL, Folder, check_folder, clean
 from .plan import make_plan
 from .progress import Observer, watching
@@ -33,7 +33,7 @@ def train(
     keep: int = 0,
     device: str = "cpu",
     observer: Observer | None = None,
-) -> DistanceNet:
+) -> Sequential:
     """Train a net by a recipe; DIR = `out` gets model.safetensors, checkpoint.safetensors and metrics.jsonl.
 
     Where the recipe holds samples out, best.safetensors is the net after the epoch that certified most of them. The

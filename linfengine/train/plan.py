@@ -16,7 +16,8 @@ import numpy as np
 from .. import losses, schedules
 from ..backends import Array
 from ..data import Dataset
-from ..layers import DistanceNet, LinfDistConvNet, LinfDistNet
+from ..domain import domain_of
+from ..layers import Normalize, Sequential, conv_net, linf_net
 from ..optim import Adam
 from ..recipes import Recipe
 from ..tensor import Tensor
@@ -55,7 +56,7 @@ class Plan:
     epochs: int
     batches: Batches
     held_out: HeldOut
-    net: DistanceNet
+    net: Sequential
     scale: Tensor
     loss: Loss
     optimizer: Adam
@@ -83,22 +84,29 @@ def make_plan(recipe: Recipe, dataset: Dataset, device: str = "cpu") -> Plan:
         scale=scale,
         loss=make_loss(recipe, scale),
         optimizer=make_optimizer(recipe, net, scale),
-        moment=make_schedule(recipe, net.layers[0].lipschitz()),
+        moment=make_schedule(recipe, net_units(net)),
         reset_at_switch=recipe.reset_at_switch,
         remedy=f"a smaller lr than {recipe.lr:g}, or a smaller p_last than {recipe.p_last:g}",
     )
 
 
-def make_net(recipe: Recipe, dataset: Dataset) -> DistanceNet:
+def make_net(recipe: Recipe, dataset: Dataset) -> Sequential:
     """The net that a recipe describes, for a data set, as training begins with it."""
-    shape, classes = dataset.train_images.shape[1:], len(dataset.classes)
+    classes = len(dataset.classes)
     settings: dict[str, Any] = {
         "mean": dataset.mean, "std": dataset.std, "width": recipe.width, "head": recipe.head, "crop": recipe.crop_size,
         "identity": recipe.identity, "mean_shift": recipe.mean_shift, "seed": recipe.seed,
     }  # fmt: skip
     if recipe.net == "conv":
-        return LinfDistConvNet(shape, classes, channels=recipe.channels, **settings)
-    return LinfDistNet(shape, classes, depth=recipe.depth, **settings)
+        return conv_net(dataset.domain, classes, channels=recipe.channels, **settings)
+    return linf_net(dataset.domain, classes, depth=recipe.depth, **settings)
+
+
+def net_units(net: Sequential) -> float:
+    """How far the first layer, Normalize, moves what it gives when an input moves by a radius of 1."""
+    first = net.layers[0]
+    assert isinstance(first, Normalize)
+    return first.within(domain_of(net).scales, 0.0)[0]
 
 
 def make_loss(recipe: Recipe, scale: Tensor) -> Loss:
@@ -117,7 +125,7 @@ def make_loss(recipe: Recipe, scale: Tensor) -> Loss:
     return {"hinge": hinge, "cross-entropy": cross_entropy, "mixture": mixture}[recipe.loss]
 
 
-def make_optimizer(recipe: Recipe, net: DistanceNet, scale: Tensor) -> Adam:
+def make_optimizer(recipe: Recipe, net: Sequential, scale: Tensor) -> Adam:
     """Adam on the net's parameters, and on the scale where the loss learns it."""
     parameters, rate_scale = net.parameters(), {}
     if recipe.loss == "mixture":
@@ -140,7 +148,7 @@ def make_optimizer(recipe: Recipe, net: DistanceNet, scale: Tensor) -> Adam:
 
 
 def make_schedule(recipe: Recipe, unit: float) -> Callable[[float], Moment]:
-    """moment(now) of a recipe, `unit` being the net units of one pixel unit."""
+    """moment(now) of a recipe, `unit` being the net units of a radius of 1."""
 
     def moment(now: float) -> Moment:
         r = recipe

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..backends import Array, to_device
 from ..certify import certify
-from ..data import Augment, Dataset, batches, random_crop, random_flip, split_holdout, to_pixels
+from ..data import Augment, Dataset, batches, random_crop, random_flip, split_holdout
 from ..errors import UserError
 from ..layers import Module
 from ..recipes import Recipe, out_of_range
@@ -87,13 +87,8 @@ def split_samples(recipe: Recipe, dataset: Dataset, device: str) -> tuple[Batche
     method = "interval" if recipe.head else "margin"  # a head's Lipschitz constant proves next to nothing
     return (
         Batches(to_device(inputs, device), labels, recipe.batch_size, recipe.seed, augmentation(recipe)),
-        HeldOut(_numbers(held_inputs), held_labels, recipe.eps_test, method),
+        HeldOut(dataset.domain.numbers(held_inputs), held_labels, recipe.eps_test, method),
     )
-
-
-def _numbers(inputs: Array) -> Array:
-    """Stored inputs as the numbers that a net takes."""
-    return to_pixels(inputs) if inputs.dtype == np.uint8 else inputs
 
 
 def augmentation(recipe: Recipe) -> Augment:

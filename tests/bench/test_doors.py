@@ -19,7 +19,7 @@ from linfengine.checkpoint import save_model
 from linfengine.data import Dataset, load_dataset
 from linfengine.errors import UserError
 from linfengine.recipes import load_recipe
-from linfengine.train import Run
+from linfengine.train import Trainer, make_plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FOLDER = Path(training.__file__).parents[1]
@@ -30,8 +30,8 @@ def invoke(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
 
 
-def digits_run() -> Run:
-    return Run(load_recipe("digits", ["width=16"]), load_dataset("digits"))
+def digits_run() -> Trainer:
+    return Trainer(make_plan(load_recipe("digits", ["width=16"]), load_dataset("digits")))
 
 
 def test_there_is_one_door() -> None:
@@ -96,7 +96,7 @@ def test_training_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_certificates_on_the_cpu(tmp_path: Path) -> None:
-    save_model(digits_run().model, tmp_path / "model", dataset="digits")
+    save_model(digits_run().plan.net, tmp_path / "model", dataset="digits")
     result = invoke("cpu", "certify", "--model", tmp_path / "model", "--eps", "1/10", "--seconds", 0.01)
     assert result.exit_code == 0, result.output
     assert "| all test images, ε = 1/10 | ms |" in result.output

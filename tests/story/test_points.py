@@ -15,11 +15,13 @@ import linfengine as le
 from linfengine.attack import pgd, push
 from linfengine.audit import audit
 from linfengine.certify import certify, predict, write_certificate
-from linfengine.data import toy_moons
+from linfengine.data import Dataset, toy_moons
 from linfengine.domain import domain_of
 from linfengine.errors import UserError
 from linfengine.evaluate import evaluate
 from linfengine.layers import Sequential
+from linfengine.recipes import make_recipe
+from linfengine.train import MODEL, Observer, train
 from linfengine.verify import Disagreement, verify
 
 SQUARE = le.Domain((2,), 0, 1)
@@ -73,6 +75,20 @@ def issue(folder: Path, net: Sequential, x: Array, labels: Array, eps: Any, meth
     assert loaded.digest() == net.digest()
     assert loaded(x).numpy().tobytes() == net(x).numpy().tobytes()
     return verify(folder / "certificate", folder / "model", x, labels)
+
+
+def test_points_train_by_a_recipe(tmp_path: Path) -> None:
+    """A data set of one's own, and a recipe that names none."""
+    (x, labels), (tx, test_labels) = (toy_moons(n, np.random.default_rng(n)) for n in (300, 100))
+    moons = Dataset("moons", ("arch", "bowl"), x, labels, tx, test_labels, (0.5,), 0.25, SQUARE)
+    settings = {"loss": "hinge", "epochs": 24, "ramp_start": 8, "ramp_end": 20, "eps_train": 0.05, "lr": 0.02}
+    settings |= {"width": 24, "depth": 3, "batch_size": 50, "held_out": 50, "eps_test": 0.05}
+    net = train(make_recipe({"dataset": "", **settings}), moons, tmp_path, observer=Observer())
+    assert net.domain == SQUARE
+    assert certify(net, tx, test_labels, "0.05").certified.mean() > 0.6
+    again, metadata = le.load_model(tmp_path / MODEL)
+    assert metadata["dataset"] == "moons"
+    assert again(tx).numpy().tobytes() == net(tx).numpy().tobytes()
 
 
 @pytest.mark.parametrize("method", ["interval", "margin"])
