@@ -14,7 +14,7 @@ import numpy as np
 
 from ..domain import Domain
 from ..errors import UserError, did_you_mean
-from .arrays import Contents, Images, Labels, class_numbers
+from .arrays import Array, Contents, Labels, class_numbers
 from .files import expect
 from .readers import read_digits
 from .sources import DATASETS, Layout, Source
@@ -39,9 +39,9 @@ class Dataset:
 
     name: str
     classes: tuple[str, ...]
-    train_images: Images
+    train_images: Array
     train_labels: Labels
-    test_images: Images
+    test_images: Array
     test_labels: Labels
     mean: tuple[float, ...]
     std: Any  # a number, or one a column
@@ -68,7 +68,7 @@ class Dataset:
             (np.asarray(self.std) > 0) & np.isfinite(self.std)
         ):
             raise ValueError(f"std must be finite and above 0, got {self.std}")
-        if self.domain.shape is None:
+        if self.domain.white:
             object.__setattr__(self, "domain", Domain.pixels(self.train_images.shape[1:]))
 
     def _check_inputs(self, part: str, inputs: Any) -> None:

@@ -81,7 +81,7 @@ def test_training_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         return load_dataset(name)
 
     monkeypatch.setattr(mnist, "load_dataset", only_digits)
-    monkeypatch.setattr(training, "new_run", digits_run)
+    monkeypatch.setattr(training, "new_trainer", digits_run)
     noise = mnist.mnist_or_noise()
     few = replace(noise, train_images=noise.train_images[:512], train_labels=noise.train_labels[:512])
     monkeypatch.setattr(training, "mnist_or_noise", lambda: few)
