@@ -1,144 +1,19 @@
 """The ops: what Tensors and Intervals are computed with.
 
 `OPS` names every op there is. Each has a public function of the same name in here, and the operators and methods of a
-Tensor find theirs through this table. To add an op, write one class and one function and add one line; the tests walk
-the same table.
+Tensor find theirs through this table. To add an op, write one class and one function under `@op`, with its name in
+`__all__` of the file; the tests walk the same table.
 """
 
 from ..tensor import register_functions
-from .base import Op, apply, unbroadcast
-from .elementwise import (
-    Abs,
-    Add,
-    Clip,
-    Div,
-    Exp,
-    Log,
-    Maximum,
-    Minimum,
-    Mul,
-    Neg,
-    Power,
-    Relu,
-    Sub,
-    Tanh,
-    abs,
-    add,
-    clip,
-    div,
-    exp,
-    log,
-    maximum,
-    minimum,
-    mul,
-    neg,
-    power,
-    relu,
-    sub,
-    tanh,
-)
-from .linf_dist import LinfDist, linf_dist
-from .lp_dist import LpDist, lp_dist
-from .matmul import Matmul, matmul
-from .reduce import (
-    LogSoftmax,
-    LogSumExp,
-    Max,
-    Mean,
-    Min,
-    Sum,
-    log_softmax,
-    logsumexp,
-    max,
-    mean,
-    min,
-    sum,
-)
-from .shape import (
-    Concatenate,
-    GetItem,
-    Pad,
-    Reshape,
-    Stack,
-    Transpose,
-    Unfold,
-    concatenate,
-    getitem,
-    pad,
-    reshape,
-    stack,
-    transpose,
-    unfold,
-)
+from .base import OPS, Op, apply, unbroadcast
+from .elementwise import *
+from .linf_dist import *
+from .lp_dist import *
+from .matmul import *
+from .reduce import *
+from .shape import *
 
-OPS: dict[str, type[Op]] = {
-    "linf_dist": LinfDist,
-    "lp_dist": LpDist,
-    "add": Add,
-    "sub": Sub,
-    "mul": Mul,
-    "div": Div,
-    "neg": Neg,
-    "power": Power,
-    "matmul": Matmul,
-    "exp": Exp,
-    "log": Log,
-    "tanh": Tanh,
-    "relu": Relu,
-    "abs": Abs,
-    "maximum": Maximum,
-    "minimum": Minimum,
-    "clip": Clip,
-    "sum": Sum,
-    "mean": Mean,
-    "max": Max,
-    "min": Min,
-    "logsumexp": LogSumExp,
-    "log_softmax": LogSoftmax,
-    "reshape": Reshape,
-    "transpose": Transpose,
-    "getitem": GetItem,
-    "concatenate": Concatenate,
-    "stack": Stack,
-    "pad": Pad,
-    "unfold": Unfold,
-}
+register_functions(OPS)
 
-register_functions({name: globals()[name] for name in OPS})
-
-__all__ = [
-    "OPS",
-    "Op",
-    "apply",
-    "unbroadcast",
-    "linf_dist",
-    "lp_dist",
-    "add",
-    "sub",
-    "mul",
-    "div",
-    "neg",
-    "power",
-    "matmul",
-    "exp",
-    "log",
-    "tanh",
-    "relu",
-    "abs",
-    "maximum",
-    "minimum",
-    "clip",
-    "sum",
-    "mean",
-    "max",
-    "min",
-    "logsumexp",
-    "log_softmax",
-    "reshape",
-    "transpose",
-    "getitem",
-    "concatenate",
-    "stack",
-    "pad",
-    "unfold",
-]
+__all__ = ["OPS", "Op", "apply", "unbroadcast", *OPS]

@@ -1,7 +1,8 @@
 """What an op is, and the one function that runs it: on Tensors for values and gradients, on Intervals for bounds."""
 
 import math
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,17 @@ Bounds: TypeAlias = tuple[Array, Array]
 NUMBERS = (int, float)  # the types that have no dtype of their own
 
 
+OPS: dict[str, Callable[..., Any]] = {}  # every op there is, by the name of its function
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def op(function: Function) -> Function:
+    """Decorates the function of an op: by its name Tensors and Intervals find it, and the tests do."""
+    OPS[function.__name__] = function
+    return function
+
+
 class Op:
     """One differentiable function, its three rules side by side. An instance serves one call.
 
@@ -30,7 +42,7 @@ class Op:
     be: Backend
 
     def forward(self, be: Backend, *arrays: Any, **_: Any) -> Array:
-        """The value; the inputs are not written into. (`**_` is there so that an op may name its arrays.)"""
+        """The value; the inputs are not written into. `**_` lets subclasses use their own argument names."""
         raise NotImplementedError
 
     def backward(self, be: Backend, g: Array) -> tuple[Array | None, ...]:

@@ -8,7 +8,24 @@ import numpy as np
 from ..backends import Array, Backend
 from ..interval import Interval, ends
 from ..rounding import outward
-from .base import Bounds, Like, Monotone, Op, Result, apply, unbroadcast
+from .base import Bounds, Like, Monotone, Op, Result, apply, op, unbroadcast
+
+__all__ = [
+    "abs",
+    "add",
+    "clip",
+    "div",
+    "exp",
+    "log",
+    "maximum",
+    "minimum",
+    "mul",
+    "neg",
+    "power",
+    "relu",
+    "sub",
+    "tanh",
+]
 
 Gradients = tuple[Array | None, ...]
 
@@ -24,6 +41,7 @@ class Add(Monotone):
         return tuple(unbroadcast(g, s) if needed else None for s, needed in zip(self.shapes, self.needs, strict=True))
 
 
+@op
 def add(x: Like, y: Like) -> Result:
     """x + y, also spelled with the operator."""
     return apply(Add(), x, y)
@@ -48,6 +66,7 @@ class Sub(Op):
         return x_lower - y_upper, x_upper - y_lower
 
 
+@op
 def sub(x: Like, y: Like) -> Result:
     """x - y, also spelled with the operator."""
     return apply(Sub(), x, y)
@@ -72,6 +91,7 @@ class Mul(Op):
         return corners(be, be.xp.multiply, x, y)
 
 
+@op
 def mul(x: Like, y: Like) -> Result:
     """x y, also spelled with the operator."""
     return apply(Mul(), x, y)
@@ -99,6 +119,7 @@ class Div(Op):
         return corners(be, be.xp.divide, x, y)
 
 
+@op
 def div(x: Like, y: Like) -> Result:
     """x / y, also spelled with the operator. On Intervals, raises ValueError if y can be 0."""
     return apply(Div(), x, y)
@@ -124,6 +145,7 @@ class Neg(Op):
         return -upper, -lower
 
 
+@op
 def neg(x: Like) -> Result:
     """-x, also spelled with the operator."""
     return apply(Neg(), x)
@@ -161,6 +183,7 @@ class Power(Op):
         return outward(be.xp.where(has_zero & (y > 0), be.xp.minimum(low, 0), low), high)
 
 
+@op
 def power(x: Like, y: Like) -> Result:
     """x^y for a number or an array y, also spelled x ** y.
 
@@ -194,6 +217,7 @@ class Exp(Increasing):
         return (g * self.out,)
 
 
+@op
 def exp(x: Like) -> Result:
     """e^x. Bounds are rounded outward by 8 units in the last place."""
     return apply(Exp(), x)
@@ -210,6 +234,7 @@ class Log(Increasing):
         return (g / self.x,)
 
 
+@op
 def log(x: Like) -> Result:
     """The natural logarithm of x. Bounds are rounded outward by 8 units in the last place."""
     return apply(Log(), x)
@@ -228,6 +253,7 @@ class Tanh(Increasing):
         return (g * (1 - self.out * self.out),)
 
 
+@op
 def tanh(x: Like) -> Result:
     """tanh x. Bounds are rounded outward by 8 units in the last place, and stay within -1 and 1."""
     return apply(Tanh(), x)
@@ -244,6 +270,7 @@ class Relu(Monotone):
         return (be.xp.where(self.positive, g, 0),)
 
 
+@op
 def relu(x: Like) -> Result:
     """max(x, 0). At x = 0 the gradient is 0."""
     return apply(Relu(), x)
@@ -264,6 +291,7 @@ class Abs(Op):
         return be.xp.maximum(be.xp.maximum(lower, -upper), 0), be.xp.maximum(-lower, upper)
 
 
+@op
 def abs(x: Like) -> Result:
     """|x|. At x = 0 the gradient is 0."""
     return apply(Abs(), x)
@@ -291,6 +319,7 @@ class Maximum(Choice):
         return be.xp.maximum(x, y)
 
 
+@op
 def maximum(x: Like, y: Like) -> Result:
     """The larger of x and y, entry by entry. Where they are equal the gradient goes to x alone."""
     return apply(Maximum(), x, y)
@@ -304,6 +333,7 @@ class Minimum(Choice):
         return be.xp.minimum(x, y)
 
 
+@op
 def minimum(x: Like, y: Like) -> Result:
     """The smaller of x and y, entry by entry. Where they are equal the gradient goes to x alone."""
     return apply(Minimum(), x, y)
@@ -325,6 +355,7 @@ class Clip(Monotone):
         return (be.xp.where(self.inside, g, 0),)
 
 
+@op
 def clip(x: Like, low: float | None = None, high: float | None = None) -> Result:
     """min(max(x, low), high) for two numbers, either of them None for no limit.
 

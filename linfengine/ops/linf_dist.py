@@ -7,7 +7,9 @@ import numpy as np
 
 from ..backends import Array, Backend, to_numpy
 from ..interval import Interval, ends
-from .base import Bounds, Like, Op, Result, apply
+from .base import Bounds, Like, Op, Result, apply, op
+
+__all__ = ["linf_dist"]
 
 MOST_FEATURES = 2**28  # numbers of blocks of k, of 32 at least, are kept in float32, exact up to 2^24
 
@@ -87,6 +89,7 @@ def refusing_non_finite(name: str, **arrays: Array) -> Iterator[None]:
         raise  # for an outer block that knows of other arrays
 
 
+@op
 def linf_dist(x: Like, w: Like, *, groups: int = 1) -> Result:
     """y[..., o] = max_k |x[..., k] - w[o, k]|
 

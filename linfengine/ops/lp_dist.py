@@ -4,8 +4,10 @@ import math
 
 from ..backends import Array, Backend
 from ..interval import Interval
-from .base import Bounds, Like, Op, Result, apply
+from .base import Bounds, Like, Op, Result, apply, op
 from .linf_dist import LinfDist, check_groups, prepare, refusing_non_finite
+
+__all__ = ["lp_dist"]
 
 
 class LpDist(Op):
@@ -38,6 +40,7 @@ class LpDist(Op):
         )
 
 
+@op
 def lp_dist(x: Like, w: Like, *, p: float, groups: int = 1) -> Result:
     """y[..., o] = (sum_k |x[..., k] - w[o, k]|^p)^(1/p)
 

@@ -5,7 +5,9 @@ import numpy as np
 from ..backends import Array, Backend
 from ..interval import Interval
 from ..rounding import sum_slack
-from .base import Bounds, Like, Op, Result, apply, unbroadcast
+from .base import Bounds, Like, Op, Result, apply, op, unbroadcast
+
+__all__ = ["matmul"]
 
 
 class Matmul(Op):
@@ -48,6 +50,7 @@ def _product(be: Backend, x: Array, y: Array) -> Array:
     return be.xp.matmul(x, y)
 
 
+@op
 def matmul(x: Like, y: Like) -> Result:
     """sum_k x[..., n, k] y[..., k, m], with vectors and leading axes as in NumPy; also spelled x @ y.
 

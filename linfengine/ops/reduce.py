@@ -12,7 +12,9 @@ import numpy as np
 from ..backends import Array, Backend
 from ..interval import Interval, ends
 from ..rounding import outward, sum_slack
-from .base import Bounds, Like, Monotone, Op, Result, apply, float64_sum
+from .base import Bounds, Like, Monotone, Op, Result, apply, float64_sum, op
+
+__all__ = ["log_softmax", "logsumexp", "max", "mean", "min", "sum"]
 
 Axis = int | tuple[int, ...] | None
 
@@ -64,6 +66,7 @@ class Sum(Reduction):
         return self.forward(be, lower) - slack, self.forward(be, upper) + slack
 
 
+@op
 def sum(x: Like, *, axis: Axis = None, keepdims: bool = False) -> Result:
     """sum_i x_i over the axes.
 
@@ -84,6 +87,7 @@ class Mean(Sum):
         return (self.spread(be, g / self.count),)
 
 
+@op
 def mean(x: Like, *, axis: Axis = None, keepdims: bool = False) -> Result:
     """sum_i x_i / n over the axes, n being how many entries become one. Bounds as for `sum`."""
     return apply(Mean(axis=axis, keepdims=keepdims), x)
@@ -118,6 +122,7 @@ class Max(Extremum):
     best = "argmax"
 
 
+@op
 def max(x: Like, *, axis: Axis = None, keepdims: bool = False) -> Result:
     """max_i x_i over the axes. The gradient goes to one entry, the first of several equal ones."""
     return apply(Max(axis=axis, keepdims=keepdims), x)
@@ -129,6 +134,7 @@ class Min(Extremum):
     best = "argmin"
 
 
+@op
 def min(x: Like, *, axis: Axis = None, keepdims: bool = False) -> Result:
     """min_i x_i over the axes. The gradient goes to one entry, the first of several equal ones."""
     return apply(Min(axis=axis, keepdims=keepdims), x)
@@ -161,6 +167,7 @@ class LogSumExp(Reduction):
         return outward(lower - slack, upper + slack)
 
 
+@op
 def logsumexp(x: Like, *, axis: Axis = -1, keepdims: bool = False) -> Result:
     """log sum_i e^(x_i) over the axes, with no overflow on the way.
 
@@ -193,6 +200,7 @@ class LogSoftmax(Op):
         return low, be.xp.minimum(high, 0)
 
 
+@op
 def log_softmax(x: Like, *, axis: int = -1) -> Result:
     """x_i - log sum_j e^(x_j) along an axis, with no overflow on the way: the logarithms of the softmax probabilities.
 

@@ -11,7 +11,9 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from ..backends import Array, Backend, backend_of, device_of
-from .base import Like, Monotone, Result, apply
+from .base import Like, Monotone, Result, apply, op
+
+__all__ = ["concatenate", "getitem", "pad", "reshape", "stack", "transpose", "unfold"]
 
 Pair: TypeAlias = int | Sequence[int]
 
@@ -30,6 +32,7 @@ class Reshape(Monotone):
         return (g.reshape(self.x_shape),)
 
 
+@op
 def reshape(x: Like, shape: int | Sequence[int]) -> Result:
     """The entries of x in row-major order under another shape, in which one size may be -1. A view if possible."""
     return apply(Reshape(shape=shape), x)
@@ -49,6 +52,7 @@ class Transpose(Monotone):
         return (g.transpose(back),)
 
 
+@op
 def transpose(x: Like, axes: Sequence[int] | None = None) -> Result:
     """y.shape[i] = x.shape[axes[i]]; without axes, their order is reversed (`x.T`). A view."""
     return apply(Transpose(axes=axes), x)
@@ -104,6 +108,7 @@ def _is_mask(part: Any) -> bool:
     return hasattr(part, "dtype") and part.dtype.kind == "b"
 
 
+@op
 def getitem(x: Like, key: Any) -> Result:
     """x[key] for integers, slices, None, ... and arrays of integers or booleans, as in NumPy.
 
@@ -128,6 +133,7 @@ class Concatenate(Monotone):
         return tuple(be.xp.split(g, self.cuts, axis=self.axis))
 
 
+@op
 def concatenate(inputs: Sequence[Like], *, axis: int = 0) -> Result:
     """The inputs one after the other along an axis they already have; their other sizes must agree (ValueError)."""
     return apply(Concatenate(axis=axis), *inputs)
@@ -146,6 +152,7 @@ class Stack(Monotone):
         return tuple(be.xp.moveaxis(g, self.axis, 0))
 
 
+@op
 def stack(inputs: Sequence[Like], *, axis: int = 0) -> Result:
     """Inputs of one shape along a new axis, which takes the given place. ValueError if their shapes differ."""
     return apply(Stack(axis=axis), *inputs)
@@ -174,6 +181,7 @@ class Pad(Monotone):
         return (g[self.middle],)
 
 
+@op
 def pad(x: Like, widths: Sequence[tuple[int, int]], *, value: float = 0.0) -> Result:
     """x with a margin of one constant; widths = ((before, after), ...), one pair for each axis."""
     return apply(Pad(widths=widths, value=value), x)
@@ -217,6 +225,7 @@ class Unfold(Monotone):
         return (padded[:, :, ph : ph + h, pw : pw + w],)
 
 
+@op
 def unfold(
     x: Like,
     kernel_size: Pair,

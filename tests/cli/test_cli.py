@@ -204,6 +204,12 @@ def test_an_environment_that_asks_for_what_there_is_not(name: str) -> None:
 # Training.
 
 
+def width_of(model: Path) -> int:
+    """Of the first distance layer."""
+    net, _ = load_model(model)
+    return next(int(layer.weight.shape[0]) for _, layer in net.modules() if isinstance(layer, LinfDistDense))
+
+
 def test_train_writes_a_run_and_says_what_next(trained: Path) -> None:
     assert sorted(os.listdir(trained)) == [CHECKPOINT, METRICS, MODEL]
     net, metadata = load_model(trained / MODEL)
@@ -223,7 +229,7 @@ def test_train_shows_progress_and_takes_a_recipe_of_ones_own(tmp_path: Path, mon
     assert "epoch 1: p 8 " in said
     assert "epoch 3: p inf " in said
     assert "linfengine certify runs/mine/model.safetensors" in said
-    assert load_model("runs/mine/model.safetensors")[0].config()["width"] == 8
+    assert width_of(Path("runs/mine", MODEL)) == 8
 
 
 def test_train_resumes_only_when_told_to(trained: Path) -> None:
@@ -289,7 +295,7 @@ def test_a_budget_can_widen_a_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ten_seconds_an_epoch(monkeypatch)
     result = run("train", "digits", *ON_CPU, "--out", tmp_path, "--budget", 4)
     assert result.exit_code == 0
-    width = load_model(tmp_path / MODEL)[0].config()["width"]
+    width = width_of(tmp_path / MODEL)
     assert width > 16
     assert f"For 4 min on this machine: 2 layers, {width} wide, " in result.stdout
 
@@ -1333,7 +1339,7 @@ def for_an_unknown_dataset(path: Path) -> None:
         (with_two_means, "not a model that fits its own description"),
         (with_two_stds, "not a model that fits its own description"),
         (that_overflows, "its values may overflow float32"),
-        (of_another_format, "expected format linfengine-1, got linfengine-9"),
+        (of_another_format, "expected format linfengine-2, got linfengine-9"),
         (not_finite, "cannot be certified: 2.weight holds values that are not finite"),
         (conv_not_finite, "cannot be certified: 1.weight holds values that are not finite"),
         (at_finite_p, "the model is at p = 8: only the p = ∞ net"),
@@ -1429,7 +1435,7 @@ def test_what_comes_from_a_file_is_shown_escaped(hostile: Path, tmp_path: Path) 
     tensors, metadata = load_tensors(hostile)
     save_tensors(hostile, tensors, metadata | {"format": "\x1b[2J"})
     assert sentence(run("certify", hostile, "--eps", "0.1")).endswith(
-        "$\\frac$[bold]\\x1b[1m.safetensors: expected format linfengine-1, got \\x1b[2J."
+        "$\\frac$[bold]\\x1b[1m.safetensors: expected format linfengine-2, got \\x1b[2J."
     )
 
 
