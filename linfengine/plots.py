@@ -119,7 +119,7 @@ def plot_audit(path: str | Path, title: str, sections: Sequence[Section]) -> Non
         left.barh(list(kinds), [kind["ratio"] for kind in kinds.values()], color=BLUE)
         left.axvline(1, color=ORANGE)
         left.invert_yaxis()
-        left.set(xlabel="largest change of a logit / what is proved", xlim=(0, 1.05), title="Lipschitz search")
+        left.set(xlabel="largest change of a logit / what is proved", xlim=(0, 1.05), title=LIPSCHITZ)
         attack = figures[ATTACK]
         middle.plot(attack.get("margin", []), attack.get("attacked margin", []), ".", color=BLUE, markersize=3)
         middle.axhline(0, color=ORANGE)

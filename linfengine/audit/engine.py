@@ -14,7 +14,7 @@ from ..backends import Array, available_backends, use_backend
 from ..certify import predict
 from ..layers import evaluation, kind_of
 from ..tensor import no_grad
-from .subject import Section, Subject, gradient_of
+from .subject import AGREEMENT, GRADIENTS, Section, Subject, gradient_of
 
 
 def agreement(subject: Subject, effort: int) -> Section:
@@ -40,7 +40,7 @@ def agreement(subject: Subject, effort: int) -> Section:
         differing = [s for s, each in results.items() if np.abs(first[0] - each[0]).max() > 2 * subject.error]
         text = f"{len(results)} combinations of backend, instruction set and threads, within 2E (the net's head rounds)"
     text += f"; differing: {', '.join(differing)}" if differing else "; none differs"
-    return Section("agreement", not differing, text, {"combinations": list(results), "differing": differing})
+    return Section(AGREEMENT, not differing, text, {"combinations": list(results), "differing": differing})
 
 
 def _settings(name: str) -> Iterator[tuple[str, Any]]:
@@ -69,9 +69,8 @@ def _pinned(isa: str, threads: int) -> Iterator[None]:
 
 def gradients(subject: Subject, effort: int) -> Section:
     """A margin is piecewise linear: where its gradient is the same along a segment, it predicts the change exactly."""
-    name = "gradients"
     if not all(kind_of(layer).exact for path, layer in subject.model.modules() if path):
-        return Section(name, True, "not tried: the net is not piecewise linear", {})
+        return Section(GRADIENTS, True, "not tried: the net is not piecewise linear", {})
     count = 256 * effort
     chosen = subject.rng.integers(len(subject.x), size=count)
     x = subject.x[chosen].astype(np.float32)
@@ -100,4 +99,4 @@ def gradients(subject: Subject, effort: int) -> Section:
         f"off by at most {worst:.3g}, rounding allows {allowed:.3g}"
     )
     figures = {"segments": count, "without a kink": int(straight.sum()), "largest error": worst, "allowed": allowed}
-    return Section(name, worst <= allowed, text, figures)
+    return Section(GRADIENTS, worst <= allowed, text, figures)

@@ -24,18 +24,17 @@ from ..layers import (
     Sequential,
     kind_of,
 )
-from .subject import Section, Subject
+from .subject import EVALUATION, Section, Subject
 
 GRAIN = 149  # every float32 number is a multiple of 2^-149
 
 
 def exact_evaluation(subject: Subject, effort: int) -> Section:
     """The certificates of the samples with the smallest margins against integers that never round."""
-    name = "exact evaluation"
     try:
         referee = Referee(subject.model)
     except ValueError as reason:
-        return Section(name, True, f"not tried: {reason}", {})
+        return Section(EVALUATION, True, f"not tried: {reason}", {})
     chosen = subject.smallest(8 * effort)
     errors, false = [], []
     certificate = subject.certificate
@@ -55,7 +54,7 @@ def exact_evaluation(subject: Subject, effort: int) -> Section:
         f"(proved {subject.error:.3g}), {len(false)} certificates refuted"
     )
     figures = {"samples": chosen.tolist(), "errors": errors, "proved": subject.error, "refuted": false}
-    return Section(name, worst <= subject.error and not false, text, figures)
+    return Section(EVALUATION, worst <= subject.error and not false, text, figures)
 
 
 def _layers_of(model: Module) -> tuple[Module, ...]:

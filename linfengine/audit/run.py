@@ -19,7 +19,7 @@ from .attacks import attack_section, floating_point_attack
 from .engine import agreement, gradients
 from .lipschitz import lipschitz_search
 from .referee import exact_evaluation
-from .subject import ATTACK, FLOATING_POINT, LIPSCHITZ, Section, Subject
+from .subject import AGREEMENT, ATTACK, EVALUATION, FLOATING_POINT, GRADIENTS, LIPSCHITZ, Section, Subject
 
 
 @np.errstate(all="ignore")
@@ -59,8 +59,8 @@ def audit(
 SECTIONS: dict[str, Callable[[Subject, int], Section]] = {
     LIPSCHITZ: lipschitz_search,
     ATTACK: attack_section,
-    "agreement": agreement,
-    "gradients": gradients,
-    "exact evaluation": exact_evaluation,
+    AGREEMENT: agreement,
+    GRADIENTS: gradients,
+    EVALUATION: exact_evaluation,
     FLOATING_POINT: floating_point_attack,
 }

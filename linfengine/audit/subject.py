@@ -17,8 +17,9 @@ from ..layers import Module, evaluation
 from ..rounding import GUARD
 from ..tensor import Tensor, only_grad
 
-# the names of the sections that a picture shows
-LIPSCHITZ, ATTACK, FLOATING_POINT = "Lipschitz search", "attack on what is certified", "floating-point attack"
+# The names of the sections, by which reports and pictures find them.
+LIPSCHITZ, ATTACK, AGREEMENT = "Lipschitz search", "attack on what is certified", "agreement"
+GRADIENTS, EVALUATION, FLOATING_POINT = "gradients", "exact evaluation", "floating-point attack"
 RADII = ("margin/2 >= r", "margin/2 > r", "proved")  # what a radius r may be read off from
 
 

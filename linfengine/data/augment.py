@@ -8,8 +8,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from ..backends import backend_of
+from ..backends.windows import windows_of
 from ..domain import Domain
-from ..ops.shape import windows_of
 from .arrays import Array, Floats, Images, Labels, class_numbers, whole_number
 
 Scalar = TypeVar("Scalar", bound=np.generic)

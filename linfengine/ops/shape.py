@@ -6,11 +6,12 @@
 import math
 from collections.abc import Sequence
 from operator import index
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..backends import Array, Backend, backend_of, device_of
+from ..backends import Array, Backend, device_of
+from ..backends.windows import windows_of
 from .base import Like, Monotone, Result, apply, op
 
 __all__ = ["concatenate", "getitem", "pad", "reshape", "stack", "transpose", "unfold"]
@@ -239,17 +240,6 @@ def unfold(
     another rank, sizes out of range, and a window that does not fit.
     """
     return apply(Unfold(kernel_size=kernel_size, stride=stride, padding=padding), x)
-
-
-def windows_of(images: Array, size: tuple[int, int]) -> Array:
-    """Every window of images (n, c, h, w), as a view: y[n, c, i, j, a, b] = images[n, c, i + a, j + b].
-
-    NumPy has sliding_window_view for it; CuPy's of that name waits for the GPU.
-    """
-    (n, c, h, w), (height, width) = images.shape, size
-    shape = n, c, h - height + 1, w - width + 1, height, width
-    strides = *images.strides, *images.strides[2:]
-    return cast(Array, backend_of(images).xp.lib.stride_tricks.as_strided(images, shape=shape, strides=strides))
 
 
 def pair(value: Pair) -> tuple[int, int]:

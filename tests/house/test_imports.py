@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,83 @@ def test_imports_point_down(path: Path) -> None:
     for other in imported_rooms(path):
         if other in FLOOR and other != room:
             assert FLOOR[other] < FLOOR[room], f"{room} must not import {other}"
+
+
+def modules_imported(path: Path) -> Iterator[str]:
+    """The files of the package that a file imports, by dotted name, imports inside functions and of types apart."""
+    tree = ast.parse(path.read_text())
+    package = ["linfengine", *path.relative_to(PACKAGE).parts[:-1]]
+    late = {
+        id(each) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.If) for each in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not node.level or id(node) in late:
+            continue
+        base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
+        for alias in node.names:
+            yield ".".join([*base, alias.name])
+            yield ".".join(base)
+
+
+def test_files_import_each_other_in_no_circle() -> None:
+    """Within a room, too. What a folder's __init__ gathers counts as imported by those who import the folder."""
+    names = {".".join(["linfengine", *path.relative_to(PACKAGE).with_suffix("").parts]): path for path in FILES}
+    names = {name.removesuffix(".__init__"): path for name, path in names.items() if path.suffix == ".py"}
+    graph: dict[str, set[str]] = {}
+    for name, path in names.items():
+        own = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        graph[name] = {
+            other for other in modules_imported(path) if other in names and other not in (name, own, "linfengine")
+        }
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError, with the circle
+
+
+def changes_of_others(path: Path) -> Iterator[str]:
+    """Statements at the top of a file that change what it has imported: X[...] = ..., X.y = ..., X.update(...)."""
+    tree = ast.parse(path.read_text())
+    imported = {
+        (alias.asname or alias.name).partition(".")[0]
+        for node in tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    for node in tree.body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+        )
+        for target in targets:
+            if isinstance(target, ast.Subscript | ast.Attribute) and ast.unparse(target.value) in imported:
+                yield ast.unparse(node)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            yield ast.unparse(node)
+
+
+def test_registration_points_down() -> None:
+    """Importing a file changes no other, but for what registers itself below: ops give the Tensor its operators."""
+    found = {
+        f"{path.relative_to(PACKAGE)}: {line}"
+        for path in FILES
+        if path.suffix == ".py"
+        for line in changes_of_others(path)
+    }
+    assert found <= ALLOWED, found - ALLOWED
+
+
+ALLOWED = {
+    "ops/__init__.py: register_functions(OPS)",
+    "backends/cpu.py: use_threads(default_threads())",  # these three set up the backend itself
+    "backends/cpu.py: register_with_threadpoolctl(_cpu.__file__)",
+    "backends/gpu.py: _check_device()",
+}
+
+
+def test_names_of_sections_stand_in_one_file() -> None:
+    """A picture finds a section of an audit by a constant, not by its English title."""
+    from linfengine.audit import SECTIONS
+
+    for name in SECTIONS:
+        holders = [path for path in FILES if f'"{name}"' in path.read_text()]
+        assert len(holders) == 1, (name, holders)
 
 
 def test_the_rule_reads_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
