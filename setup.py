@@ -1,7 +1,8 @@
 """Builds the two compiled modules; all else about the package stands in setup.cfg.
 
 linfengine.tensor          linfengine/tensor.pyx, C
-linfengine.backends._cpu   linfengine/backends/_cpu.pyx and src_cpp/dispatch.cpp and threads.cpp, C++17
+linfengine.backends._cpu   linfengine/backends/_cpu.pyx, C++17
+  ├─ engine                src_cpp/dispatch.cpp and threads.cpp, a static library
   ├─ kernels_portable      src_cpp/kernels.cpp, compiled into one static library
   ├─ kernels_avx2          for each instruction set; dispatch.cpp chooses among
   └─ kernels_avx512        them when the program runs
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from glob import glob
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,23 +74,37 @@ def check_toolchain() -> None:
         )
 
 
-class BuildKernels(build_clib):
-    """Compiles the instruction sets side by side."""
+class BuildLibraries(build_clib):
+    """`BuildModules` builds the libraries, beside the modules that need none of them."""
+
+    def run(self):
+        self.run_command("build_ext")
+
+    def build_beside(self, others):
+        self.others = others
+        super().run()
 
     def build_libraries(self, libraries):
-        check_toolchain()
+        """Compile on all processors, the largest library first."""
+        compile_them = super().build_libraries
+        tasks = [partial(compile_them, [each]) for each in reversed(libraries)] + self.others
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda library: super(BuildKernels, self).build_libraries([library]), libraries))
+            list(pool.map(lambda task: task(), tasks))
 
 
 class BuildModules(build_ext):
     def build_extensions(self):
-        self.run_command("build_clib")  # build_ext alone would not
+        check_toolchain()
         self.cython_c_in_temp = True  # generated code belongs to the build folder, not beside the sources
         if builds("CC", "int main(void) { return 0; }", "-mno-daz-ftz"):
             for module in self.extensions:
                 module.extra_link_args.append("-mno-daz-ftz")
-        super().build_extensions()
+        alone = [each for each in self.extensions if each.language != "c++"]
+        others = [partial(self.build_extension, each) for each in alone]
+        self.get_finalized_command("build_clib").build_beside(others)
+        for each in self.extensions:
+            if each not in alone:
+                self.build_extension(each)
 
     def build_extension(self, ext):
         super().build_extension(ext)
@@ -106,18 +122,23 @@ def flushes_denormals(library: str) -> bool:
 
 
 # The flags stand in setup.py, so it is a dependency like the headers.
-depends = ["setup.py", *sorted(glob("src_cpp/*.*pp") + glob("src_cpp/*.h"))]
+depends = ["setup.py", *sorted(glob("src_cpp/*.*pp") + glob("src_cpp/*.h") + glob("linfengine/backends/*.[dh]*"))]
+Library = tuple[str, dict[str, object]]
 
 
-def kernels(isa: str) -> tuple[str, dict[str, object]]:
-    sources, flags = [f"src_cpp/kernels_{isa}.cpp"], [*CXX_FLAGS, *ISAS[isa][1]]
-    return f"kernels_{isa}", {"sources": sources, "obj_deps": {"": depends}, "cflags": flags}
+def library(name: str, sources: list[str], flags: list[str], macros: list[tuple[str, str]]) -> Library:
+    sources = [f"src_cpp/{source}" for source in sources]
+    return name, {"sources": sources, "obj_deps": {"": depends}, "cflags": [*CXX_FLAGS, *flags], "macros": macros}
 
+
+HAVE = [(f"LINFENGINE_HAVE_{isa.upper()}", "1") for isa in BUILT]
+# Of an inline function that several libraries contain, the linker keeps the first: the engine and portable come first.
+LIBRARIES = [library("engine", ["dispatch.cpp", "threads.cpp"], ["-pthread"], HAVE)]
+LIBRARIES += [library(f"kernels_{isa}", [f"kernels_{isa}.cpp"], ISAS[isa][1], []) for isa in BUILT]
 
 if __name__ == "__main__":
     setup(
-        # Of an inline function that several of them contain, the linker keeps the first: portable stands first in ISAS.
-        libraries=[kernels(isa) for isa in BUILT],
+        libraries=LIBRARIES,
         ext_modules=[
             Extension(
                 "linfengine.tensor",
@@ -128,14 +149,13 @@ if __name__ == "__main__":
             ),
             Extension(
                 "linfengine.backends._cpu",
-                ["linfengine/backends/_cpu.pyx", "src_cpp/dispatch.cpp", "src_cpp/threads.cpp"],
+                ["linfengine/backends/_cpu.pyx"],
                 language="c++",
                 include_dirs=["src_cpp"],
-                define_macros=[(f"LINFENGINE_HAVE_{isa.upper()}", "1") for isa in BUILT],
                 extra_compile_args=[*CXX_FLAGS, "-pthread"],
                 extra_link_args=[*LINK_FLAGS, "-pthread"],
                 depends=depends,
             ),
         ],
-        cmdclass={"build_clib": BuildKernels, "build_ext": BuildModules},
+        cmdclass={"build_clib": BuildLibraries, "build_ext": BuildModules},
     )

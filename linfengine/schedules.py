@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 
-# The orders the CPU kernels raise to by a few multiplications.  Others go through logarithm and exponential, at several
-# times the cost until, far above, nearly all terms are negligible and skipped.
-CHEAP_ORDERS = (8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0)
+from .backends.orders import CPU_POWERS
+
+# The orders from 8 on to which the CPU kernels raise by a few multiplications. Others go through logarithm and
+# exponential, at several times the cost until, far above, nearly all terms are negligible and skipped.
+CHEAP_ORDERS = tuple(float(p) for p in CPU_POWERS if p >= 8)
 
 
 def geometric(r: float, first: float, last: float) -> float:

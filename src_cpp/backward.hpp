@@ -13,7 +13,8 @@
 // blocks of samples for grad_x and blocks of outputs for grad_w.
 #pragma once
 
-#include "metrics.hpp"
+#include "metric.hpp"
+#include "power.hpp"
 
 namespace linfengine {
 namespace LINFENGINE_ISA {

@@ -1,5 +1,6 @@
-// The speed limit of a metric on a GPU: its step on registers alone. Nothing is loaded.
-#include "metrics.cuh"
+// The speed limit of a metric on a GPU: its step on registers alone. Nothing is loaded, nothing waits.
+#include "linf.cuh"
+#include "lp.cuh"
 
 template <class M, class T = typename M::Scalar>
 __device__ __forceinline__ void registers_only(const M& metric, const Forward<T>& a) {

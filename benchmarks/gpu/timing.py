@@ -19,6 +19,8 @@ import numpy as np
 from benchmarks.gpu.ceilings import CEILINGS
 from benchmarks.mnist import mnist_or_noise
 from linfengine.backends import cuda, gpu
+from linfengine.backends.cuda import device
+from linfengine.backends.cuda.launch import launch
 from linfengine.layers import linf_net
 from linfengine.losses import mixture
 from linfengine.optim import Adam
@@ -64,9 +66,9 @@ def timed(what: str, terms: float, calls: Sequence[Callable[[], object]], turns:
 def ceilings(turns: int, rounds: int = 4096) -> Iterator[Figure]:
     """Each metric's step on registers alone, on all multiprocessors."""
     x, y = cupy.arange(8, dtype=np.float32) / 3, cupy.zeros(1, np.float32)
-    blocks = 8 * gpu.multiprocessors()
+    blocks = 8 * device.multiprocessors()
     for what, kernel in CEILINGS.items():
-        call = partial(gpu.launch, kernel, blocks, x=x, w=x, y=y, n=rounds, p=20.3)
+        call = partial(launch, kernel, blocks, x=x, w=x, y=y, n=rounds, p=20.3)
         yield timed(what, blocks * cuda.THREADS * rounds * 32, [call], turns)
 
 

@@ -1,21 +1,17 @@
 # distutils: language = c++
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""The C++ kernels as Python functions: shapes become pointers, the GIL is released, groups are walked.
+"""The C++ kernels by the names of the list: arrays become pointers, the GIL is released.
 
-The first line of a docstring names the arrays that a function takes. It raises ValueError or TypeError for others, and
-nothing is read or written outside of an array; `linfengine.backends.cpu` makes a sentence of that.
+`run` checks every array against the kernel's signature, so that nothing is read or written outside of one.
 """
 
-import numpy as np
-
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t
 from libcpp cimport bool
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
-ctypedef fused real:
-    float
-    double
+from .kernels import KERNELS
 
 
 cdef extern from "threads.hpp" namespace "linfengine" nogil:
@@ -24,28 +20,27 @@ cdef extern from "threads.hpp" namespace "linfengine" nogil:
 
 
 cdef extern from "dispatch.h" namespace "linfengine" nogil:
-    cdef cppclass Shape:
-        int64_t n, o, k, ldx, ldy
-
     vector[string] instruction_sets_ "linfengine::instruction_sets"() except +
     void use_instruction_set_ "linfengine::use_instruction_set"(const string&) except +
     string instruction_set_ "linfengine::instruction_set"() except +
 
-    int64_t registers_only_ "linfengine::registers_only"(const string&, int64_t) except +
+    cdef cppclass Shape:
+        int64_t n, o, k, ldx, ldy
 
+    cdef cppclass Call:
+        Shape shape
+        int64_t entries, channels, m
+        void** arrays
+        double* numbers
+
+    cdef cppclass Operation:
+        const char* name
+        const char* signature
+
+    int kMostArrays, kMostNumbers
     unsigned kNotFinite, kOutOfRange, kNoInput
-    unsigned linf_forward[T](Shape, const T*, const T*, T*, int32_t*) except +
-    unsigned linf_bounds_ "linfengine::linf_bounds"[T](Shape, const T*, const T*, const T*, T*, T*) except +
-    unsigned linf_backward_ "linfengine::linf_backward"[T](Shape, const T*, const int32_t*, T*, T*) except +
-    void dead_zone_ "linfengine::dead_zone"(Shape, const uint8_t*, const uint8_t*, const uint8_t*, uint8_t*) except +
-    void dot_ "linfengine::dot"[T](Shape, const T*, const T*, T*) except +
-    unsigned lp_forward_ "linfengine::lp_forward"[T](Shape, const T*, const T*, double, T*) except +
-    unsigned lp_backward_ "linfengine::lp_backward"[T](Shape, const T*, const T*, const T*, const T*, double, T*,
-                                                       T*) except +
-    bool all_finite_ "linfengine::all_finite"[T](const T*, int64_t) except +
-    void channel_sums_ "linfengine::channel_sums"[T](const T*, int64_t, int64_t, int64_t, double*) except +
-    void adam_ "linfengine::adam"[T](T*, const T*, T*, T*, int64_t, double, double, double, double, int64_t) except +
-    void lp_decay_ "linfengine::lp_decay"[T](T*, int64_t, int64_t, double, double) except +
+    const vector[Operation]& operations() except +
+    unsigned run_ "linfengine::run"(const Operation&, bool, Call, int64_t, const int64_t*) except +
 
 
 def instruction_sets():
@@ -68,191 +63,178 @@ def threads():
     return threads_()
 
 
-def registers_only(metric, int64_t rounds):
-    """The step of a metric on registers alone, on all threads: how many terms that were."""
-    cdef string name = metric.encode()
-    cdef int64_t terms
-    with nogil:
-        terms = registers_only_(name, rounds)
-    return terms
+cdef enum:
+    MOST = 16  # arguments of a kernel
 
 
-cdef int require(bool fits) except -1:
-    if not fits:
-        raise ValueError("the shapes do not agree")
+cdef struct Argument:
+    char type  # as in the list, or 0: a number
+    bint written, optional
+    int dimensions
+    char shape[3]  # the letters of the list; 'g' stands for gk
 
 
-cdef Shape group_shape(int64_t n, int64_t columns, int64_t o, int64_t k, int64_t groups) except *:
-    """The shape of one group: its share of the outputs, in rows as long as those of all groups together."""
-    if min(n, o, k) < 1:
+cdef class Kernel:
+    """A kernel of the compiled list, with the arguments of its signature."""
+
+    cdef const Operation* operation
+    cdef Argument arguments[MOST]
+    cdef int count
+    cdef bint in_place
+
+    def __init__(self, line):
+        self.count = len(line.arguments)
+        self.in_place = line.kind == "STEP"
+        if self.count > MOST:
+            raise ImportError(f"{line.name} has more than {MOST} arguments")
+        for i, each in enumerate(line.arguments):
+            self.arguments[i].type = ord(each.type) if each.shape else 0
+            self.arguments[i].written = each.written
+            self.arguments[i].optional = each.optional
+            self.arguments[i].dimensions = len(each.shape)
+            for axis, name in enumerate(each.shape or each.name[:1]):
+                self.arguments[i].shape[axis] = ord(name[0])
+
+
+cdef dict compiled():
+    """The kernels of the compiled list, which must be that of the file."""
+    cdef dict kernels = {}
+    cdef Kernel kernel
+    cdef const vector[Operation]* all = &operations()
+    for i in range(all.size()):
+        name = all.at(i).name.decode()
+        line = KERNELS.get(name)
+        if line is None or line.signature != all.at(i).signature.decode():
+            raise ImportError(f"kernels.def has changed since the kernels were compiled ({name}): build them again")
+        kernel = Kernel(line)
+        kernel.operation = &all.at(i)
+        kernels[name] = kernel
+    if len(kernels) != len(KERNELS):
+        raise ImportError("kernels.def has changed since the kernels were compiled: build them again")
+    return kernels
+
+
+cdef dict COMPILED = compiled()
+
+
+cdef class Binding:
+    """The arrays of one call, held until it is done, and what their shapes say."""
+
+    cdef Py_buffer views[8]
+    cdef int held
+    cdef int64_t sizes[128]  # by the letters of the list
+    cdef Call call
+    cdef int64_t advance[8]
+    cdef char real  # 'f' or 'd', what T stands for
+
+    def __cinit__(self):
+        self.held = 0
+        self.real = 0
+        for i in range(128):
+            self.sizes[i] = -1
+
+    def __dealloc__(self):
+        for i in range(self.held):
+            PyBuffer_Release(&self.views[i])
+
+    cdef int bind(self, char letter, int64_t size) except -1:
+        if self.sizes[letter] < 0:
+            self.sizes[letter] = size
+        elif self.sizes[letter] != size:
+            raise ValueError("the shapes do not agree")
+        return 0
+
+    cdef int take(self, Argument* argument, int place, object array) except -1:
+        """Check one array, and hold it."""
+        cdef Py_buffer* view = &self.views[self.held]
+        if array is None:
+            if not argument.optional:
+                raise TypeError("an array is missing")
+            self.call.arrays[place] = NULL
+            return 0
+        PyObject_GetBuffer(array, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (PyBUF_WRITABLE if argument.written else 0))
+        self.held += 1
+        cdef char type = view.format[0] if view.format[0] and not view.format[1] else 0
+        if argument.type == b"T":
+            if type != b"f" and type != b"d" or self.real and type != self.real:
+                raise TypeError("the dtypes do not agree")
+            self.real = type
+        elif type != argument.type:
+            raise TypeError("the dtypes do not agree")
+        if view.ndim != argument.dimensions:
+            raise ValueError("the shapes do not agree")
+        for axis in range(view.ndim):
+            self.bind(argument.shape[axis], view.shape[axis])
+        self.call.arrays[place] = view.buf
+        return 0
+
+    cdef bint is_empty(self):
+        for i in range(128):
+            if self.sizes[i] == 0:
+                return True
+        return False
+
+    cdef int fill(self, int64_t groups) except -1:
+        """The shape of one group: its share of the outputs, in rows as long as those of all groups together."""
+        cdef int64_t n = self.sizes[<int>b"n"], o = self.sizes[<int>b"o"], k = self.sizes[<int>b"k"]
+        cdef int64_t columns = self.sizes[<int>b"g"]
+        if groups < 1 or o >= 0 and o % groups or columns >= 0 and (columns % groups or columns // groups != k):
+            raise ValueError(f"the shapes do not agree with {groups} groups")
+        self.call.shape.n, self.call.shape.o, self.call.shape.k = n, o // groups, k
+        self.call.shape.ldx, self.call.shape.ldy = groups * k, o
+        self.call.entries = max(self.sizes[<int>b"e"], 0)
+        self.call.channels, self.call.m = self.sizes[<int>b"c"], self.sizes[<int>b"m"]
+        return 0
+
+    cdef void step(self, Argument* argument, int place):
+        """How far the array's next group is."""
+        cdef int64_t entries = 0
+        if self.call.arrays[place] == NULL:
+            return
+        if argument.shape[1] == b"g":
+            entries = self.call.shape.k
+        elif argument.shape[1] == b"o":
+            entries = self.call.shape.o
+        elif argument.shape[0] == b"o":
+            entries = self.call.shape.o * self.call.shape.k
+        self.advance[place] = entries * (8 if argument.type == b"T" and self.real == b"d" else
+                                         1 if argument.type == b"B" else 4)
+
+
+def run(str name, tuple arguments, int64_t groups=1):
+    """Run a kernel of the list, with the arguments of its signature. Returns whether the results are accurate.
+
+    Raises ValueError or TypeError for arrays that the signature does not allow, FloatingPointError for NaN and infinity.
+    """
+    cdef Kernel kernel = COMPILED[name]
+    cdef Binding binding = Binding()
+    cdef int arrays = 0, numbers = 0
+    if len(arguments) != kernel.count:
+        raise TypeError(f"{kernel.count} arguments are expected")
+    for i in range(kernel.count):
+        if kernel.arguments[i].type:
+            binding.take(&kernel.arguments[i], arrays, arguments[i])
+            arrays += 1
+        else:
+            binding.call.numbers[numbers] = arguments[i]
+            if kernel.arguments[i].shape[0] == b"k":
+                binding.bind(b"k", arguments[i])
+            numbers += 1
+    if binding.is_empty():
+        if kernel.in_place:
+            return True
         raise ValueError("an array is empty")
-    if groups < 1 or o % groups or columns % groups or columns // groups != k:
-        raise ValueError(f"the shapes do not agree with {groups} groups")
-    cdef Shape shape
-    shape.n, shape.o, shape.k, shape.ldx, shape.ldy = n, o // groups, k, columns, o
-    return shape
-
-
-cdef bool in_range(unsigned verdict) except *:
-    """Whether the results are accurate."""
+    binding.fill(groups)
+    arrays = 0
+    for i in range(kernel.count):
+        if kernel.arguments[i].type:
+            binding.step(&kernel.arguments[i], arrays)
+            arrays += 1
+    cdef unsigned verdict
+    with nogil:
+        verdict = run_(kernel.operation[0], binding.real == b"d", binding.call, groups, binding.advance)
     if verdict & kNotFinite:
         raise FloatingPointError("x or w holds NaN or infinity")
-    return not verdict & kOutOfRange
-
-
-def linf_dist(const real[:, ::1] x not None, const real[:, ::1] w not None, real[:, ::1] y not None,
-              int32_t[:, ::1] winner, int64_t groups):
-    """x (n, groups*k), w (o, k), y (n, o) of float32 or float64, winner (n, o) of int32 or None"""
-    cdef Shape shape = group_shape(x.shape[0], x.shape[1], w.shape[0], w.shape[1], groups)
-    require(y.shape[0] == x.shape[0] and y.shape[1] == w.shape[0])
-    cdef int32_t* where = NULL
-    if winner is not None:
-        require(winner.shape[0] == x.shape[0] and winner.shape[1] == w.shape[0])
-        where = &winner[0, 0]
-    cdef int64_t q, out
-    cdef unsigned verdict = 0
-    with nogil:
-        for q in range(groups):
-            out = q * shape.o
-            verdict |= linf_forward(shape, &x[0, q * shape.k], &w[out, 0], &y[0, out], where + out if where else where)
-    in_range(verdict)
-
-
-def dead_zone(const uint8_t[:, ::1] x not None, const uint8_t[:, ::1] above not None,
-              const uint8_t[:, ::1] below not None, uint8_t[:, ::1] y not None, int64_t groups):
-    """x (n, groups*k), above and below (o, k), y (n, o), all of uint8"""
-    cdef Shape shape = group_shape(x.shape[0], x.shape[1], above.shape[0], above.shape[1], groups)
-    require(below.shape[0] == above.shape[0] and below.shape[1] == above.shape[1])
-    require(y.shape[0] == x.shape[0] and y.shape[1] == above.shape[0])
-    cdef int64_t q
-    with nogil:
-        for q in range(groups):
-            dead_zone_(shape, &x[0, q * shape.k], &above[q * shape.o, 0], &below[q * shape.o, 0], &y[0, q * shape.o])
-
-
-def linf_dist_bounds(const real[:, ::1] lower not None, const real[:, ::1] upper not None,
-                     const real[:, ::1] w not None, real[:, ::1] y_lower not None, real[:, ::1] y_upper not None,
-                     int64_t groups):
-    """lower and upper (n, groups*k), w (o, k), y_lower and y_upper (n, o), all of float32 or all of float64"""
-    cdef Shape shape = group_shape(lower.shape[0], lower.shape[1], w.shape[0], w.shape[1], groups)
-    require(upper.shape[0] == lower.shape[0] and upper.shape[1] == lower.shape[1])
-    require(y_lower.shape[0] == lower.shape[0] and y_lower.shape[1] == w.shape[0])
-    require(y_upper.shape[0] == lower.shape[0] and y_upper.shape[1] == w.shape[0])
-    cdef int64_t q, out
-    cdef unsigned verdict = 0
-    with nogil:
-        for q in range(groups):
-            out = q * shape.o
-            verdict |= linf_bounds_(shape, &lower[0, q * shape.k], &upper[0, q * shape.k], &w[out, 0],
-                                    &y_lower[0, out], &y_upper[0, out])
-    in_range(verdict)
-
-
-def linf_dist_backward(const real[:, ::1] g not None, const int32_t[:, ::1] winner not None, int64_t k,
-                       real[:, ::1] grad_x, real[:, ::1] grad_w, int64_t groups):
-    """g (n, o), winner (n, o) of int32, grad_x (n, groups*k) or None, grad_w (o, k) or None"""
-    cdef Shape shape = group_shape(g.shape[0], groups * k, g.shape[1], k, groups)
-    require(winner.shape[0] == g.shape[0] and winner.shape[1] == g.shape[1])
-    cdef real* gx = NULL
-    cdef real* gw = NULL
-    if grad_x is not None:
-        require(grad_x.shape[0] == shape.n and grad_x.shape[1] == shape.ldx)
-        gx = &grad_x[0, 0]
-    if grad_w is not None:
-        require(grad_w.shape[0] == shape.ldy and grad_w.shape[1] == k)
-        gw = &grad_w[0, 0]
-    cdef int64_t q, out
-    cdef unsigned verdict = 0
-    with nogil:
-        for q in range(groups):
-            out = q * shape.o
-            verdict |= linf_backward_(shape, &g[0, out], &winner[0, out], gx + q * k if gx else gx,
-                                      gw + out * k if gw else gw)
     if verdict & kNoInput:
-        raise ValueError(f"a winner is not k or ~k with 0 <= k < {k}")
-
-
-def dot(const real[:, ::1] x not None, const real[:, ::1] w not None, real[:, ::1] y not None):
-    """x (n, k), w (o, k), y (n, o), all of float32 or all of float64"""
-    cdef Shape shape = group_shape(x.shape[0], x.shape[1], w.shape[0], w.shape[1], 1)
-    require(y.shape[0] == x.shape[0] and y.shape[1] == w.shape[0])
-    with nogil:
-        dot_(shape, &x[0, 0], &w[0, 0], &y[0, 0])
-
-
-def lp_dist(const real[:, ::1] x not None, const real[:, ::1] w not None, double p, real[:, ::1] y not None,
-            int64_t groups):
-    """x (n, groups*k), w (o, k), y (n, o), all of float32 or all of float64
-
-    Returns whether the distances lie where they are accurate.
-    """
-    cdef Shape shape = group_shape(x.shape[0], x.shape[1], w.shape[0], w.shape[1], groups)
-    require(y.shape[0] == x.shape[0] and y.shape[1] == w.shape[0])
-    cdef int64_t q, out
-    cdef unsigned verdict = 0
-    with nogil:
-        for q in range(groups):
-            out = q * shape.o
-            verdict |= lp_forward_(shape, &x[0, q * shape.k], &w[out, 0], p, &y[0, out])
-    return in_range(verdict)
-
-
-def lp_dist_backward(const real[:, ::1] g not None, const real[:, ::1] x not None, const real[:, ::1] w not None,
-                     const real[:, ::1] y not None, double p, real[:, ::1] grad_x, real[:, ::1] grad_w, int64_t groups):
-    """g (n, o), x (n, groups*k), w (o, k), y (n, o), grad_x like x or None, grad_w like w or None, all of one dtype
-
-    Returns whether y lies where the gradients are accurate.
-    """
-    cdef Shape shape = group_shape(x.shape[0], x.shape[1], w.shape[0], w.shape[1], groups)
-    require(g.shape[0] == x.shape[0] and g.shape[1] == w.shape[0])
-    require(y.shape[0] == x.shape[0] and y.shape[1] == w.shape[0])
-    cdef real* gx = NULL
-    cdef real* gw = NULL
-    if grad_x is not None:
-        require(grad_x.shape[0] == x.shape[0] and grad_x.shape[1] == x.shape[1])
-        gx = &grad_x[0, 0]
-    if grad_w is not None:
-        require(grad_w.shape[0] == w.shape[0] and grad_w.shape[1] == w.shape[1])
-        gw = &grad_w[0, 0]
-    cdef int64_t q, out
-    cdef unsigned verdict = 0
-    with nogil:
-        for q in range(groups):
-            out = q * shape.o
-            verdict |= lp_backward_(shape, &g[0, out], &x[0, q * shape.k], &w[out, 0], &y[0, out], p,
-                                    gx + q * shape.k if gx else gx, gw + out * shape.k if gw else gw)
-    return in_range(verdict)
-
-
-def all_finite(const real[::1] a not None):
-    """a (count,) of float32 or float64"""
-    cdef bool finite = True
-    if a.shape[0]:
-        with nogil:
-            finite = all_finite_(&a[0], a.shape[0])
-    return finite
-
-
-def channel_sums(const real[:, :, ::1] x not None, double[::1] sums not None):
-    """x (n, channels, m) of float32 or float64, sums (channels,) of float64"""
-    require(sums.shape[0] == x.shape[1])
-    if min(x.shape[0], x.shape[1], x.shape[2]) < 1:
-        raise ValueError("an array is empty")
-    with nogil:
-        channel_sums_(&x[0, 0, 0], x.shape[0], x.shape[1], x.shape[2], &sums[0])
-
-
-def adam_step(real[::1] param not None, const real[::1] grad not None, real[::1] m not None, real[::1] v not None,
-              double lr, double beta1, double beta2, double eps, int64_t step):
-    """param, grad, m and v (count,), all of float32 or all of float64"""
-    require(grad.shape[0] == param.shape[0] and m.shape[0] == param.shape[0] and v.shape[0] == param.shape[0])
-    if param.shape[0]:
-        with nogil:
-            adam_(&param[0], &grad[0], &m[0], &v[0], param.shape[0], lr, beta1, beta2, eps, step)
-
-
-def lp_decay(real[:, ::1] w not None, double p, double amount):
-    """w (o, k) of float32 or float64"""
-    if w.shape[0] and w.shape[1]:
-        with nogil:
-            lp_decay_(&w[0, 0], w.shape[0], w.shape[1], p, amount)
+        raise ValueError(f"a winner is not k or ~k with 0 <= k < {binding.call.shape.k}")
+    return not verdict & kOutOfRange

@@ -1,13 +1,13 @@
 """The CUDA kernels by name: what each is compiled from, and the layout of its arguments. Needs no CUDA and no CuPy.
 
-A kernel is one instance of a function template in a .cu file, made callable by a few lines that `Kernel.source` writes.
-`ALL` lists every instance the GPU backend can ask for.
+A kernel is one instance of a function template in a .cu file, and `Kernel.source` adds the lines that make it callable.
+The names come from the list of kernels, `kernels.def`. `ALL` has every instance the GPU backend can ask for.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
-FOLDER = Path(__file__).parent
+from ..kernels import LINES, Line
+from ..orders import GPU_POWERS
 
-POWERS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)  # with a chain of multiplications
-SPARSE = 96  # from this p on most terms are negligible, and looking for those that are not pays
+FOLDER = Path(__file__).parent
+SHARED = FOLDER.parent  # holds orders.h
+
 # Outputs of a thread, of which a block has 16 x 16: rows of x, rows of w. The largest first.
 TILES = {"float": ((8, 4), (4, 4), (1, 1)), "double": ((2, 2),)}
 THREADS = 256
@@ -83,7 +85,7 @@ class Kernel:
     @property
     def folders(self) -> tuple[Path, ...]:
         """Where its sources lie."""
-        return (FOLDER,) if self.folder == FOLDER else (FOLDER, self.folder)
+        return (FOLDER, SHARED) if self.folder == FOLDER else (FOLDER, SHARED, self.folder)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -94,17 +96,35 @@ class Kernel:
         """Names what this kernel is compiled to: of all the sources, the options, and what else it may depend on."""
         options = [option for option in self.options if not option.startswith("-I")]
         parts = [repr((self.source, options, further)).encode()]
-        parts += [path.read_bytes() for folder in self.folders for path in sorted(folder.glob("*.cu*"))]
+        for folder in self.folders:
+            parts += [path.read_bytes() for path in sorted((*folder.glob("*.cu*"), *folder.glob("*.h")))]
         return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
+def _named(*kinds: str) -> dict[str, Line]:
+    return {line.name: line for line in LINES if line.kind in kinds}
+
+
+def _by_order(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{name}<{p}>" for name in names for p in GPU_POWERS)
+
+
+METRICS = _named("FORWARD")
+STEPS = {name: (line.code, line.file or "steps.cu") for name, line in _named("STEP", "GPU_ITEM").items()}
+FORWARDS = (*METRICS, *_named("METRIC"), *_by_order(_named("METRICS")))
+SLOPES = (*(line.code for line in _named("SLOPE").values()), *_by_order(x.code for x in _named("SLOPES").values()))
+
+
 def forward(name: str, dtype: str, tile: tuple[int, int]) -> Kernel:
-    """`name` is that of a function of forward.cu, with its order in angle brackets if it has one: "lp_power<8>"."""
+    """`name` is one of FORWARDS, with its order in angle brackets if it has one: "lp_power<8>"."""
     base, _, order = name.rstrip(">").partition("<")
     rows, columns = tile
-    body = f"{base}<{order + ', ' if order else ''}{dtype}, {rows}, {columns}>"
+    if base in METRICS:
+        body = f"forward<{METRICS[base].code}<{dtype}>, {rows}, {columns}>"
+    else:
+        body = f"{base}<{order + ', ' if order else ''}{dtype}, {rows}, {columns}>"
     many_registers = dtype == "double" or base == "lp_general" or order in ("1", "2", "4")
-    return Kernel("forward.cu", body, "Forward", dtype, THREADS, 1 if many_registers else 2, base.startswith("lp_"))
+    return Kernel("forward.cu", body, "Forward", dtype, THREADS, 1 if many_registers else 2, base not in METRICS)
 
 
 def tiles(name: str, dtype: str) -> tuple[tuple[int, int], ...]:
@@ -113,35 +133,24 @@ def tiles(name: str, dtype: str) -> tuple[tuple[int, int], ...]:
 
 
 def lp_backward(slope: str, dtype: str) -> Kernel:
-    """`slope` is "LpPowerSlope<8>", "LpGeneralSlope" or "LpSparseSlope"."""
+    """`slope` is one of SLOPES: "LpPowerSlope<8>", "LpGeneralSlope" or "LpSparseSlope"."""
     base, _, order = slope.rstrip(">").partition("<")
     body = f"lp_dist_backward<{base}<{dtype}{', ' + order if order else ''}>>"
     return Kernel("backward.cu", body, "Backward", dtype, LANES, 3 if dtype == "float" else 1, order != "1")
 
 
-def step(name: str, structure: str, dtype: str, file: str = "steps.cu") -> Kernel:
-    return Kernel(file, f"{name}<{dtype}>", structure, dtype, THREADS, 2, name == "adam")
-
-
-def scatter(dtype: str) -> Kernel:
-    return Kernel("backward.cu", f"linf_dist_backward<{dtype}>", "Scatter", dtype, WARP, 1)
-
-
-FORWARDS = (
-    "linf_dist", "linf_dist_argmax", "linf_dist_bounds", "dot", "lp_general", "lp_sparse",
-    *(f"lp_power<{p}>" for p in POWERS),
-)  # fmt: skip
-STEPS = {"survey": "Survey", "scale": "Scale", "adam": "Adam", "lp_decay": "LpDecay"}
-SLOPES = ("LpGeneralSlope", "LpSparseSlope", *(f"LpPowerSlope<{p}>" for p in POWERS))
+def step(name: str, dtype: str) -> Kernel:
+    """`name` is one of STEPS."""
+    structure, file = STEPS[name]
+    threads, blocks = (WARP, 1) if name == "scatter" else (THREADS, 2)
+    return Kernel(file, f"{name}<{dtype}>", structure, dtype, threads, blocks, name == "adam_step")
 
 
 def _all() -> Iterator[Kernel]:
     for dtype in ("float", "double"):
         yield from (forward(name, dtype, tile) for name in FORWARDS for tile in tiles(name, dtype))
         yield from (lp_backward(slope, dtype) for slope in SLOPES)
-        yield step("add_parts", "AddParts", dtype, "backward.cu")
-        yield scatter(dtype)
-        yield from (step(name, structure, dtype) for name, structure in STEPS.items())
+        yield from (step(name, dtype) for name in STEPS)
 
 
 ALL = tuple(_all())

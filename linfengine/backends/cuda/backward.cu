@@ -6,87 +6,19 @@
 //   LOOP 4  kLanes columns x splits of the outputs x shares of the samples x groups   one block each
 //   LOOP 3  chunks of kChunk outputs     grad_w of the chunk in shared memory, a column a thread
 //   LOOP 2  runs of kRun samples         x and grad_x of the run in registers
-//   LOOP 1  outputs of the chunk         1/y (or 1/m) and g of the run in shared memory, the same for all threads; w is
-//   read
-//                                        as it lies, side by side
+//   LOOP 1  outputs of the chunk         1/y (or 1/m) and g of the run in shared memory, the same for all threads;
+//                                        w is read as it lies, side by side
 //
 // A split of the outputs gives one part of grad_x, a share of the samples one of grad_w; add_parts joins them.
 //
 // p = infinity.  A gradient goes to one column, known from the forward: n o terms instead of n o k.  A block, of one
 // warp, has one row of grad_x or of grad_w, or a share of its entries; every thread of it has those columns that are
 // its own number modulo kWarp, looks at all entries in their order and adds up its own.
-#include "kernels.cuh"
+#include "lp.cuh"
 
 constexpr int kLanes = 128, kRun = 16;
 template <class T>
 constexpr int kChunk = 256 / int(sizeof(T));  // outputs whose grad_w fits in 32 KB
-
-// From d = x - w, 1/y and g:  t = g sign(d) (|d| / y)^(P-1), by multiplication
-template <class T, int P>
-struct LpPowerSlope {
-    using Scalar = T;
-    static constexpr bool kByMaximum = false;
-    static constexpr int kUnroll = 2;
-    __device__ explicit LpPowerSlope(const Backward<T>&) {}
-    __device__ __forceinline__ void add(const T (&d)[4], const T* inverse, const T* g, T* grad_x, T& grad_w) const {
-#pragma unroll
-        for (int r = 0; r < 4; ++r) {
-            if constexpr (P == 1) {
-                const T t = d[r] > 0 ? g[r] : d[r] < 0 ? -g[r] : T(0);
-                grad_x[r] += t;
-                grad_w -= t;
-            } else {
-                const T ratio = d[r] * inverse[r], low = ratio * g[r], high = power<P - 2>(ratio);
-                grad_x[r] += high * low;
-                grad_w -= high * low;
-            }
-        }
-    }
-};
-
-// The same for any real p, through logarithm and exponential.  The quick logarithm wants a largest ratio of 1, and with
-// many equal terms that of |d| to y is far below.  So the ratio is that to m = max |d|, and g takes (m / y)^(p-1)
-// along.
-template <class T>
-struct LpGeneralSlope {
-    using Scalar = T;
-    static constexpr bool kByMaximum = true;
-    static constexpr int kUnroll = sizeof(T) == 4 ? 2 : 1;
-    const T exponent;
-    __device__ explicit LpGeneralSlope(const Backward<T>& a) : exponent(a.exponent) {}
-    __device__ __forceinline__ void add(const T (&d)[4], const T* inverse, const T* g, T* grad_x, T& grad_w) const {
-#pragma unroll
-        for (int r = 0; r < 4; ++r) {
-            const T t = copysign(exp2(exponent * log2_of_product(fabs(d[r]), inverse[r])), d[r]) * g[r];
-            grad_x[r] += t;
-            grad_w -= t;
-        }
-    }
-};
-
-// The same where p is so large that most terms are negligible.
-template <class T>
-struct LpSparseSlope {
-    using Scalar = T;
-    static constexpr bool kByMaximum = false;
-    static constexpr int kUnroll = 1;
-    const T exponent, relative;
-    __device__ explicit LpSparseSlope(const Backward<T>& a) : exponent(a.exponent), relative(a.relative) {}
-    __device__ __forceinline__ void add(const T (&d)[4], const T* inverse, const T* g, T* grad_x, T& grad_w) const {
-        bool any = false;
-#pragma unroll
-        for (int r = 0; r < 4; ++r) any |= fabs(d[r]) * inverse[r] >= relative;
-        if (any) {
-#pragma unroll
-            for (int r = 0; r < 4; ++r) {
-                const T ratio = fabs(d[r]) * inverse[r];
-                const T t = ratio >= relative ? copysign(exp2(exponent * log2(ratio)), d[r]) * g[r] : T(0);
-                grad_x[r] += t;
-                grad_w -= t;
-            }
-        }
-    }
-};
 
 template <class Slope, class T = typename Slope::Scalar>
 __device__ __forceinline__ void lp_dist_backward(const Backward<T>& a) {
@@ -172,7 +104,7 @@ __device__ __forceinline__ void add_parts(const AddParts<T>& a) {
 constexpr int kWarp = 32;
 
 template <class T>
-__device__ __forceinline__ void linf_dist_backward(const Scatter<T>& a) {
+__device__ __forceinline__ void scatter(const Scatter<T>& a) {
     constexpr int kWindow = 32768 / int(sizeof(T));  // columns at a time
     __shared__ T sums[kWindow];
     __shared__ T gs[kWarp];

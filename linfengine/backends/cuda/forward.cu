@@ -16,7 +16,9 @@
 //   · x  |  x ─▶ yyyy           |
 //   · x  |                      |
 //   k    +----------------------+  y tile (16 kRows, 16 kCols)
-#include "metrics.cuh"
+#include "dot.cuh"
+#include "linf.cuh"
+#include "lp.cuh"
 
 constexpr int kSide = 16, kThreads = kSide * kSide;
 
@@ -162,67 +164,15 @@ __device__ __forceinline__ void each_output(const Forward<T>& a, const Tile<T>& 
     }
 }
 
-template <class T, int kRows, int kCols>
-__device__ __forceinline__ void linf_dist(const Forward<T>& a) {
-    __shared__ Panels<Linf<T>, kRows, kCols> panels;
-    const Tile<T> tile(a, kSide * kRows, kSide * kCols);
-    T y[kRows][kCols] = {};
-    sweep(Linf<T>{}, a, tile, panels, y);
-    each_output<kRows, kCols>(a, tile, [&](int r, int c, long long at) { a.y[at] = y[r][c]; });
-}
-
-template <class T, int kRows, int kCols>
-__device__ __forceinline__ void linf_dist_argmax(const Forward<T>& a) {
-    using M = LinfArgmax<T>;
+// One metric, whose states become the outputs.
+template <class M, int kRows, int kCols, class T = typename M::Scalar>
+__device__ __forceinline__ void forward(const Forward<T>& a) {
     __shared__ Panels<M, kRows, kCols> panels;
     const Tile<T> tile(a, kSide * kRows, kSide * kCols);
     typename M::State state[kRows][kCols] = {};
     sweep(M{}, a, tile, panels, state);
-    each_output<kRows, kCols>(a, tile, [&](int r, int c, long long at) {
-        const T y = state[r][c].most;
-        const int depth = panels.kDepth, row = at / ((long long)a.groups * a.o);
-        const T* x = a.x + ((long long)row * a.groups + tile.group) * a.k;
-        const T* w = a.w + at % ((long long)a.groups * a.o) * a.k;
-        int k = state[r][c].stage * depth;  // found at the latest after kDepth steps
-        while (k < a.k - 1 && fabs(x[k] - w[k]) != y) ++k;
-        a.y[at] = y;
-        a.winner[at] = y == 0 ? kNoWinner : x[k] > w[k] ? k : ~k;
-    });
-}
-
-template <class T, int kRows, int kCols>
-__device__ __forceinline__ void linf_dist_bounds(const Forward<T>& a) {
-    using M = LinfBounds<T>;
-    __shared__ Panels<M, kRows, kCols> panels;
-    const Tile<T> tile(a, kSide * kRows, kSide * kCols);
-    typename M::State state[kRows][kCols] = {};
-    sweep(M{}, a, tile, panels, state);
-    each_output<kRows, kCols>(a, tile, [&](int r, int c, long long at) {
-        a.y[at] = state[r][c].lower + T(0);  // never -0
-        a.y_upper[at] = state[r][c].upper;
-    });
-}
-
-template <class T, int kRows, int kCols>
-__device__ __forceinline__ void dot(const Forward<T>& a) {
-    __shared__ Panels<Dot<T>, kRows, kCols> panels;
-    const Tile<T> tile(a, kSide * kRows, kSide * kCols);
-    SumOfParts<T> sum[kRows][kCols] = {};
-    sweep(Dot<T>{}, a, tile, panels, sum);
-    each_output<kRows, kCols>(a, tile, [&](int r, int c, long long at) { a.y[at] = sum[r][c].sum(); });
-}
-
-// s^(1/P) for P = 2^i or 3 2^i; square roots last, since each halves the error so far
-template <int P, class T>
-__device__ __forceinline__ T root(T s) {
-    static_assert(P == 1 || P == 3 || P % 2 == 0, "no such root");
-    if constexpr (P == 1) {
-        return s;
-    } else if constexpr (P == 3) {
-        return cbrt(s);
-    } else {
-        return sqrt(root<P / 2>(s));
-    }
+    each_output<kRows, kCols>(
+        a, tile, [&](int r, int c, long long at) { M::finish(a, state[r][c], at, tile.group, panels.kDepth); });
 }
 
 // The scaled metrics start from m = max_k |x - w|, which y holds meanwhile.
@@ -253,19 +203,17 @@ __device__ __forceinline__ T finish_scaled(T m, T sum, T p) {
     return fma(m, expm1(log(fmax(sum, T(1))) / p), m);
 }
 
-constexpr int kLargestUnscaled = 16;
-
-// Up to p = 16 the sum is not scaled; a block in which one comes out so large or so small that terms may have left the
-// range of T starts again.
+// Up to LARGEST_UNSCALED the sum is not scaled; a block in which one comes out so large or so small that terms may have
+// left the range of T starts again.
 template <int P, class T, int kRows, int kCols>
 __device__ __forceinline__ void lp_power(const Forward<T>& a) {
     using M = LpScaledPower<T, P>;
     __shared__ Panels<M, kRows, kCols> panels;
     const Tile<T> tile(a, kSide * kRows, kSide * kCols);
-    if constexpr (P <= kLargestUnscaled) {
+    if constexpr (P <= LARGEST_UNSCALED) {
         SumOfParts<T> sum[kRows][kCols] = {};
         sweep(LpPower<T, P>{}, a, tile, panels, sum);
-        const T smallest = T(a.k) * T(0x1p-100), largest = T(0x1p+120);
+        const T smallest = T(a.k) * T(SMALLEST_SUM), largest = T(LARGEST_SUM);
         bool trusted = true;
         each_output<kRows, kCols>(a, tile, [&](int r, int c, long long at) {
             trusted &= sum[r][c].sum() >= smallest && sum[r][c].sum() <= largest;

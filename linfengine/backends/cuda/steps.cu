@@ -1,5 +1,5 @@
 // What a training step does besides the distances.
-#include "kernels.cuh"
+#include "power.cuh"
 
 constexpr int kThreads = 256;
 
@@ -38,7 +38,7 @@ __device__ __forceinline__ void scale(const Scale<T>& a) {
 }
 
 template <class T>
-__device__ __forceinline__ void adam(const Adam<T>& a) {
+__device__ __forceinline__ void adam_step(const Adam<T>& a) {
     const long long i = (long long)blockIdx.x * kThreads + threadIdx.x;
     if (i >= a.count) return;
     const T g = a.grad[i];

@@ -8,7 +8,7 @@
 //   LOOP 1  vectors of k                         kRows vectors of x against kCols vectors of w
 #pragma once
 
-#include "metrics.hpp"
+#include "metric.hpp"
 
 namespace linfengine {
 namespace LINFENGINE_ISA {
@@ -17,13 +17,12 @@ template <class M, int kRows, int kCols, class T = typename M::Scalar>
 unsigned tile(const M& metric, int64_t row, int64_t col) {
     constexpr int64_t lanes = Simd<T>::lanes, block_length = M::kBlock * lanes;
     const Shape& shape = metric.a.shape;
-    const T *inputs[2] = {metric.a.x, metric.a.x_upper}, *weights[2] = {metric.a.w, metric.a.below};
-    const T *x[M::inputs][kRows], *w[kWeights<M>][kCols];
+    const T *x[M::inputs][kRows], *w[M::weights][kCols];
     typename M::Total total[kRows][kCols];
-    for (int i = 0; i < kWeights<M>; ++i)
-        for (int c = 0; c < kCols; ++c) w[i][c] = weights[i] + (col + c) * shape.k;
+    for (int i = 0; i < M::weights; ++i)
+        for (int c = 0; c < kCols; ++c) w[i][c] = metric.a.w[i] + (col + c) * shape.k;
     for (int r = 0; r < kRows; ++r) {
-        for (int i = 0; i < M::inputs; ++i) x[i][r] = inputs[i] + (row + r) * shape.ldx;
+        for (int i = 0; i < M::inputs; ++i) x[i][r] = metric.a.x[i] + (row + r) * shape.ldx;
         for (int c = 0; c < kCols; ++c) total[r][c] = metric.begin(row + r, col + c);
     }
     for (int64_t block = 0; block * block_length < shape.k; ++block) {
@@ -33,12 +32,12 @@ unsigned tile(const M& metric, int64_t row, int64_t col) {
         for (int r = 0; r < kRows; ++r)
             for (int c = 0; c < kCols; ++c) part[r][c] = metric.identity();
         const auto step = [&](auto&& read, int64_t k) LINFENGINE_ALWAYS_INLINE {
-            Vec<T> ws[kWeights<M>][kCols];
-            for (int i = 0; i < kWeights<M>; ++i) LINFENGINE_EACH(c, kCols) ws[i][c] = read(w[i][c] + k);
+            Vec<T> ws[M::weights][kCols];
+            for (int i = 0; i < M::weights; ++i) LINFENGINE_EACH(c, kCols) ws[i][c] = read(w[i][c] + k);
             LINFENGINE_EACH(r, kRows) {
                 Vec<T> xs[M::inputs];
                 for (int i = 0; i < M::inputs; ++i) xs[i] = read(x[i][r] + k);
-                step_of(metric, part[r], total[r], xs, ws);
+                metric.step(part[r], total[r], xs, ws);
             }
         };
         int64_t k = begin;
@@ -49,7 +48,7 @@ unsigned tile(const M& metric, int64_t row, int64_t col) {
     }
     unsigned verdict = kGood;
     for (int r = 0; r < kRows; ++r) verdict |= metric.finish(total[r], row + r, col);
-    if constexpr (kSettles<M>) metric.template settle<kRows, kCols>(row, col);
+    if constexpr (M::kSettles) metric.template settle<kRows, kCols>(row, col);
     return verdict;
 }
 
@@ -110,18 +109,21 @@ unsigned check_finite(const T* rows, int64_t count, int64_t distance, int64_t k)
     return kGood;
 }
 
+// One item of a forward.
 template <class M, class T = typename M::Scalar>
-unsigned run_checked(const M& metric, int64_t item) {
-    const Shape& shape = metric.a.shape;
-    const Block block(shape, item, panel_of<T>(shape));
-    unsigned verdict = run(metric, item);
-    if (block.row == 0)
-        verdict |= check_finite(metric.a.w + block.col * shape.k, block.cols_end - block.col, shape.k, shape.k);
-    if (block.col == 0)
-        for (int i = 0; i < M::inputs; ++i) {
-            const T* x = i ? metric.a.x_upper : metric.a.x;
-            verdict |= check_finite(x + block.row * shape.ldx, block.rows_end - block.row, shape.ldx, shape.k);
-        }
+unsigned forward(const Forward<T>& problem, int64_t item) {
+    const FloatingPointMode mode(M::mode);
+    unsigned verdict = run(M(problem), item);
+    if constexpr (M::kRefusesNonFinite) {
+        const Shape& shape = problem.shape;
+        const Block block(shape, item, panel_of<T>(shape));
+        if (block.row == 0)
+            verdict |= check_finite(problem.w[0] + block.col * shape.k, block.cols_end - block.col, shape.k, shape.k);
+        if (block.col == 0)
+            for (int i = 0; i < M::inputs; ++i)
+                verdict |=
+                    check_finite(problem.x[i] + block.row * shape.ldx, block.rows_end - block.row, shape.ldx, shape.k);
+    }
     return verdict;
 }
 
