@@ -15,7 +15,8 @@ import numpy as np
 
 from linfengine.backends import Array, cpu
 
-FLAGS = "-std=c++17 -O3 -march=native -shared -fPIC -fno-math-errno -fno-trapping-math -ffp-contract=fast".split()
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS += ["-ffp-contract=fast"]
 
 
 @cache

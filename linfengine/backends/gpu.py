@@ -37,7 +37,7 @@ except ImportError as error:
 
 device.check_device()
 
-__all__ = ["describe_fault", "description"]
+__all__ = ["describe_fault", "description", "launch"]
 
 name = "gpu"
 xp = cupy

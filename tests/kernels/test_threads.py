@@ -240,7 +240,7 @@ def test_a_thread_that_cannot_be_made_is_done_without() -> None:
     cpu.use_threads(4)
     from linfengine.backends import _cpu
     resource.setrlimit(resource.RLIMIT_AS, (size + (2 << 20), resource.RLIM_INFINITY))  # a stack takes more
-    _cpu.linf_dist(x, x[:290], y, None, 1)
+    _cpu.run("linf_dist", (x, x[:290], y))
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert y.tobytes() == expected[:y.nbytes]
     """

@@ -746,6 +746,18 @@ class Program:
             raise NVRTCError("NVRTC_ERROR_COMPILATION (6)") from None
 
 
+@functools.cache
+def _folder() -> Path:
+    """Of compiled kernels, in the checkout; a new folder where that is read-only."""
+    folder = SHIM.parents[2] / "build" / "standin"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="linfengine-standin-"))
+    return folder
+
+
 def _compiled(code: str, name: str, options: tuple[str, ...]) -> Path:
     options = tuple(
         "-DFLUSH_DENORMALS" if each == "--ftz=true" else each
@@ -758,10 +770,9 @@ def _compiled(code: str, name: str, options: tuple[str, ...]) -> Path:
     included = [SHIM]
     for option in options:
         if option.startswith("-I"):
-            included += sorted(path for path in Path(option[2:]).iterdir() if path.suffix in (".cu", ".cuh"))
+            included += sorted(path for path in Path(option[2:]).iterdir() if path.suffix in (".cu", ".cuh", ".h"))
     key = hashlib.sha256(repr((command, source, [path.read_bytes() for path in included])).encode()).hexdigest()
-    folder = Path(tempfile.gettempdir()) / f"linfengine-cuda-on-cpu-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = _folder()
     path = folder / f"{key}.so"
     if not path.exists():
         # A folder of its own to work in: it has no files that an #include could find by chance.

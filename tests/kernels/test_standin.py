@@ -180,7 +180,7 @@ def test_denormals_are_flushed_where_the_compiler_is_told() -> None:
 )
 def test_sanitizers_see_inside(fault: str, shape: tuple[int, int], message: str) -> None:
     call = f"transposed_right({BARRIER + fault!r}, {shape})"
-    program = f"import sys; sys.modules['cupy'] = None; import kernels.test_cuda_on_cpu as here; print(here.{call})"
+    program = f"import sys; sys.modules['cupy'] = None; import kernels.test_standin as here; print(here.{call})"
     settings = {
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
         "LD_PRELOAD": LIBASAN,
