@@ -1,7 +1,7 @@
 // The kernels under the address, undefined-behaviour and thread sanitizers: `make sanitize`.
 //
-// Every operation on every instruction set, at shapes with remainders everywhere, against plain loops.  Each array is
-// its own allocation of exactly the right size, so that one number read or written too far is seen.  Then the pool of
+// Every operation on every instruction set, at shapes with remainders everywhere, against plain loops. Each array is
+// its own allocation of exactly the right size, so that one number read or written too far is seen. Then the pool of
 // threads: several callers at once, and a child after a fork.
 #include <sys/wait.h>
 #include <unistd.h>
@@ -57,6 +57,19 @@ Array<T> drawn(int64_t size) {
     return array;
 }
 
+// A kernel of the list, with its arrays and numbers in the order of its signature.
+template <class T>
+unsigned kernel(const char* name, const Shape& shape, std::vector<const void*> arrays, std::vector<double> numbers = {},
+                int64_t entries = 0, int64_t channels = 0, int64_t m = 0) {
+    Call call{shape, entries, channels, m, {}, {}};
+    for (size_t i = 0; i < arrays.size(); ++i) call.arrays[i] = const_cast<void*>(arrays[i]);
+    std::copy(numbers.begin(), numbers.end(), call.numbers);
+    const int64_t advance[kMostArrays] = {};
+    for (const Operation& each : operations())
+        if (name == std::string(each.name)) return run(each, sizeof(T) == sizeof(double), call, 1, advance);
+    std::abort();
+}
+
 template <class T>
 bool close(T a, double b, double tolerance) {
     return std::abs(double(a) - b) <= tolerance * (1 + std::abs(b));
@@ -72,8 +85,8 @@ void check(const Shape& shape) {
     Array<int32_t> winner(n * o);
     const auto d = [&](int64_t i, int64_t j, int64_t c) { return x[i * k + c] - w[j * k + c]; };
 
-    expect(linf_forward<T>(shape, x.data(), w.data(), y.data(), nullptr) == kGood, "verdict", shape);
-    linf_forward<T>(shape, x.data(), w.data(), y_upper.data(), winner.data());
+    expect(kernel<T>("linf_dist", shape, {x.data(), w.data(), y.data()}) == kGood, "verdict", shape);
+    kernel<T>("linf_dist_argmax", shape, {x.data(), w.data(), y_upper.data(), winner.data()});
     bool same = true, found = true;
     for (int64_t i = 0; i < n; ++i)
         for (int64_t j = 0; j < o; ++j) {
@@ -86,7 +99,7 @@ void check(const Shape& shape) {
     expect(same, "linf", shape);
     expect(found, "winner", shape);
 
-    linf_backward<T>(shape, g.data(), winner.data(), grad_x.data(), grad_w.data());
+    kernel<T>("linf_dist_backward", shape, {g.data(), winner.data(), grad_x.data(), grad_w.data()});
     double sum = 0, expected = 0;
     for (int64_t i = 0; i < n * k; ++i) sum += grad_x[i];
     for (int64_t i = 0; i < n * o; ++i) expected += winner[i] >= 0 ? g[i] : -g[i];
@@ -95,10 +108,10 @@ void check(const Shape& shape) {
     expect(close(sum, 0, tolerance * n), "linf_backward to w", shape);
 
     winner[n * o - 1] = int32_t(k);  // no position of an input: refused, and nothing is written there
-    expect(linf_backward<T>(shape, g.data(), winner.data(), grad_x.data(), grad_w.data()) == kNoInput, "kNoInput",
-           shape);
+    expect(kernel<T>("linf_dist_backward", shape, {g.data(), winner.data(), grad_x.data(), grad_w.data()}) == kNoInput,
+           "kNoInput", shape);
 
-    linf_bounds<T>(shape, x.data(), upper.data(), w.data(), y.data(), y_upper.data());
+    kernel<T>("linf_dist_bounds", shape, {x.data(), upper.data(), w.data(), y.data(), y_upper.data()});
     same = true;
     for (int64_t i = 0; i < n; ++i)
         for (int64_t j = 0; j < o; ++j) {
@@ -113,8 +126,9 @@ void check(const Shape& shape) {
     expect(same, "linf_bounds", shape);
 
     for (const double p : {1.0, 8.0, 12.0, 20.3, 64.0, 300.0}) {
-        lp_forward<T>(shape, x.data(), w.data(), p, y.data());
-        lp_backward<T>(shape, g.data(), x.data(), w.data(), y.data(), p, grad_x.data(), grad_w.data());
+        kernel<T>("lp_dist", shape, {x.data(), w.data(), y.data()}, {p});
+        kernel<T>("lp_dist_backward", shape, {g.data(), x.data(), w.data(), y.data(), grad_x.data(), grad_w.data()},
+                  {p});
         bool value = true, gradient = true;
         double to_x = 0, to_w = 0;  // what is added to the one is taken from the other
         for (int64_t i = 0; i < n * k; ++i) to_x += grad_x[i];
@@ -137,36 +151,37 @@ void check(const Shape& shape) {
         expect(gradient, "lp_backward", shape);
     }
 
-    dot<T>(shape, x.data(), w.data(), y.data());
+    kernel<T>("matmul", shape, {x.data(), w.data(), y.data()});
     expected = 0;
     for (int64_t c = 0; c < k; ++c) expected += double(x[c]) * w[c];
     expect(close(y[0], expected, tolerance), "dot", shape);
 
     Array<double> sums(k);
-    channel_sums<T>(x.data(), n, k, 1, sums.data());
+    kernel<T>("channel_sums", shape, {x.data(), sums.data()}, {}, 0, k, 1);
     expected = 0;
     for (int64_t i = 0; i < n; ++i) expected += x[i * k + k - 1];
     expect(close(sums[k - 1], expected, 1e-12), "channel_sums of columns", shape);
     Array<double> all(1);
-    channel_sums<T>(x.data(), n, 1, k, all.data());
+    kernel<T>("channel_sums", shape, {x.data(), all.data()}, {}, 0, 1, k);
     expected = 0;
     for (int64_t i = 0; i < n * k; ++i) expected += x[i];
     expect(close(all[0], expected, 1e-12), "channel_sums of all", shape);
 
     const T before = w[0];
-    lp_decay<T>(w.data(), o, k, 8, 0.1);
-    lp_decay<T>(w.data(), o, k, INFINITY, 0.1);
+    kernel<T>("lp_decay", shape, {w.data()}, {8, 0.1});
+    kernel<T>("lp_decay", shape, {w.data()}, {INFINITY, 0.1});
     expect(std::abs(w[0]) <= std::abs(before), "lp_decay", shape);
     const Array<T> m = drawn<T>(o * k), v(o * k);
     for (int64_t i = 0; i < o * k; ++i) v[i] = 1;
-    adam<T>(w.data(), grad_w.data(), m.data(), v.data(), o * k, 0.1, 0.9, 0.99, 1e-8, 1);
-    expect(all_finite<T>(w.data(), o * k), "adam", shape);
+    kernel<T>("adam_step", shape, {w.data(), grad_w.data(), m.data(), v.data()}, {0.1, 0.9, 0.99, 1e-8, 1}, o * k);
+    expect(std::all_of(w.data(), w.data() + o * k, [](T each) { return std::isfinite(each); }), "adam", shape);
     x[n * k - 1] = std::numeric_limits<T>::quiet_NaN();
-    expect(linf_forward<T>(shape, x.data(), w.data(), y.data(), nullptr) & kNotFinite, "NaN", shape);
-    expect(linf_forward<T>(shape, x.data(), w.data(), y.data(), winner.data()) & kNotFinite, "NaN, winner", shape);
+    expect(kernel<T>("linf_dist", shape, {x.data(), w.data(), y.data()}) & kNotFinite, "NaN", shape);
+    expect(kernel<T>("linf_dist_argmax", shape, {x.data(), w.data(), y.data(), winner.data()}) & kNotFinite,
+           "NaN, winner", shape);
     for (int64_t i = 0; i < k; ++i) w[i] = x[n * k - 1];
-    linf_forward<T>(shape, x.data(), w.data(), y.data(), winner.data());
-    lp_decay<T>(w.data(), o, k, INFINITY, 0.1);
+    kernel<T>("linf_dist_argmax", shape, {x.data(), w.data(), y.data(), winner.data()});
+    kernel<T>("lp_decay", shape, {w.data()}, {INFINITY, 0.1});
 }
 
 void check_dead_zone(const Shape& shape) {
@@ -174,7 +189,7 @@ void check_dead_zone(const Shape& shape) {
     Array<uint8_t> above = drawn<uint8_t>(shape.o * shape.k);
     for (int64_t i = 0; i < above.size; ++i) above[i] = std::max(above[i], below[i]);
     Array<uint8_t> y(shape.n * shape.o);
-    dead_zone(shape, x.data(), above.data(), below.data(), y.data());
+    kernel<uint8_t>("dead_zone", shape, {x.data(), above.data(), below.data(), y.data()});
     bool same = true;
     for (int64_t i = 0; i < shape.n; ++i)
         for (int64_t j = 0; j < shape.o; ++j) {
@@ -196,15 +211,17 @@ void check_groups(const Shape& one) {
     Array<float> part_x(n * k), part_y(n * o), part_g(n * o), part_grad_x(n * k), part_grad_w(o * k);
     bool same = true;
     for (int64_t q = 0; q < 2; ++q) {
-        lp_forward<float>(wide, &x[q * k], &w[q * o * k], 8, &y[q * o]);
-        lp_backward<float>(wide, &g[q * o], &x[q * k], &w[q * o * k], &y[q * o], 8, &grad_x[q * k], &grad_w[q * o * k]);
+        kernel<float>("lp_dist", wide, {&x[q * k], &w[q * o * k], &y[q * o]}, {8});
+        kernel<float>("lp_dist_backward", wide,
+                      {&g[q * o], &x[q * k], &w[q * o * k], &y[q * o], &grad_x[q * k], &grad_w[q * o * k]}, {8});
         for (int64_t i = 0; i < n; ++i) {
             std::copy_n(&x[i * 2 * k + q * k], k, &part_x[i * k]);
             std::copy_n(&g[i * 2 * o + q * o], o, &part_g[i * o]);
         }
-        lp_forward<float>(one, part_x.data(), &w[q * o * k], 8, part_y.data());
-        lp_backward<float>(one, part_g.data(), part_x.data(), &w[q * o * k], part_y.data(), 8, part_grad_x.data(),
-                           part_grad_w.data());
+        kernel<float>("lp_dist", one, {part_x.data(), &w[q * o * k], part_y.data()}, {8});
+        kernel<float>(
+            "lp_dist_backward", one,
+            {part_g.data(), part_x.data(), &w[q * o * k], part_y.data(), part_grad_x.data(), part_grad_w.data()}, {8});
         for (int64_t i = 0; i < n; ++i) {
             same &= std::equal(&part_y[i * o], &part_y[i * o] + o, &y[i * 2 * o + q * o]);
             same &= std::equal(&part_grad_x[i * k], &part_grad_x[i * k] + k, &grad_x[i * 2 * k + q * k]);

@@ -8,13 +8,13 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from support.devices import on_instruction_set
+from support.devices import on_instruction_set, thorough
 from support.problems import equal_bits, problem
 
 from linfengine.backends import cpu
 
 
-@pytest.fixture(params=cpu.instruction_sets(), autouse=True)
+@pytest.fixture(params=[cpu.instruction_sets()[-1], *map(thorough, cpu.instruction_sets()[:-1])], autouse=True)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     with on_instruction_set(request.param):
         yield request.param
@@ -96,7 +96,7 @@ def everything(x, w, g, grad_x, grad_w, y, y_upper, winner):
         run("lp_dist", (x, w, p, y))
         run("lp_dist_backward", (g, x, w, y, p, grad_x, grad_w))
     run("lp_decay", (w, 8, 0.1))
-large = problem(1024, 4096, 256)
+large = problem(512, 4096, 256)
 everything(*problem(256, 256, 64))  # starts the threads
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 everything(*large)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support.devices import thorough
 from support.nets import conv, deep, with_linear_layers
 from support.op_cases import Array
 
@@ -468,7 +469,9 @@ def test_linear_layers_certify_alike_and_their_bounds_hold_across_devices() -> N
                     assert (z <= bounds.upper).all()
 
 
-@pytest.mark.parametrize("settings", [{}, {"restarts": 2, "smooth": True}, {"targeted": True, "rounding": 3}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, *map(thorough, [{"restarts": 2, "smooth": True}, {"targeted": True, "rounding": 3}])], ids=str
+)
 @pytest.mark.parametrize("bits", [None, 4])
 def test_an_attack_on_the_gpu_stays_in_the_ball_and_breaks_no_proof(
     bits: int | None, settings: Any, trained: Sequential, digits: Dataset
@@ -524,7 +527,9 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [["loss=mixture", "crop_padding=1", "flip=true", "weight_decay=0.001"], ["held_out=20"]], ids=" ".join
+    "settings",
+    [thorough(["loss=mixture", "crop_padding=1", "flip=true", "weight_decay=0.001"]), ["held_out=20"]],
+    ids=" ".join,
 )
 def test_a_run_that_is_resumed_ends_with_the_same_bits(settings: list[str], few: Dataset, tmp_path: Path) -> None:
     recipe = tiny(*settings)
@@ -552,6 +557,7 @@ def test_a_run_goes_on_on_the_other_device(few: Dataset, tmp_path: Path) -> None
         np.testing.assert_allclose(each, losses["cpu-cpu"], rtol=0.1)
 
 
+@pytest.mark.thorough
 def test_a_net_learns_on_the_gpu_as_on_the_cpu(digits: Dataset, tmp_path: Path) -> None:
     recipe = tiny("batch_size=64")
     clean = []

@@ -11,7 +11,7 @@ from support.devices import Device, on_all, on_each, thorough
 from support.problems import Array, equal_bits, problem
 from support.strategies import layers
 
-from linfengine.backends import NO_WINNER, cuda, reference
+from linfengine.backends import NO_WINNER, reference
 
 Shape = tuple[int, int, int]
 
@@ -183,10 +183,3 @@ def test_a_gradient_that_is_not_wanted_is_not_made(needs: tuple[bool, bool], dev
         both = getattr(device, name)(*arguments)
         for gradient, array, needed in zip(getattr(device, name)(*arguments, needs), both, needs, strict=True):
             assert equal_bits(gradient, array) if needed else gradient is None
-
-
-def test_the_shapes_lie_beside_every_tile_of_the_gpu() -> None:
-    rows = {n for n, _, _ in (*SHAPES, *MORE_SHAPES)}
-    for side in {16 * rows for tiles in cuda.TILES.values() for rows, _ in tiles}:
-        assert rows & {side - 1, side}
-        assert rows & {side + 1}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from standin.cupy_on_cpu import COMPILER, LIBASAN, METHODS, REAL, CompileException, cupy
+from support.devices import thorough
 
 pytestmark = pytest.mark.skipif(not COMPILER, reason="kernels run on a CPU where there are Linux and g++")
 
@@ -172,10 +173,10 @@ def test_denormals_are_flushed_where_the_compiler_is_told() -> None:
     [
         ("", (37, 50), "True"),
         ("a.y[0] = a.x[a.n * a.m];", (2, 3), "heap-buffer-overflow"),
-        ("a.y[a.n * a.m] = 0;", (37, 50), "heap-buffer-overflow"),
-        ("a.y[0] = tile[0][T + 1 + tx];", (37, 50), r"index \d+ out of bounds for type 'float \[17\]'"),
-        ("a.y[0] = (&tile[0][0])[T * (T + 1) + tx];", (37, 50), "with insufficient space for an object"),
-        ("for (float* t = tile[0]; t <= tile[T]; ++t) *t += 1;", (37, 50), "global-buffer-overflow"),
+        thorough("a.y[a.n * a.m] = 0;", (37, 50), "heap-buffer-overflow"),
+        thorough("a.y[0] = tile[0][T + 1 + tx];", (37, 50), r"index \d+ out of bounds for type 'float \[17\]'"),
+        thorough("a.y[0] = (&tile[0][0])[T * (T + 1) + tx];", (37, 50), "with insufficient space for an object"),
+        thorough("for (float* t = tile[0]; t <= tile[T]; ++t) *t += 1;", (37, 50), "global-buffer-overflow"),
     ],
 )
 def test_sanitizers_see_inside(fault: str, shape: tuple[int, int], message: str) -> None:
