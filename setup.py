@@ -31,7 +31,7 @@ ISAS = {  # instruction set: (machines that may have it, None for all; flags)
     "avx512": (X86, ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma"]),
 }
 # Flags here come after those of the user's CFLAGS, CXXFLAGS and LDFLAGS, so that NaN, infinity, denormals and the order
-# of sums keep their IEEE meaning.  At the link, -ffast-math would bring code that makes the process flush denormals.
+# of sums keep their IEEE meaning. At the link, -ffast-math would bring code that makes the process flush denormals.
 IEEE = ["-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-associative-math", "-fno-reciprocal-math"]
 IEEE += ["-fno-finite-math-only", "-fsigned-zeros"]
 C_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", *IEEE]

@@ -1,7 +1,7 @@
 // Gradients.
 //
-// Finite p.  One item is one vector of coordinates k, for all outputs and a run of samples: it owns those columns of
-// both gradients, so no two items write the same number, and each term t is computed once and used twice.  Runs are so
+// Finite p. One item is one vector of coordinates k, for all outputs and a run of samples: it owns those columns of
+// both gradients, so no two items write the same number, and each term t is computed once and used twice. Runs are so
 // short that what is kept for them stays small, and follow one another.
 //
 //   LOOP 4  runs of samples         dispatch.cpp
@@ -9,7 +9,7 @@
 //   LOOP 2  blocks of samples       x and grad_x of the block stay in registers
 //   LOOP 1  outputs                 w and grad_w stream through a packed copy of this column, one vector an output
 //
-// p = infinity.  A gradient goes to one coordinate, known from the forward: B O terms instead of B O K.  Items are
+// p = infinity. A gradient goes to one coordinate, known from the forward: B O terms instead of B O K. Items are
 // blocks of samples for grad_x and blocks of outputs for grad_w.
 #pragma once
 
@@ -22,7 +22,7 @@ namespace LINFENGINE_ISA {
 constexpr int kBackwardRows = kWide ? 8 : 4;
 
 // For a block of samples of the run: coefficients[(block o + j) 2 rows + r] = 1 / y[r,j], and g[r,j] `rows` numbers
-// further on, so that LOOP 1 reads them in order.  Where y = 0 the gradient is zero.
+// further on, so that LOOP 1 reads them in order. Where y = 0 the gradient is zero.
 template <class T>
 unsigned coefficients(const Backward<T>& a, int64_t block, T*) {
     const FloatingPointMode mode(Mode::kFlush);

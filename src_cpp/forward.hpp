@@ -1,4 +1,4 @@
-// The forward loop nest, one for all metrics.  It is a matrix product with (subtract, absolute value, maximum) where
+// The forward loop nest, one for all metrics. It is a matrix product with (subtract, absolute value, maximum) where
 // that has (multiply, add), in the form of inner products: a lane is a coordinate k, so that the rows of x and of w are
 // read as they lie in memory, and nothing is packed.
 //

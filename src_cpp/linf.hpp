@@ -32,7 +32,7 @@ struct Linf : Metric {
     }
 };
 
-// y = max_k |x - w|, and where it is attained.  The inner loop is that of Linf; each lane remembers the first block
+// y = max_k |x - w|, and where it is attained. The inner loop is that of Linf; each lane remembers the first block
 // that raised its maximum, and the first block of all is searched once at the end: it is short, to make that quick.
 template <class T>
 struct LinfArgmax : Metric {

@@ -7,7 +7,7 @@
 namespace linfengine {
 namespace LINFENGINE_ISA {
 
-// y = (sum_k |x - w|^P)^(1/P) for an even P or 1, powers by multiplication.  The sum is not scaled; where it comes out
+// y = (sum_k |x - w|^P)^(1/P) for an even P or 1, powers by multiplication. The sum is not scaled; where it comes out
 // so large or so small that terms may have left the range of T, the verdict says so and LpScaledPower is used.
 template <class T, int P>
 struct LpPower : Metric {
@@ -42,7 +42,7 @@ struct LpPower : Metric {
     }
 };
 
-// How they end: y = m times the root of the sum.  Rounding may put sum and root a hair below 1, and m = 0 leaves the
+// How they end: y = m times the root of the sum. Rounding may put sum and root a hair below 1, and m = 0 leaves the
 // sum 0; the exact y is never below m.
 template <class T, class Total, int n>
 LINFENGINE_INLINE Vec<T> scaled_sum(const Total (&total)[n]) {

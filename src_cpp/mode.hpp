@@ -13,9 +13,9 @@ namespace LINFENGINE_ISA {
 // The floating-point mode of this thread while one of these lives; the caller's comes back afterwards, with the
 // exceptions raised meanwhile added: an inexact result shows in the thread's flags, and an exact net raises none.
 //
-// kExact is the processor's default, whatever the caller runs in: round to nearest, denormals kept.  The p = infinity
+// kExact is the processor's default, whatever the caller runs in: round to nearest, denormals kept. The p = infinity
 // kernels and the interval bounds use it, so that their bits depend on nothing else.  kFlush makes denormal results
-// zero.  The finite-p kernels use that: terms so small never matter, and making them costs a hundred cycles each.
+// zero. The finite-p kernels use that: terms so small never matter, and making them costs a hundred cycles each.
 enum class Mode { kExact, kFlush };
 
 class FloatingPointMode {

@@ -1,8 +1,8 @@
 // A vector of T as wide as the build's instruction set, and the few things done to it.
 //
 // The compiler's vector extensions give + - * / and comparisons; only what they cannot say, or say badly, is
-// spelled in intrinsics below.  Everything lives in the namespace LINFENGINE_ISA, so that the copies built for
-// different instruction sets never meet at link time.  For the same reason nothing here comes from the standard
+// spelled in intrinsics below. Everything lives in the namespace LINFENGINE_ISA, so that the copies built for
+// different instruction sets never meet at link time. For the same reason nothing here comes from the standard
 // library's templates: the linker would be free to keep the one copy of them that old processors cannot run.
 #pragma once
 
@@ -69,7 +69,7 @@ using Int = typename Simd<T>::Int;
 #define LINFENGINE_ALWAYS_INLINE __attribute__((always_inline))
 #define LINFENGINE_INLINE inline LINFENGINE_ALWAYS_INLINE
 
-// A loop that is always unrolled.  Where the body is one operation on each of several vectors, the processor finds them
+// A loop that is always unrolled. Where the body is one operation on each of several vectors, the processor finds them
 // side by side: a chain of dependent operations by itself fills its queue and leaves it waiting.
 #define LINFENGINE_EACH(i, n) _Pragma("GCC unroll 8") for (int i = 0; i < (n); ++i)
 

@@ -177,7 +177,7 @@ class Pool {
     int idle_ = 0, asleep_ = 0, busy_ = 0;
 };
 
-// Never destroyed: workers sleep in it when the process ends.  A forked child, in which it may have been left half
+// Never destroyed: workers sleep in it when the process ends. A forked child, in which it may have been left half
 // changed, begins with another in the same place.
 alignas(Pool) unsigned char memory[sizeof(Pool)];
 

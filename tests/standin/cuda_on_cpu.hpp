@@ -1,8 +1,8 @@
 // CUDA on a CPU: included ahead of a .cu source, it lets g++ compile the kernel, and `launch` runs it.
 //
-// The threads of a block are fibers that yield at barriers; blocks run one after the other.  Where the device promises
+// The threads of a block are fibers that yield at barriers; blocks run one after the other. Where the device promises
 // nothing, a launch draws: the order of the threads between two barriers, and what lies in shared memory when a block
-// starts.  So a missing barrier and a read of what nobody wrote give wrong results here too.
+// starts. So a missing barrier and a read of what nobody wrote give wrong results here too.
 //
 // Its mathematics is as inexact as the CUDA C++ Programming Guide allows, where that is more than the CPU's is, and
 // with FLUSH_DENORMALS float32 numbers below 2^-126 count as 0, as they do for NVRTC's --ftz=true.
@@ -82,7 +82,7 @@ inline void run_threads() {
     }
 }
 
-// Fibers stay for later launches.  Their stacks are one mapping, since a process may have only so many, and there is a
+// Fibers stay for later launches. Their stacks are one mapping, since a process may have only so many, and there is a
 // set of them for each kernel; the lowest word of a stack stays 0 unless it overflows.
 inline void make_fibers() {
     if (!state.fibers) {
@@ -335,7 +335,7 @@ inline int __double2hiint(double value) {
     return int(__double_as_longlong(value) >> 32);
 }
 
-// Units in the last place by which float and double results may be off.  These hide the CPU's functions from a kernel,
+// Units in the last place by which float and double results may be off. These hide the CPU's functions from a kernel,
 // which stands in the anonymous namespace.
 namespace {
 #define INEXACT(name, ulps, ulps_double)                       \

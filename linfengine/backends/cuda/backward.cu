@@ -1,6 +1,6 @@
 // Gradients.
 //
-// Finite p.  A thread owns a column k of both gradients, so that every term t is computed once and used twice: added
+// Finite p. A thread owns a column k of both gradients, so that every term t is computed once and used twice: added
 // to grad_x and subtracted from grad_w.
 //
 //   LOOP 4  kLanes columns x splits of the outputs x shares of the samples x groups   one block each
@@ -11,7 +11,7 @@
 //
 // A split of the outputs gives one part of grad_x, a share of the samples one of grad_w; add_parts joins them.
 //
-// p = infinity.  A gradient goes to one column, known from the forward: n o terms instead of n o k.  A block, of one
+// p = infinity. A gradient goes to one column, known from the forward: n o terms instead of n o k. A block, of one
 // warp, has one row of grad_x or of grad_w, or a share of its entries; every thread of it has those columns that are
 // its own number modulo kWarp, looks at all entries in their order and adds up its own.
 #include "lp.cuh"

@@ -1,4 +1,4 @@
-// The forward loop nest, one for all metrics.  It is a matrix product with (subtract, absolute value, maximum) where
+// The forward loop nest, one for all metrics. It is a matrix product with (subtract, absolute value, maximum) where
 // that has (multiply, add).
 //
 //   LOOP 4  tiles of outputs x rows x groups     one block of 16 x 16 threads each
@@ -189,14 +189,14 @@ __device__ __forceinline__ void sum_scaled(const M& metric, const Forward<T>& a,
     sweep(metric, a, tile, panels, state);
 }
 
-// y = m (sum_k (|x - w| / m)^p)^(1/p).  Rounding may put the sum a hair below 1, and m = 0 leaves it 0; the exact y is
+// y = m (sum_k (|x - w| / m)^p)^(1/p). Rounding may put the sum a hair below 1, and m = 0 leaves it 0; the exact y is
 // never below m.
 template <int P, class T>
 __device__ __forceinline__ T finish_scaled(T m, T sum) {
     return m * fmax(root<P>(fmax(sum, T(1))), T(1));
 }
 
-// The same for any real p.  A gradient multiplies the relative error of y by p, so the root, which is near 1 for a
+// The same for any real p. A gradient multiplies the relative error of y by p, so the root, which is near 1 for a
 // large p, is not computed itself, but what it is above 1.
 template <class T>
 __device__ __forceinline__ T finish_scaled(T m, T sum, T p) {

@@ -62,7 +62,7 @@ struct AddParts {
     int splits;
 };
 
-// out[s, r, :] = sign times the sum of g over the entries of row r whose winner is that column.  A row has `count` of
+// out[s, r, :] = sign times the sum of g over the entries of row r whose winner is that column. A row has `count` of
 // them, the first at r step, `stride` apart; share s takes `share` of them.
 template <class T>
 struct Scatter {
@@ -75,7 +75,7 @@ struct Scatter {
 };
 
 // exponents[0] = the largest, exponents[1] = minus the smallest biased exponent of a number that is not 0, over all of
-// the array; both start at -4096.  That of NaN and infinity is all ones.
+// the array; both start at -4096. That of NaN and infinity is all ones.
 template <class T>
 struct Survey {
     const T* a;

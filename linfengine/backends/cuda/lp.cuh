@@ -64,7 +64,7 @@ struct LpGeneral {
 };
 
 // The same where p is so large that most terms are negligible: those below `scale` = m `relative` are passed over,
-// a row of outputs at a time.  The rest is rare, and may be exact.
+// a row of outputs at a time. The rest is rare, and may be exact.
 template <class T>
 struct LpSparse {
     using Scalar = T;
@@ -111,8 +111,8 @@ struct LpPowerSlope {
     }
 };
 
-// The same for any real p, through logarithm and exponential.  The quick logarithm wants a largest ratio of 1, and with
-// many equal terms that of |d| to y is far below.  So the ratio is that to m = max |d|, and g takes (m / y)^(p-1)
+// The same for any real p, through logarithm and exponential. The quick logarithm wants a largest ratio of 1, and with
+// many equal terms that of |d| to y is far below. So the ratio is that to m = max |d|, and g takes (m / y)^(p-1)
 // along.
 template <class T>
 struct LpGeneralSlope {

@@ -18,7 +18,7 @@ __device__ __forceinline__ T reciprocal(T m) {
 
 // log2(a b) for the inner loop of orders without a chain; a b = 0 gives minus infinity.
 //
-// The device's quick logarithm is off by up to 2^-22 near 1, where a power of order p makes p 2^-22 log 2 of it.  So
+// The device's quick logarithm is off by up to 2^-22 near 1, where a power of order p makes p 2^-22 log 2 of it. So
 // within 1/16 of 1 it gives way to a cubic in s = a b - 1, of which fma loses nothing: relative error 2.1e-6 for s <=
 // 0. The power of either is off by less than 1e-6 of the largest, which is 1, for every p.
 __device__ __forceinline__ float log2_of_product(float a, float b) {
