@@ -37,6 +37,7 @@ IEEE += ["-fno-finite-math-only", "-fsigned-zeros"]
 C_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", *IEEE]
 # Errno and floating-point traps, which nobody reads, go.
 CXX_FLAGS = [*C_FLAGS, "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+MODULE_FLAGS = ["-O1"]  # what Cython writes calls Python and the kernels: more would take long and gain nothing
 LINK_FLAGS = ["-O3", *IEEE]
 
 # A macOS build may aim at several machines at once (universal2): then only what all of them have is built.
@@ -143,7 +144,7 @@ if __name__ == "__main__":
             Extension(
                 "linfengine.tensor",
                 ["linfengine/tensor.pyx"],
-                extra_compile_args=C_FLAGS,
+                extra_compile_args=[*C_FLAGS, *MODULE_FLAGS],
                 extra_link_args=list(LINK_FLAGS),
                 depends=depends[:1],
             ),
@@ -152,7 +153,7 @@ if __name__ == "__main__":
                 ["linfengine/backends/_cpu.pyx"],
                 language="c++",
                 include_dirs=["src_cpp"],
-                extra_compile_args=[*CXX_FLAGS, "-pthread"],
+                extra_compile_args=[*CXX_FLAGS, *MODULE_FLAGS, "-pthread"],
                 extra_link_args=[*LINK_FLAGS, "-pthread"],
                 depends=depends,
             ),

@@ -50,6 +50,16 @@ LINFENGINE_INLINE void add_power(Vec<T> (&sum)[n], Vec<T> (&d)[n], int order) {
     }
 }
 
+// Double precision is for checking gradients, not for speed: the C library.
+template <class V>
+__attribute__((noinline)) V power_of_c(V a, double p) {
+    double lanes[sizeof(V) / sizeof(double)];
+    __builtin_memcpy(lanes, &a, sizeof a);
+    for (double& lane : lanes) lane = ::pow(lane, p);
+    __builtin_memcpy(&a, lanes, sizeof a);
+    return a;
+}
+
 // a^p = 2^(p log2 a), in place, for a >= 0 not denormal and a^p <= 2^127; results below 2^-126, and 0^p, come out as
 // 2^-126, so that no denormal is ever made.
 //
@@ -58,13 +68,8 @@ LINFENGINE_INLINE void add_power(Vec<T> (&sum)[n], Vec<T> (&d)[n], int order) {
 // exp2: z = n + f, |f| <= 1/2, a minimax polynomial for 2^f (relative error 1.9e-9), n added to the exponent.
 template <class T, int n>
 LINFENGINE_INLINE void raise(Vec<T> (&a)[n], T p) {
-    if constexpr (sizeof(T) == 8) {  // double precision is for checking gradients, not for speed: the C library
-        for (auto& each : a) {
-            T lanes[Simd<T>::lanes];
-            store(lanes, each);
-            for (T& lane : lanes) lane = ::pow(lane, p);
-            each = load(lanes);
-        }
+    if constexpr (sizeof(T) == 8) {
+        for (auto& each : a) each = power_of_c(each, p);
     } else {
         const Vec<T> magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
         Int<T> e[n];

@@ -137,7 +137,7 @@ cdef class Binding:
         for i in range(self.held):
             PyBuffer_Release(&self.views[i])
 
-    cdef int bind(self, char letter, int64_t size) except -1:
+    cdef int bind(self, int letter, int64_t size) except -1:
         if self.sizes[letter] < 0:
             self.sizes[letter] = size
         elif self.sizes[letter] != size:
