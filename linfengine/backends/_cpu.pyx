@@ -65,13 +65,16 @@ def threads():
 
 cdef enum:
     MOST = 16  # arguments of a kernel
+    N, O, K, GK, E, C, M, SIDES  # what a shape of the list is made of
+
+SIDE = {"n": N, "o": O, "k": K, "gk": GK, "e": E, "c": C, "m": M}
 
 
 cdef struct Argument:
     char type  # as in the list, or 0: a number
     bint written, optional
     int dimensions
-    char shape[3]  # the letters of the list; 'g' stands for gk
+    int shape[3]  # the sides of an array; K for the number k
 
 
 cdef class Kernel:
@@ -92,8 +95,8 @@ cdef class Kernel:
             self.arguments[i].written = each.written
             self.arguments[i].optional = each.optional
             self.arguments[i].dimensions = len(each.shape)
-            for axis, name in enumerate(each.shape or each.name[:1]):
-                self.arguments[i].shape[axis] = ord(name[0])
+            for axis, side in enumerate(each.shape or [each.name]):
+                self.arguments[i].shape[axis] = SIDE.get(side, SIDES)
 
 
 cdef dict compiled():
@@ -122,7 +125,7 @@ cdef class Binding:
 
     cdef Py_buffer views[8]
     cdef int held
-    cdef int64_t sizes[128]  # by the letters of the list
+    cdef int64_t sizes[SIDES]
     cdef Call call
     cdef int64_t advance[8]
     cdef char real  # 'f' or 'd', what T stands for
@@ -130,17 +133,17 @@ cdef class Binding:
     def __cinit__(self):
         self.held = 0
         self.real = 0
-        for i in range(128):
+        for i in range(SIDES):
             self.sizes[i] = -1
 
     def __dealloc__(self):
         for i in range(self.held):
             PyBuffer_Release(&self.views[i])
 
-    cdef int bind(self, int letter, int64_t size) except -1:
-        if self.sizes[letter] < 0:
-            self.sizes[letter] = size
-        elif self.sizes[letter] != size:
+    cdef int bind(self, int side, int64_t size) except -1:
+        if self.sizes[side] < 0:
+            self.sizes[side] = size
+        elif self.sizes[side] != size:
             raise ValueError("the shapes do not agree")
         return 0
 
@@ -169,21 +172,21 @@ cdef class Binding:
         return 0
 
     cdef bint is_empty(self):
-        for i in range(128):
+        for i in range(SIDES):
             if self.sizes[i] == 0:
                 return True
         return False
 
     cdef int fill(self, int64_t groups) except -1:
         """The shape of one group: its share of the outputs, in rows as long as those of all groups together."""
-        cdef int64_t n = self.sizes[<int>b"n"], o = self.sizes[<int>b"o"], k = self.sizes[<int>b"k"]
-        cdef int64_t columns = self.sizes[<int>b"g"]
+        cdef int64_t n = self.sizes[N], o = self.sizes[O], k = self.sizes[K]
+        cdef int64_t columns = self.sizes[GK]
         if groups < 1 or o >= 0 and o % groups or columns >= 0 and (columns % groups or columns // groups != k):
             raise ValueError(f"the shapes do not agree with {groups} groups")
         self.call.shape.n, self.call.shape.o, self.call.shape.k = n, o // groups, k
         self.call.shape.ldx, self.call.shape.ldy = groups * k, o
-        self.call.entries = max(self.sizes[<int>b"e"], 0)
-        self.call.channels, self.call.m = self.sizes[<int>b"c"], self.sizes[<int>b"m"]
+        self.call.entries = max(self.sizes[E], 0)
+        self.call.channels, self.call.m = self.sizes[C], self.sizes[M]
         return 0
 
     cdef void step(self, Argument* argument, int place):
@@ -191,11 +194,11 @@ cdef class Binding:
         cdef int64_t entries = 0
         if self.call.arrays[place] == NULL:
             return
-        if argument.shape[1] == b"g":
+        if argument.dimensions == 2 and argument.shape[1] == GK:
             entries = self.call.shape.k
-        elif argument.shape[1] == b"o":
+        elif argument.dimensions == 2 and argument.shape[1] == O:
             entries = self.call.shape.o
-        elif argument.shape[0] == b"o":
+        elif argument.dimensions == 2 and argument.shape[0] == O:
             entries = self.call.shape.o * self.call.shape.k
         self.advance[place] = entries * (8 if argument.type == b"T" and self.real == b"d" else
                                          1 if argument.type == b"B" else 4)
@@ -217,8 +220,8 @@ def run(str name, tuple arguments, int64_t groups=1):
             arrays += 1
         else:
             binding.call.numbers[numbers] = arguments[i]
-            if kernel.arguments[i].shape[0] == b"k":
-                binding.bind(b"k", arguments[i])
+            if kernel.arguments[i].shape[0] == K:
+                binding.bind(K, arguments[i])
             numbers += 1
     if binding.is_empty():
         if kernel.in_place:

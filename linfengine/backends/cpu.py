@@ -16,7 +16,7 @@ import numpy as np
 
 from . import Array, Backend, Gradients, Needs, _cpu, check_step
 from ._cpu import instruction_set, instruction_sets, threads, use_instruction_set, use_threads
-from .kernels import KERNELS, Line, forwards
+from .kernels import KERNELS, forwards
 from .orders import shift_into_range
 from .threads import default_threads, register_with_threadpoolctl
 
@@ -26,7 +26,7 @@ name = "cpu"
 xp = np
 
 
-def _run(name: str, *arguments: Any, groups: int = 1) -> bool:
+def _run(name: str, arguments: tuple[Any, ...], groups: int = 1) -> bool:
     """Run a kernel of the list. Returns whether the results are accurate; ValueError says which arrays it takes."""
     try:
         return _cpu.run(name, arguments, groups)
@@ -37,29 +37,25 @@ def _run(name: str, *arguments: Any, groups: int = 1) -> bool:
         raise ValueError(f"{name}: expected C-contiguous {takes}; got {found} ({error})") from None
 
 
-def _forward(kernel: Line, inputs: tuple[Array, ...], outputs: list[Array], groups: int) -> None:
-    _run(kernel.name, *inputs, *outputs, groups=groups)
-
-
 if TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any: ...
 
 
-globals().update(forwards(Backend, _forward, np.empty))
+globals().update(forwards(Backend, _run, np.empty))
 
 
 def linf_dist_backward(g: Array, winner: Array, k: int, groups: int = 1, needs: Needs = (True, True)) -> Gradients:
     shapes = (len(g), groups * k), (g.shape[1], k)
     grad_x, grad_w = (np.empty(shape, g.dtype) if needed else None for shape, needed in zip(shapes, needs, strict=True))
-    _run("linf_dist_backward", g, winner, k, grad_x, grad_w, groups=groups)
+    _run("linf_dist_backward", (g, winner, k, grad_x, grad_w), groups)
     return grad_x, grad_w
 
 
 def lp_dist(x: Array, w: Array, p: float, groups: int = 1) -> Array:
     y = np.empty((len(x), len(w)), x.dtype)
-    if not _run("lp_dist", x, w, p, y, groups=groups) and (shift := _shift(x, w)):
-        _run("lp_dist", np.ldexp(x, shift), np.ldexp(w, shift), p, y, groups=groups)
+    if not _run("lp_dist", (x, w, p, y), groups) and (shift := _shift(x, w)):
+        _run("lp_dist", (np.ldexp(x, shift), np.ldexp(w, shift), p, y), groups)
         with np.errstate(over="ignore"):  # the exact distance may lie beyond the largest number
             return np.ldexp(y, -shift)
     return y
@@ -69,16 +65,16 @@ def lp_dist_backward(
     g: Array, x: Array, w: Array, y: Array, p: float, groups: int = 1, needs: Needs = (True, True)
 ) -> Gradients:
     grad_x, grad_w = (np.empty_like(a) if needed else None for a, needed in zip((x, w), needs, strict=True))
-    if not _run("lp_dist_backward", g, x, w, y, p, grad_x, grad_w, groups=groups) and (shift := _shift(x, w)):
+    if not _run("lp_dist_backward", (g, x, w, y, p, grad_x, grad_w), groups) and (shift := _shift(x, w)):
         # the gradient does not change when x and w are scaled together
         x, w, y = np.ldexp(x, shift), np.ldexp(w, shift), np.ldexp(y, shift)
-        _run("lp_dist_backward", g, x, w, y, p, grad_x, grad_w, groups=groups)
+        _run("lp_dist_backward", (g, x, w, y, p, grad_x, grad_w), groups)
     return grad_x, grad_w
 
 
 def matmul(x: Array, y: Array) -> Array:
     z = np.empty((len(x), y.shape[1]), x.dtype)
-    _run("matmul", np.ascontiguousarray(x), np.ascontiguousarray(y.T), z)
+    _run("matmul", (np.ascontiguousarray(x), np.ascontiguousarray(y.T), z))
     return z
 
 
@@ -88,7 +84,7 @@ def add_at(total: Array, key: Any, parts: Array) -> None:
 
 def channel_sums(x: Array) -> Array:
     sums = np.empty(x.shape[1])
-    _run("channel_sums", x, sums)
+    _run("channel_sums", (x, sums))
     return sums
 
 
@@ -97,11 +93,11 @@ def adam_step(
 ) -> None:
     check_step(param, grad, m, v)
     flat = (array.reshape(-1) for array in (param, grad, m, v))
-    _run("adam_step", *flat, lr, beta1, beta2, eps, step)
+    _run("adam_step", (*flat, lr, beta1, beta2, eps, step))
 
 
 def lp_decay(w: Array, p: float, amount: float) -> None:
-    _run("lp_decay", w, p, amount)
+    _run("lp_decay", (w, p, amount))
 
 
 def _shift(x: Array, w: Array) -> int:

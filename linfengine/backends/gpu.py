@@ -19,7 +19,7 @@ import numpy as np
 
 from . import Array, Backend, Gradients, Needs, check_step, cuda
 from .cuda import LANES, RUN, THREADS
-from .kernels import Line, forwards
+from .kernels import KERNELS, forwards
 from .orders import GPU_POWERS, GPU_SPARSE, clipped, negligible
 
 try:
@@ -45,18 +45,20 @@ xp = cupy
 MOST_PARTS = 2**28  # bytes of the parts of a gradient
 
 
-def _run(kernel: Line, inputs: tuple[Array, ...], outputs: list[Array], groups: int) -> None:
+def _run(name: str, arrays: tuple[Array, ...], groups: int) -> None:
     """A forward of the list: its arrays become fields of Forward by their shapes."""
-    look = Look(*inputs)
+    arguments = KERNELS[name].arguments
+    look = Look(*(array for array, argument in zip(arrays, arguments, strict=True) if not argument.output))
     fields: dict[tuple[str, ...], list[str]] = {
         ("n", "gk"): ["x", "x_upper"],
         ("o", "k"): ["w"],
         ("n", "o"): ["y", "y_upper"],
     }
-    arrays: dict[str, Array] = {}
-    for argument, array in zip(kernel.arguments, (*inputs, *outputs), strict=True):
-        arrays["winner" if argument.type == "i" else fields[argument.shape].pop(0)] = array
-    _forward(kernel.name, groups, **arrays)
+    named = {
+        "winner" if argument.type == "i" else fields[argument.shape].pop(0): array
+        for array, argument in zip(arrays, arguments, strict=True)
+    }
+    _forward(name, groups, **named)
     look.refuse_non_finite()
 
 

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Line:
     signature: str = ""
     file: str = ""
 
-    @property
+    @cached_property
     def arguments(self) -> tuple[Argument, ...]:
         inputs, _, outputs = self.signature.partition(">")
         return (*_arguments(inputs, output=False), *_arguments(outputs, output=True))
@@ -76,10 +77,10 @@ LINES = read(LIST.read_text())
 KERNELS = {line.name: line for line in LINES if line.kind in ("FORWARD", "BYTES", "STEP", "OPERATION")}
 
 
-def forwards(interface: type, run: Callable[..., None], empty: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+def forwards(interface: type, run: Callable[..., object], empty: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
     """A backend's functions for the kernels that are one metric: they make the outputs, and run the kernel.
 
-    run(kernel, inputs, outputs, groups) fills the outputs, which `empty(shape, dtype)` has made.
+    run(name, arrays, groups) computes the outputs, which `empty(shape, dtype)` has made and which end the arrays.
     """
 
     def function(kernel: Line) -> Callable[..., Any]:
@@ -97,9 +98,9 @@ def forwards(interface: type, run: Callable[..., None], empty: Callable[..., Any
                 given = signature.bind(*given, **named).args
             inputs, groups = given[:count], given[count] if len(given) > count else 1
             shape = len(inputs[0]), len(inputs[weight])
-            outputs = [empty(shape, type_ or inputs[0].dtype) for type_ in types]
-            run(kernel, inputs, outputs, groups)
-            return outputs[0] if len(outputs) == 1 else tuple(outputs)
+            outputs = tuple([empty(shape, type_ or inputs[0].dtype) for type_ in types])
+            run(kernel.name, inputs + outputs, groups)
+            return outputs[0] if len(outputs) == 1 else outputs
 
         forward.__name__ = forward.__qualname__ = kernel.name
         forward.__doc__ = described.__doc__

@@ -8,7 +8,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from support.devices import on_instruction_set, thorough
+from support.devices import on_instruction_set
+from support.marks import thorough
 from support.problems import equal_bits, problem
 
 from linfengine.backends import cpu

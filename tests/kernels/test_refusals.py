@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.devices import CPUS, GPU, Device, on_all, on_each, thorough
+from support.devices import CPUS, GPU, Device, on_all, on_each
+from support.marks import thorough
 from support.problems import Array, problem
 
 from linfengine.backends import NO_WINNER, _cpu, cpu, cuda, gpu
@@ -21,7 +22,9 @@ xp = gpu.xp
 @on_each
 @pytest.mark.parametrize("dtype", [np.float32, thorough(np.float64)])
 @pytest.mark.parametrize("bad", [math.nan, -math.inf, *map(thorough, [-math.nan, math.inf])])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (37, 41, 30), *map(thorough, [(7, 10, 27), (101, 91, 64), (101, 131, 64)])], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (37, 41, 30), *map(thorough, [(7, 10, 27), (101, 91, 64), (101, 131, 64)])], ids=str
+)
 def test_what_is_not_finite_is_refused_wherever_it_stands(
     shape: tuple[int, int, int], bad: float, dtype: Any, device: Device
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import problems
+from support.marks import thorough
 from support.problems import Array
 
 from linfengine.backends import cpu, cuda, gpu, to_numpy
@@ -79,7 +80,6 @@ CPUS = [Device(f"cpu, {isa}", cpu, partial(on_instruction_set, isa)) for isa in 
 GPU = Device("gpu", gpu, partial(only, (0, 0)))  # the tile that it chooses itself
 GPUS = [Device(f"gpu, {r} x {c}", gpu, partial(only, (r, c))) for r, c in cuda.TILES["float"]]
 
-thorough = partial(pytest.param, marks=pytest.mark.thorough)
 DEVICES = [*CPUS, GPU, *map(thorough, GPUS)]
 EACH = [CPUS[-1], GPU, *map(thorough, [*CPUS[:-1], *GPUS])]  # one of each kind, and thoroughly all
 
