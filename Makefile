@@ -5,11 +5,11 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
 CXX_FILES := $(wildcard src_cpp/*.cpp src_cpp/*.hpp src_cpp/*.h)
-FORMATTED := $(CXX_FILES) $(wildcard linfengine/backends/cuda/*.cu* benchmarks/gpu/*.cu) tests/kernels/sanitize.cpp tests/standin/cuda_on_cpu.hpp
+FORMATTED := $(CXX_FILES) $(wildcard linfengine/backends/cuda/*.cu* benchmarks/*/*.c[up]* linfengine/backends/*.h) tests/kernels/sanitize.cpp tests/standin/cuda_on_cpu.hpp
 
 # What the compiled modules are made from: the package is installed in place, so other edits need no new build.
 SOURCES := setup.py setup.cfg pyproject.toml linfengine/_version.py $(CXX_FILES) \
-           $(wildcard linfengine/*.pyx linfengine/*.pxd linfengine/*/*.pyx linfengine/*/*.pxd)
+           $(wildcard linfengine/*.pyx linfengine/*.pxd linfengine/*/*.pyx linfengine/*/*.pxd linfengine/*/*.def linfengine/*/*.h)
 
 # Prints the libraries that the package needs, as pip reads them.
 REQUIRES := $(BIN)/python -c 'from configparser import RawConfigParser as Parser; cfg = Parser(); cfg.read("setup.cfg"); \
