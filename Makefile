@@ -24,10 +24,15 @@ PEERS      := torch==2.13.0 jax numba scikit-learn faiss-cpu
 # One process for each core, and one thread in each (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-SANITIZED := address,undefined thread
+# sanitize-SANITIZER-SET.o holds the kernels of one instruction set; sanitize-SANITIZER is the program linked from them.
+SANITIZED       := address,undefined thread
+SANITIZED_SETS  := portable
+SANITIZE        := $(CXX) -std=c++17 -O1 -g1 -fno-sanitize-recover=all -ffp-contract=fast
 ifeq ($(shell uname -m),x86_64)
-SANITIZED_SETS    := 'avx2 -mavx2 -mfma' 'avx512 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma'
-SANITIZED_DEFINES := -DLINFENGINE_HAVE_AVX2 -DLINFENGINE_HAVE_AVX512
+SANITIZED_SETS  += avx2 avx512
+SANITIZE_avx2   := -mavx2 -mfma
+SANITIZE_avx512 := -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma
+SANITIZE_CHOICE := -DLINFENGINE_HAVE_AVX2 -DLINFENGINE_HAVE_AVX512
 endif
 
 ifneq ($(wildcard ../shared/data),)
@@ -35,6 +40,7 @@ export LINFENGINE_DATA ?= $(abspath ../shared/data)
 endif
 
 .DEFAULT_GOAL := help
+.SECONDARY:  # keeps the objects of the sanitizers
 .PHONY: help demo test thorough check lint format bench bench-peers gpu-compile sanitize clean
 
 help:  ## list the targets
@@ -78,7 +84,8 @@ bench-peers: $(VENV)/installed $(PEERS_VENV)/installed  ## run the benchmarks be
 gpu-compile: $(VENV)/gpu-tools  ## compile the CUDA kernels for GPUs from Volta to Blackwell, with no GPU
 	@$(BIN)/python -m benchmarks gpu-compile
 
-sanitize: $(SANITIZED:%=$(VENV)/sanitize-%)  ## run the kernels under the address, undefined-behaviour and thread sanitizers
+sanitize: $(MADE)  ## run the kernels under the address, undefined-behaviour and thread sanitizers
+	@$(MAKE) --no-print-directory --jobs=2 $(SANITIZED:%=$(VENV)/sanitize-%)
 	@for each in $(SANITIZED); do echo "$$each:"; $(VENV)/sanitize-$$each || exit 1; done
 
 clean:  ## remove the environment, builds and caches; results in runs/ stay
@@ -111,14 +118,14 @@ $(PEERS_VENV)/installed: Makefile | $(VENV)/installed
 	@$(PEERS_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-input --editable . $(PEERS)
 	@touch $@
 
-# One object for each instruction set, as in setup.py, and one for what chooses among them.
-$(VENV)/sanitize-%: tests/kernels/sanitize.cpp $(CXX_FILES) | $(MADE)
-	@echo 'compiling for the $* sanitizer ...'
-	@folder=$$(mktemp -d) && flags='-std=c++17 -O1 -g -fno-sanitize-recover=all -fsanitize=$* -ffp-contract=fast' && \
-	  for set in 'portable -g' $(SANITIZED_SETS); do \
-	    $(CXX) $$flags $${set#* } -c src_cpp/kernels_$${set%% *}.cpp -o $$folder/$${set%% *}.o & done; wait; \
-	  $(CXX) $$flags -pthread -DLINFENGINE_WORTH_THREADS=0 $(SANITIZED_DEFINES) tests/kernels/sanitize.cpp \
-	    src_cpp/dispatch.cpp src_cpp/threads.cpp $$folder/*.o -o $@; status=$$?; rm -r $$folder; exit $$status
+$(VENV)/sanitize-%.o: $(CXX_FILES) | $(MADE)
+	@echo 'compiling for the sanitizer $(subst -,: ,$*) ...'
+	@$(SANITIZE) -fsanitize=$(firstword $(subst -, ,$*)) $(SANITIZE_$(lastword $(subst -, ,$*))) \
+	  -c src_cpp/kernels_$(lastword $(subst -, ,$*)).cpp -o $@
+
+$(VENV)/sanitize-%: tests/kernels/sanitize.cpp $(foreach set,$(SANITIZED_SETS),$(VENV)/sanitize-%-$(set).o)
+	@$(SANITIZE) -fsanitize=$* -pthread -DLINFENGINE_WORTH_THREADS=0 $(SANITIZE_CHOICE) $^ \
+	  src_cpp/dispatch.cpp src_cpp/threads.cpp -o $@
 
 $(VENV)/gpu-tools: setup.cfg | $(VENV)/installed
 	@$(PIP) -qq --no-compile 'linfengine[gpu-compile]'
