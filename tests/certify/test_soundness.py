@@ -154,7 +154,8 @@ def test_no_image_of_a_ball_breaks_its_certificate(kind: str, method: str, tripl
         tried += predictions.size
 
 
-@pytest.mark.parametrize("bits", [None, thorough(8), 0])
+@pytest.mark.thorough
+@pytest.mark.parametrize("bits", [None, 8, 0])
 def test_no_image_of_a_ball_breaks_a_trained_net(bits: int | None, trained: Module) -> None:
     digits = load_dataset("digits")
     net, rng, tried = trained if bits is None else quantize(trained, bits), np.random.default_rng(0), 0

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.draws import thorough
 
 from linfengine.checkpoint import load_tensors
 from linfengine.data import Dataset, load_dataset
@@ -58,7 +57,8 @@ def with_wrong_labels(data: Dataset) -> Dataset:
     return replace(data, train_labels=labels)
 
 
-@pytest.mark.parametrize("case", [case if case == "wrong labels" else thorough(case) for case in WORTH])
+@pytest.mark.thorough
+@pytest.mark.parametrize("case", WORTH)
 def test_a_part_is_worth_something(case: str, digits: Dataset, tmp_path: Path) -> None:
     settings, seeds, floor, lost = WORTH[case]
     data = with_wrong_labels(digits) if case == "wrong labels" else digits

@@ -514,6 +514,7 @@ def test_seeds_do(few: Dataset, tmp_path: Path) -> None:
     assert all((a[name] != b[name]).any() for name in a)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_a_run_that_is_killed_and_resumed_ends_with_the_same_bits(digits: Dataset, tmp_path: Path) -> None:
     long = [
