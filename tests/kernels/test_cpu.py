@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.devices import on_instruction_set
-from support.marks import thorough
+from support.draws import thorough
 from support.problems import equal_bits, problem
 
 from linfengine.backends import cpu

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.marks import thorough
+from support.draws import thorough
 
 from linfengine.backends import cuda, gpu
 from linfengine.backends.cuda import Kernel

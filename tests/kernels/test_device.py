@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from support.marks import thorough
+from support.draws import thorough
 from support.nets import conv, deep, with_linear_layers
 from support.op_cases import Array
 

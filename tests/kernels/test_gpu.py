@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from standin import cupy_on_cpu
 from standin.cupy_on_cpu import LIBASAN
 from support.devices import GPU, Tile, only
-from support.marks import thorough
+from support.draws import thorough
 from support.problems import Array, equal_bits, problem
 
 from linfengine.backends import NO_WINNER, cuda, gpu, reference, to_numpy

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.devices import Device, on_all, on_each
-from support.marks import thorough
+from support.draws import thorough
 from support.problems import Array, problem
 from support.strategies import layers
 from support.tolerances import FLUSHED, lp_gradient_tolerance, lp_value_tolerance

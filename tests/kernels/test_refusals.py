@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.devices import CPUS, GPU, Device, on_all, on_each
-from support.marks import thorough
+from support.draws import thorough
 from support.problems import Array, problem
 
 from linfengine.backends import NO_WINNER, _cpu, cpu, cuda, gpu

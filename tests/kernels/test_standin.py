@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from standin.cupy_on_cpu import COMPILER, LIBASAN, METHODS, REAL, CompileException, cupy
-from support.marks import thorough
+from support.draws import thorough
 
 pytestmark = pytest.mark.skipif(not COMPILER, reason="kernels run on a CPU where there are Linux and g++")
 

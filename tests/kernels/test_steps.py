@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 from support.devices import CPUS, GPU, Device, on_all, on_each
-from support.marks import thorough
+from support.draws import thorough
 from support.problems import equal_bits, problem
 
 import linfengine as le

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import problems
-from support.marks import thorough
+from support.draws import thorough
 from support.problems import Array
 
 from linfengine.backends import cpu, cuda, gpu, to_numpy
