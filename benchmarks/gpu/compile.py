@@ -76,7 +76,7 @@ def gpu_compile(wanted: tuple[str, ...], only: str, json_file: Path | None, jobs
         raise UserError(f"CuPy cannot be imported ({error}): pip install 'linfengine[gpu-compile]'") from None
     kernels = [kernel for kernel in KERNELS if only in kernel.body]
     if not kernels:
-        raise UserError(f"--only must be part of a kernel's name, such as linf_dist, got {only!r}")
+        raise UserError(f"--only must be part of a kernel's name, such as Linf, got {only!r}")
     console, version = Console(), ".".join(map(str, nvrtc.getVersion()))
     known = {f"{arch // 10}.{arch % 10}" for arch in nvrtc.getSupportedArchs()}
     for each in wanted:

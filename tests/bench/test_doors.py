@@ -121,7 +121,7 @@ def test_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_compiling_for_a_gpu(tmp_path: Path) -> None:
     """In a process of its own, since the tests put a stand-in in the place of CuPy."""
     command = [sys.executable, "-m", "benchmarks", "gpu-compile", "--json", str(tmp_path / "gpu.json"), "--jobs", "1"]
-    words = ["--cc", "9.0", "--only", "linf_dist<float, 8, 4>"]
+    words = ["--cc", "9.0", "--only", "Linf<float>, 8, 4"]
     found = subprocess.run([*command, *words], cwd=FOLDER.parent, capture_output=True, text=True)
     if found.returncode == 2 and "CuPy cannot be imported" in found.stderr:
         pytest.skip(found.stderr)
@@ -130,7 +130,7 @@ def test_compiling_for_a_gpu(tmp_path: Path) -> None:
     assert "inner loops" in json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     refused = subprocess.run([*command, "--only", "none"], cwd=FOLDER.parent, capture_output=True, text=True)
     assert refused.returncode == 2
-    assert refused.stderr == "Error: --only must be part of a kernel's name, such as linf_dist, got 'none'.\n"
+    assert refused.stderr == "Error: --only must be part of a kernel's name, such as Linf, got 'none'.\n"
 
 
 def test_two_trainings_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_linf_keeps_denormals_whatever_mode_the_process_runs_in() -> None:
 import ctypes, numpy as np
 import linfengine as le
 from linfengine.certify import check_model
-net = le.LinfDistNet((1, 1, 1), 2, width=2, depth=2, mean=(0,), std=1).eval()
+net = le.linf_net((1, 1, 1), 2, width=2, depth=2, mean=(0,), std=1).eval()
 library = ctypes.CDLL("libm.so.6")
 mode = (ctypes.c_char * 32)()
 library.fegetenv(mode)
