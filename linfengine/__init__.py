@@ -1,10 +1,11 @@
-"""l-infinity distance nets: train them, bound them, certify them. The names below, in the order of the story.
+"""ℓ∞-distance nets: train them, bound them, certify them. The public names, from tensors to model files.
 
-What takes longer to load stands in modules of its own: `linfengine.train`, `linfengine.certify`, `linfengine.attack`,
-`linfengine.evaluate`, `linfengine.audit`; and so does `linfengine.verify`, which imports none of these.
+Modules that take longer to load are imported by themselves: `linfengine.train`, `linfengine.certify`,
+`linfengine.attack`, `linfengine.evaluate`, `linfengine.audit`. So is the checker `linfengine.verify`, which imports
+nothing of the engine.
 """
 
-from . import startup  # first, so that Ctrl-C is answered during the imports below
+from . import startup  # first, so that Ctrl-C works during the imports below
 
 try:
     from .tensor import Tensor, no_grad, only_grad

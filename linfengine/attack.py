@@ -1,6 +1,6 @@
-"""Attacks: what one finds is an upper bound on robustness, and what it does not find proves nothing.
+"""Attacks: an attack gives an upper bound on robustness. An attack that fails proves nothing.
 
-Every point tried is an input of the net's domain, at an exact distance of no more than ε.
+Every point tried is an input of the net's domain, at a distance of at most ε in exact arithmetic.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .ops import getitem, sum
 from .tensor import Tensor, no_grad, only_grad
 from .units import Radius
 
-SMOOTH_P = 32.0  # of the stand-in whose gradient leads further than that of the maximum, which sees one coordinate
+SMOOTH_P = 32.0  # of the smooth net whose gradient is followed: that of the maximum depends on one coordinate only
 
 
 @dataclass(frozen=True, repr=False)
 class Attacked:
-    """What an attack found for each sample: the `point` where the net's `margin` (n,) is smallest, as the net takes it.
+    """The result of an attack: for each sample the `point` tried with the smallest `margin` (n,), as the net takes it.
 
-    `withstood` (n,): whether the prediction was the label at every point tried, the sample itself among them.
+    `withstood` (n,): whether the prediction was the label at every point tried, including the sample itself.
     """
 
     point: Array
@@ -57,11 +57,11 @@ def pgd(
     """Projected gradient descent in the ℓ∞ ball; inputs and ε as in `certify`.
 
     Starts at x + clip(N(0, ε/4), ±ε/2) and takes `steps` steps of ε/4 along the sign of the gradient of the
-    cross-entropy, projected to the ball and to the domain; `restarts` times from another start. Then, with
-    `targeted`, once towards every other class. `smooth` follows, in every other restart, the gradient of the ℓp net
-    with p = 32, which is not the net attacked but knows the way; `rounding` tries so many neighbours of the worst point
-    in the last place. Only samples that have withstood so far are attacked again. The net is evaluated at p = ∞ with
-    its running means, and nothing of it changes; other threads may use it at the same time.
+    cross-entropy, each projected to the ball and to the domain; `restarts` times from another start. Then, with
+    `targeted`, once towards every other class. With `smooth` every other restart follows the gradient of the ℓp net
+    with p = 32 instead, whose gradient depends on all coordinates. `rounding` is a number of neighbours of the worst
+    point in the last place to try. Only samples that have withstood so far are attacked again. The net is evaluated at
+    p = ∞ with its running means and does not change; other threads may use it at the same time.
 
     Source: Madry et al., ICLR 2018 (arXiv 1706.06083); settings of Zhang et al., ICML 2021. Raises as `certify`.
     """
@@ -105,7 +105,7 @@ class _Search:
         self.intact = logits.argmax(axis=1) == labels
 
     def look(self, point: Array, chosen: Array, logits: Array) -> None:
-        """Remember where the chosen samples' logits are worst."""
+        """Keep the points of the chosen samples whose margin is smaller than before."""
         margin = margins(logits, self.labels[chosen])
         self.intact[chosen] &= logits.argmax(axis=1) == self.labels[chosen]
         worse = np.flatnonzero(margin < self.margin[chosen])
@@ -123,7 +123,7 @@ class _Search:
         point = self.project(self.x[self.there(chosen)] + start, ball)
         for _ in range(steps):
             at = Tensor(point, requires_grad=True, device=self.model.device)
-            if smooth:  # the logits of the net attacked, and the gradient of its stand-in
+            if smooth:  # the logits of the net attacked, and the gradient of the smooth net
                 self.look(point, chosen, self.model(at).numpy())
             with only_grad(at), evaluation(SMOOTH_P if smooth else math.inf):
                 logits = self.model(at)
@@ -135,7 +135,7 @@ class _Search:
         self.look(point, chosen, self.model(point).numpy())
 
     def jiggle(self) -> None:
-        """Neighbours, in the last place, of the worst points: rounding alone may tip them."""
+        """Try neighbours, in the last place, of the worst points: their rounding may change the prediction."""
         chosen = np.flatnonzero(self.intact)
         if not len(chosen):
             return
@@ -157,11 +157,12 @@ class _Search:
 
 
 def push(model: Module, x: Array, label: Array, radius: Fraction, rng: np.random.Generator, tries: int = 16) -> Array:
-    """Images at exact distance of at most `radius` (pixel units) from x (1, c, h, w), pushed along the paths that win.
+    """Inputs at an exact distance of at most `radius` (in the units of ε) from x (1, ...), moved to lower the margin.
 
-    Against every other class j, the few pixels on which z_label − z_j depends go to the end of the ball that lowers it:
-    with the other pixels as they are, and `tries` times with those at random ends. In exact arithmetic nothing closer
-    than half the margin changes the prediction; in float32 an image pushed nearly to a tie may fall on the other side.
+    z_label − z_j depends on few coordinates: those through which the two logits attain their maxima. For every other
+    class j these go to the end of the ball that lowers the difference: once with the other coordinates as they are, and
+    `tries` times with the others at random ends. In exact arithmetic no input closer than half the margin (over the
+    Lipschitz constant) changes the prediction; in float32 an input very near a tie may.
     """
     ball = domain_of(model).ball(x, radius, outward=False)
     with evaluation(), no_grad():

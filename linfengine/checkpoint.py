@@ -1,9 +1,9 @@
-"""Files a user keeps: models and training checkpoints, in safetensors with a description of themselves.
+"""Model files and training checkpoints: safetensors with a description of the net.
 
 A model file, format 2, holds the net's parameters and buffers by name and, as metadata: `format`, `config` (JSON: the
 flat list of layers, and the domain), `p` (the order its training has reached; "inf" when it is done), `version` (of
-linfengine), and whatever the writer adds (dataset, recipe). Format 1, which named nets, is still read: see `format1`.
-Files are written whole or not at all, see `files.write_file`.
+linfengine), and what the writer adds (dataset, recipe). Format 1, which named nets by their classes, is still read:
+see `format1`. Files are written whole or not at all, see `files.write_file`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .layers.registry import described
 
 FORMAT = "linfengine-2"
 FORMATS = (FORMAT, FORMAT_1)
-FEW = 2**16  # numbers that a description may ask for without holding them: a missing array is then told by its name
+FEW = 2**16  # numbers that a description may ask for beyond the file: so an error can name a missing array
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
@@ -46,7 +46,7 @@ def _content(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes
 
 
 def _in_order(content: bytes) -> bytes:
-    """The same safetensors file with its header sorted: the library orders metadata by chance, and equal runs should
+    """The same safetensors file with a sorted header: the library orders metadata randomly, and equal runs should
     give equal files."""
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:start]), sort_keys=True).encode()
@@ -55,9 +55,9 @@ def _in_order(content: bytes) -> bytes:
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """What `save_tensors` wrote: (tensors, metadata).
+    """(tensors, metadata) of a file that `save_tensors` wrote.
 
-    Raises UserError for a missing, truncated or foreign file, or one of another format version.
+    Raises UserError for a missing or truncated file, a file of another kind, or an unknown format version.
     """
     return _tensors(path, _read(path))
 
@@ -93,7 +93,7 @@ def _tensors(path: str | Path, content: bytes) -> tuple[dict[str, Array], dict[s
 
 
 def _json(text: str | bytes) -> Any:
-    """JSON in which no name stands twice: readers disagree on which one counts."""
+    """JSON in which no name stands twice in one object: readers disagree on which one counts."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -106,7 +106,7 @@ def _json(text: str | bytes) -> Any:
 
 
 def save_model(model: Module, path: str | Path, **metadata: str) -> None:
-    """Save a net with its description, its p and any further metadata. Raises UserError as `write_file`."""
+    """Save a net with its description, its p and further metadata. Raises UserError as `write_file`."""
     write_file(path, model_content(model, **metadata))
 
 
@@ -118,7 +118,7 @@ def model_content(model: Module, **metadata: str) -> bytes:
 class Loaded(NamedTuple):
     """A net in evaluation mode, the metadata of its file, and the SHA-256 (hexadecimal) of the bytes it was read from.
 
-    A certificate that names this hash speaks of this net, even if the file is replaced meanwhile.
+    A certificate that names this hash is about this net, even if the file is replaced later.
     """
 
     net: Module
@@ -127,9 +127,10 @@ class Loaded(NamedTuple):
 
 
 def read_model(path: str | Path) -> Loaded:
-    """The net in a file that `save_model` wrote, and the hash of what was read: the file is read once.
+    """The net in a file that `save_model` wrote, and the hash of the bytes read. The file is read once.
 
-    Raises UserError for a file that is not a whole model of this format, or whose tensors do not fit its description.
+    Raises UserError for a file that is not a whole model of a known format, or whose tensors do not fit its
+    description.
     """
     content = _read(path)
     tensors, metadata = _tensors(path, content)
@@ -158,10 +159,10 @@ def load_model(path: str | Path) -> tuple[Module, dict[str, str]]:
 
 
 def built_net(config: dict[str, Any], most: float = math.inf) -> Module:
-    """The net of a description (format 2), with fresh parameters: an ExactNet where its domain has a grid.
+    """The net of a description (format 2), with fresh parameters; an ExactNet if its domain has a grid.
 
-    Raises ValueError for a description of more than `most` numbers and more than `FEW`, so that no more memory is taken
-    than a file's own size allows; and as `layers.build`.
+    Raises ValueError for a description of more than `most` numbers and more than `FEW`, so that memory stays in
+    proportion to the file, and as `layers.build`.
     """
     if (asked := described(config).layer.numbers_in(config)) > max(most, FEW):
         raise ValueError(f"its layers have {asked:.4g} numbers, and the file holds {most}")

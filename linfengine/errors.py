@@ -1,4 +1,4 @@
-"""The one exception meant for the person at the keyboard, and hints for its message."""
+"""UserError, the exception for wrong input, and hints for its message."""
 
 import difflib
 from collections.abc import Iterable

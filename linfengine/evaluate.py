@@ -1,4 +1,4 @@
-"""Clean, attacked and certified correctness of the same samples, held against each other."""
+"""Clean, attacked and certified correctness of the same samples, checked against each other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .units import Radius
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Clean, attacked and certified verdicts on the same samples, booleans (n,); no attack leaves `attacked` None."""
+    """Clean, attacked and certified verdicts on the same samples, booleans (n,); `attacked` is None without one."""
 
     certificate: Certificate
     clean: Array
@@ -25,7 +25,7 @@ class Evaluation:
     certified: Array
 
     def summary(self) -> dict[str, Any]:
-        """The fractions of n, each with its Clopper–Pearson 95% bounds, as plain numbers for JSON."""
+        """The fractions of n, each with its 95% Clopper–Pearson bounds, as plain numbers for JSON."""
         counts = {"clean": self.clean, "attacked": self.attacked, "certified": self.certified}
         present = {name: verdicts for name, verdicts in counts.items() if verdicts is not None}
         n = len(self.clean)
@@ -56,11 +56,11 @@ def evaluate(
     targeted: bool = False,
     seed: int = 0,
 ) -> Evaluation:
-    """Clean, attacked (PGD, where attack_steps > 0) and certified correctness of every sample at radius ε.
+    """Clean, attacked (PGD, if attack_steps > 0) and certified correctness of every sample at radius ε.
 
     Raises as `certify` and `pgd`, and SoundnessError unless certified ⊆ attacked ⊆ clean, sample by sample.
     """
-    model = copy_of(model)  # one net for both, whatever happens to the other meanwhile
+    model = copy_of(model)  # the same net for both, even if another thread changes the original
     certificate = certify(model, inputs, labels, eps, method=method)
     clean = certificate.correct
     certified = certificate.certified

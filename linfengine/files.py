@@ -1,4 +1,4 @@
-"""Whole files or none, and a lock for the folder of a run."""
+"""Write files whole or not at all, and lock the folder of a run."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _held = threading.local()  # `folders`: those that this thread has locked
 
 
 def write_file(path: str | Path, content: bytes) -> None:
-    """Write a whole file or none: to a new temporary file beside it, flushed to the disk, then renamed.
+    """Write a file whole or not at all: to a new temporary file beside it, flushed to the disk, then renamed.
 
-    A symbolic link is followed: its target is replaced, and the link stays.  A file that exists keeps its mode and,
-    where the system allows it, its owner; a new one gets the mode that the umask gives.  Missing folders are made.
-    Anything that is no regular file (a device, a pipe, /dev/stdout, /dev/fd/3) is opened and written to.
+    A symbolic link is followed: its target is replaced, and the link stays. A file that exists keeps its mode and,
+    where the system allows it, its owner; a new one gets the mode that the umask gives. Missing folders are made.
+    A device or a pipe (/dev/stdout, /dev/fd/3) is opened and written to.
 
-    Raises UserError when the place cannot be written to; what is no regular file may then hold a part of the content.
+    Raises UserError if the file cannot be written; a device or pipe may then have received a part of the content.
     """
     with _told(path):
         target = _end_of_links(Path(path))
@@ -48,7 +48,7 @@ def write_file(path: str | Path, content: bytes) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Raises UserError where `write_file` could not write; call it before long work.
+    """Raises UserError if `write_file` could not write there; call it before long work.
 
     An existing file is not changed, a pipe or a device is not opened, and no folder is made.
     """
@@ -71,9 +71,10 @@ def check_writable(path: str | Path) -> None:
 
 
 def remove_temporaries(folder: Path, *names: str) -> None:
-    """Remove what killed processes left in the folder under a `temporary_name` of these names, files and folders.
+    """Remove temporary files and folders of these names (`temporary_name`) that killed processes left behind.
 
-    `names` may hold the wildcards of `fnmatch`.  Only for files that no other process writes (see `folder_lock`).
+    `names` may hold the wildcards of `fnmatch`. No other process may be writing such files (see
+    `folder_lock`).
     """
     for name in names:
         for file in folder.glob(f".{name}.{16 * '[0-9a-f]'}.part"):
@@ -85,13 +86,13 @@ def remove_temporaries(folder: Path, *names: str) -> None:
 
 @contextmanager
 def folder_lock(folder: str | Path) -> Iterator[None]:
-    """Hold a folder, made if it is missing, for this thread alone, until the block ends or the process dies.
+    """Lock a folder for this thread until the block ends or the process dies. A missing folder is made.
 
-    The lock is one of the operating system, on the file `.lock` in the folder, which holds the process id and is
-    removed at the end; so is a folder that was made here and is empty.  The thread that holds a folder may lock it
-    again.  On a file system without locks nothing is held.
+    It is a lock of the operating system on the file `.lock` in the folder, which holds the process id. The file is
+    removed at the end, and so is a folder that was made here and is empty. The thread that holds a lock may lock the
+    folder again. On a file system without locks nothing is locked.
 
-    Raises UserError, with the process id, where the folder is held, and where it cannot be made or written to.
+    Raises UserError, with the process id, if the folder is locked, and if it cannot be made or written to.
     """
     folder = Path(folder)
     own: set[str] = vars(_held).setdefault("folders", set())
@@ -120,7 +121,7 @@ def folder_lock(folder: str | Path) -> Iterator[None]:
 
 @contextmanager
 def _told(path: str | Path) -> Iterator[None]:
-    """OSErrors as UserErrors that name the path."""
+    """Turn OSErrors into UserErrors that name the path."""
     try:
         yield
     except OSError as error:
@@ -140,7 +141,7 @@ def _end_of_links(path: Path) -> Path:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The number of the open file that a path names, where it is one of this process."""
+    """The number of the open file that a path names, if it is one of this process."""
     found = DESCRIPTOR.fullmatch(str(path))
     return int(found[2]) if found and int(found[1] or os.getpid()) == os.getpid() else None
 
@@ -153,7 +154,7 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def _check_permission(path: Path) -> None:
-    """Renaming would replace a file that is read-only."""
+    """Raises PermissionError for a read-only file: renaming would replace it."""
     if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -191,7 +192,7 @@ def _keep_owner(file: int, old: os.stat_result) -> None:
 
 
 def _first_folder(path: Path) -> Path:
-    """The nearest folder above the path that is there."""
+    """The nearest folder above the path that exists."""
     return next(parent for parent in path.absolute().parents if _stat(parent) is not None)
 
 
@@ -228,7 +229,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock(file: int) -> bool:
-        """Whether the file is ours now; the byte that is locked lies behind the process id, which can be read."""
+        """Whether the file is locked by us now. The locked byte lies behind the process id, so that can be read."""
         os.lseek(file, 1 << 20, os.SEEK_SET)
         try:
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
@@ -242,7 +243,7 @@ else:
     import fcntl
 
     def _lock(file: int) -> bool:
-        """Whether the file is ours now, or cannot be locked on this file system."""
+        """Whether the file is locked by us now, or this file system has no locks."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Model files of format 1, which named a net and its settings: rewritten as format 2, a flat list of layers.
+"""Read model files of format 1, which named a net and its settings, as format 2, a flat list of layers.
 
 LinfDistNet, LinfDistConvNet   the nets of `layers.linf_net` and `layers.conv_net`
 ExactNet                       a list of layers with fraction_bits, over gray levels
@@ -15,9 +15,9 @@ FORMAT_1 = "linfengine-1"
 
 
 def upgraded(config: dict[str, Any], arrays: int) -> dict[str, Any]:
-    """The description of the same net in format 2, of a file that holds so many arrays.
+    """The description of the same net in format 2; `arrays` is the number of arrays in the file.
 
-    Raises ValueError for sizes that are none, or more layers than arrays; KeyError for a setting that is missing.
+    Raises ValueError for invalid sizes or more layers than arrays; KeyError for a missing setting.
     """
     match config["layer"]:
         case "LinfDistNet" | "LinfDistConvNet":

@@ -1,4 +1,4 @@
-"""Gradients against central differences: the check every op, layer and loss of one's own should pass."""
+"""Compare gradients with central differences: a test for every op, layer and loss."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,17 +18,17 @@ def gradcheck(
     along: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Compare the gradient of F(x) = sum(u * function(x)), u random, with (F(x + h e) - F(x - h e))/(2 h).
+    """Compare the gradient of F(x) = sum(u * function(x)), u random, with (F(x + h e) − F(x − h e))/(2 h).
 
     The inputs (Tensors or arrays) are copied to float64 and `function` is called with Tensors of these, so its own
-    constants must be float64 as well. They should keep a gap of more than `step` from ties and kinks, where central
-    differences are no derivative.
+    constants must be float64 as well. They should keep a distance of more than `step` from ties and kinks, where
+    central differences do not approximate a derivative.
 
-    By default e runs through every entry of every input: two calls of `function` for each. With `along`, e is that many
-    random directions through all inputs at once, for functions of many entries: <grad F, e> is then a dot product with
-    the gradient that backward() gives.
+    By default e runs through every entry of every input, with two calls of `function` for each. For functions of many
+    entries, `along` is a number of random directions e through all inputs at once: <grad F, e> is then a dot product
+    with the gradient that backward() gives.
 
-    Raises ValueError with the worst place if |backward - difference| exceeds atol + rtol * |difference| anywhere.
+    Raises ValueError naming the worst place if |backward − difference| exceeds atol + rtol * |difference| anywhere.
     """
     rng = np.random.default_rng(seed)
     arrays = [as_array(x) for x in inputs]
@@ -47,7 +47,7 @@ def gradcheck(
     gradients = [np.zeros(t.shape) if t.grad is None else to_numpy(t.grad) for t in tensors]
 
     def difference(directions: list[Array]) -> float:
-        """The slope of F along a direction; the outputs are subtracted before u sums them up, which loses less."""
+        """The slope of F along a direction. The outputs are subtracted before the sum with u, which rounds less."""
         with no_grad():
             ahead, behind = (
                 function(*there([x + h * e for x, e in zip(points, directions, strict=True)])).numpy()
@@ -78,7 +78,7 @@ def _compare(
     rtol: float,
     atol: float,
 ) -> None:
-    """Raises ValueError with the worst direction if a slope is not the difference along it."""
+    """Raises ValueError with the worst direction if a slope differs from the central difference along it."""
     checks = []  # where, by backward, by difference
     for where, each in directions:
         slope = sum(float((g[e != 0] * e[e != 0]).sum()) for g, e in zip(gradients, each, strict=True))

@@ -1,4 +1,4 @@
-"""Interval: all the points of a box at once. The ops and layers that compute on a Tensor give bounds on an Interval."""
+"""Interval: a box of points. Ops and layers called with an Interval return bounds of their values over the box."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .tensor import Operand, as_array
 
 
 class Interval(Operand):
-    """The box { x : lower <= x <= upper }, entry by entry; the ends are arrays of one shape and dtype.
+    """The box { x : lower ≤ x ≤ upper }, entry by entry; the ends are arrays of one shape and dtype.
 
-    What an op makes of an Interval contains everything it makes of a point of that box *of the same dtype*, its
-    rounding included. An end may be infinite. No gradient flows through an Interval, and like a Tensor it keeps the
-    arrays it is given without a copy.
+    The result of an op on an Interval contains its computed results, rounding included, for all points of the box *of
+    the same dtype*. An end may be infinite. No gradient flows through an Interval. Like a Tensor it keeps the arrays it
+    is given without a copy.
 
     Raises TypeError for two dtypes, ValueError for two shapes, a NaN, or a lower end above its upper end.
     """
@@ -71,15 +71,15 @@ class Interval(Operand):
 
     @property
     def radius(self) -> Array:
-        """How far the ends are from the centre, rounded up: centre - radius <= lower and upper <= centre + radius."""
+        """How far the ends are from the centre, rounded up: centre − radius ≤ lower and upper ≤ centre + radius."""
         centre = self.centre
         xp = backend_of(self.lower).xp
-        with np.errstate(all="ignore"):  # of infinite ends
+        with np.errstate(all="ignore"):  # infinite ends
             return self._radius(xp, centre)
 
     def _radius(self, xp: Any, centre: Array) -> Array:
         radius = xp.maximum(self.upper - centre, centre - self.lower)
-        if self.device == "cuda":  # where a difference that is denormal, as only near 0 there are, comes out as 0
+        if self.device == "cuda":  # a denormal difference, which exists near 0 only, becomes 0 there
             radius = xp.where(abs(centre) < 2.0**-100, radius + self.dtype.type(2.0**-125), radius)
         return xp.where(radius > 0, xp.nextafter(radius, self.dtype.type(np.inf)), 0).astype(self.dtype)
 
@@ -93,5 +93,5 @@ class Interval(Operand):
 
 
 def ends(operand: Interval | Array) -> tuple[Array, Array]:
-    """The lower and the upper end of an Interval; an array is both of its own."""
+    """(lower, upper) of an Interval; (x, x) for an array x."""
     return (operand.lower, operand.upper) if isinstance(operand, Interval) else (operand, operand)

@@ -1,11 +1,11 @@
 """Losses on logits z (n, classes) and labels y (n,), averaged over the batch.
 
-The robust losses look at the worst case inside the training radius ε (net units: ε_pixel/std).  For a net that is
-1-Lipschitz after its Normalize, an attacker can raise z_j − z_y by at most 2ε:
+The robust losses use the worst case within the training radius ε (net units: ε_pixel/std). For a net that is
+1-Lipschitz after its Normalize, a perturbation raises z_j − z_y by at most 2ε:
 
     worst_j = z_j − z_y + 2ε  for j ≠ y,   0  for j = y
 
-A net with a linear head bounds these differences itself (`Sequential.worst_case`): they are passed as `worst` then.
+A net with a linear head bounds these differences itself (`Sequential.worst_case`); they are then passed as `worst`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def robust_cross_entropy(
 ) -> Tensor:
     """κ·CE(worst, y) + (1 − κ)·CE(z, y): the cross-entropy of the worst case, mixed with the ordinary one.
 
-    Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 5, for nets with an MLP on top.  Raises ValueError when
+    Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 5, for nets with an MLP on top. Raises ValueError when
     the labels do not fit the logits, ε is negative or not finite, or κ lies outside [0, 1].
     """
     if not 0 <= kappa <= 1:
@@ -46,7 +46,7 @@ def robust_cross_entropy(
 def hinge(logits: Tensor, labels: Array, eps: float, mix: float = 0.75, *, worst: Tensor | None = None) -> Tensor:
     """mean over the batch of  mix·max_j (worst_j)₊ + (1 − mix)·mean_j (worst_j)₊.
 
-    Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 5.  Raises ValueError when the labels do not fit the
+    Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 5. Raises ValueError when the labels do not fit the
     logits, ε is negative or not finite, or mix lies outside [0, 1].
     """
     if not 0 <= mix <= 1:
@@ -58,13 +58,13 @@ def hinge(logits: Tensor, labels: Array, eps: float, mix: float = 0.75, *, worst
 def mixture(
     logits: Tensor, labels: Array, eps: float, weight: float, scale: Tensor | float = 1.0, *, clip: bool = True
 ) -> Tensor:
-    """mean over the batch of  clip(max_j worst_j / 2ε, 0, 1) + λ·CE(s·z, y),  λ = `weight`, s = `scale`.
+    """mean over the batch of  clip(max_j worst_j / 2ε, 0, 1) + λ·CE(s·z, y), λ = `weight`, s = `scale`.
 
-    The first term counts the samples that are not robust (1 for a wrong answer, 0 for a margin of 2ε or more), the
-    second gives those far from it a gradient; λ shrinks while p grows.  s is learned.  Without `clip` a wrong answer
-    costs the more the farther it is from right.
+    The first term is 1 for a wrong prediction, 0 for a margin of 2ε or more, and linear in between. The second gives a
+    gradient to samples outside this range; λ shrinks while p grows. s is learned. Without `clip` the first term grows
+    with the size of a negative margin.
 
-    Source: Zhang et al., ICLR 2022 (arXiv 2110.06850), section 4.  Raises ValueError when the labels do not fit the
+    Source: Zhang et al., ICLR 2022 (arXiv 2110.06850), section 4. Raises ValueError when the labels do not fit the
     logits, ε is not positive and finite, or λ is negative or not finite.
     """
     if not eps > 0:

@@ -1,4 +1,4 @@
-"""What a Tensor is made from: float32 or float64 numbers, and which of them an array, a list or a number becomes."""
+"""The arrays of Tensors: how arrays, lists and numbers become float32 or float64."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .backends import Array, device_of, to_numpy
 
 
 def as_numbers(data: Any, dtype: npt.DTypeLike | None) -> Array:
-    """The data as an array of float32 or float64, on the device where it is; see `Tensor` for what becomes what.
+    """The data as an array of float32 or float64, on the device where it is. `Tensor` describes the dtypes.
 
-    Raises TypeError for another dtype, for what holds no numbers, and for integers that the dtype cannot hold exactly;
+    Raises TypeError for another dtype, for data without numbers, and for integers that the dtype cannot hold exactly;
     ValueError for numbers that are not in a rectangular arrangement.
     """
     if dtype is not None and np.dtype(dtype) not in (np.float32, np.float64):

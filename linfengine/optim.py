@@ -1,7 +1,7 @@
-"""Optimizers: they read the `grad` of named parameters and write their `data`.
+"""Optimizers: they read the `grad` of named parameters and change their `data`.
 
-Weight decay is decoupled: it shrinks the weights before the step and never enters the gradient.  For the weights of a
-distance layer of order p it is the gradient of the ℓp norm of each row that shrinks them (see `lp_decay`).
+Weight decay is decoupled: it shrinks the weights before the step and is not part of the gradient. The weights of a
+distance layer of order p shrink along the gradient of the ℓp norm of each row (see `lp_decay`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .tensor import Tensor
 
 @np.errstate(under="ignore")
 def lp_decay(w: Array, p: float, amount: float) -> None:
-    """In place, for every row of w (o, k):  w_k ← w_k − amount·(|w_k|/‖w‖_p)^(p−2)·w_k.
+    """In place, for every row of w (o, k): w_k ← w_k − amount·(|w_k|/‖w‖_p)^(p−2)·w_k.
 
-    p = ∞: only the largest |w_k| of a row decays (the lowest k of several).  p = 2 is ordinary weight decay.  A row of
-    zeros stays.  Raises ValueError for p < 1 or NaN, and for a w that is not C-contiguous.
+    At p = ∞ only the largest |w_k| of a row decays (the lowest k of several). p = 2 is ordinary weight decay. A row of
+    zeros stays. Raises ValueError for p < 1 or NaN, and for a w that is not C-contiguous.
     Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 4.
     """
     if not p >= 1:
@@ -38,9 +38,9 @@ def lp_decay(w: Array, p: float, amount: float) -> None:
 
 
 class Optimizer:
-    """Named parameters, a learning rate that schedules may change at any time, and decoupled weight decay.
+    """Named parameters, a learning rate `lr` that may be changed at any time, and decoupled weight decay.
 
-    `rate_scale` multiplies the learning rate of single parameters by name; `decay_order(name)` is the p of the decay.
+    `rate_scale` multiplies the learning rate of single parameters, by name. `decay_order(name)` is the p of the decay.
     A Tensor with several names is one parameter, under the first of them.
 
     Raises ValueError for a negative or non-finite setting, for a parameter that is not C-contiguous, for different
@@ -62,7 +62,7 @@ class Optimizer:
         self.parameters = self._named_once(parameters)
         _check_layout(self.parameters)
         _check_memory(self.parameters)
-        self._checked = [each.data for each in self.parameters.values()]  # the arrays whose memory was looked at
+        self._checked = [each.data for each in self.parameters.values()]  # the arrays whose memory was checked
         self.lr, self.weight_decay = lr, weight_decay
         self.decay_order = decay_order
         self.steps = 0
@@ -84,7 +84,7 @@ class Optimizer:
     def step(self) -> None:
         """Decay and change every parameter that has a gradient.
 
-        Raises ValueError or TypeError, and has changed nothing, where a gradient, a moment or a setting does not fit.
+        Raises ValueError or TypeError, and changes nothing, if a gradient, a moment or a setting does not fit.
         """
         gradients = {name: each.grad for name, each in self.parameters.items() if each.grad is not None}
         _check_not_negative(lr=self.lr, weight_decay=self.weight_decay)
@@ -114,7 +114,7 @@ class Optimizer:
         return p
 
     def reset(self) -> None:
-        """Forget the gradients so far, as before the first step."""
+        """Set the moments to zero, as before the first step."""
         self.steps = 0
         for name in self.parameters:
             for moment in self._moments(name):
@@ -124,18 +124,18 @@ class Optimizer:
         raise NotImplementedError
 
     def _moments(self, name: str) -> tuple[Array, ...]:
-        """What is kept of the gradients of a parameter so far."""
+        """The moments of a parameter's gradients."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Array]:
-        """What a resumed run needs besides the parameters, by name: the arrays themselves, not copies."""
+        """The arrays, by name, that a resumed run needs besides the parameters: not copies."""
         return {"steps": np.array(self.steps, np.int64)}
 
     def load_state(self, state: Mapping[str, Array]) -> None:
-        """Copy back what `state()` gave, from whichever device.
+        """Copy back what `state()` gave; the arrays may be on another device.
 
-        Raises ValueError, and has changed nothing, when a name is missing, a shape or dtype differs, or `steps` is no
-        whole number from 0 on.
+        Raises ValueError, and changes nothing, if a name is missing, a shape or dtype differs, or `steps` is no whole
+        number from 0 on.
         """
         own = self.state()
         missing = sorted(own.keys() - state.keys())
@@ -156,7 +156,7 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """v ← momentum·v + g;  w ← w − lr·v."""
+    """v ← momentum·v + g; w ← w − lr·v."""
 
     def __init__(
         self,
@@ -187,9 +187,9 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """m ← β₁m + (1−β₁)g;  v ← β₂v + (1−β₂)g²;  w ← w − lr·(m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + eps).
+    """m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; w ← w − lr·(m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + eps).
 
-    β = (0.9, 0.99) and eps = 1e-10 are the values of the ℓ∞-dist papers.  Source: Kingma and Ba, ICLR 2015
+    β = (0.9, 0.99) and eps = 1e-10 are the values of the ℓ∞-dist papers. Source: Kingma and Ba, ICLR 2015
     (arXiv 1412.6980); decoupled decay: Loshchilov and Hutter, ICLR 2019 (arXiv 1711.05101).
     """
 
@@ -229,7 +229,7 @@ def _zeros_like(parameters: Mapping[str, Tensor]) -> dict[str, Array]:
 
 
 def _check_layout(parameters: Mapping[str, Tensor]) -> None:
-    """A step on a copy would be lost without a word."""
+    """Raises ValueError unless parameters can be changed in place: a step on a copy would be lost."""
     for name, parameter in parameters.items():
         flags = parameter.data.flags
         if not flags.c_contiguous:
@@ -239,7 +239,7 @@ def _check_layout(parameters: Mapping[str, Tensor]) -> None:
 
 
 def _check_memory(parameters: Mapping[str, Tensor]) -> None:
-    """Memory of two parameters would be stepped twice."""
+    """Raises ValueError for parameters that share memory: it would be stepped twice."""
     blocks = []
     for name, parameter in parameters.items():
         if parameter.size:

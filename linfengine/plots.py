@@ -26,8 +26,8 @@ from .text import printable
 from .train.metrics import MARGIN_EDGES
 
 BLUE, GREY, ORANGE = "#2a6fbb", "#8a8a8a", "#d9822b"
-DARK = "#555555"  # of small print
-# Okabe and Ito's colours, which red-green blind eyes tell apart, without the yellow that is too faint for a line
+DARK = "#555555"  # small text
+# the colours of Okabe and Ito for colour-blind readers, without yellow, which is too faint for a line
 RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 RUN_STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -43,7 +43,7 @@ RUN_STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.6,
-    "svg.hashsalt": "linfengine",  # equal runs, equal files
+    "svg.hashsalt": "linfengine",  # equal runs give equal files
 }
 DASHED: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.0, "markerfacecolor": "none"}
 DATELESS: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
@@ -58,7 +58,7 @@ def plot_certified(
 ) -> None:
     """Certified accuracy against ε, and a few images with the radius proved for each; a PNG.
 
-    `margin` is a margin certificate of `images` (n, c, h, w), whose radii give the curve at every ε at once; `points`
+    `margin` is a margin certificate of `images` (n, c, h, w), whose radii give the whole curve; `points`
     are (ε, PGD accuracy, interval-certified accuracy).
     """
     radius = np.where(margin.correct, margin.radius, -1.0)
@@ -101,7 +101,7 @@ def _image_grid(
 
 
 def _drawn(figure: Figure, **settings: Any) -> bytes:
-    """The file of a figure.  A letter that the font lacks is drawn as a box, without a warning."""
+    """The file of a figure. A character that the font lacks is drawn as a box, without a warning."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -110,7 +110,7 @@ def _drawn(figure: Figure, **settings: Any) -> bytes:
 
 
 def plot_audit(path: str | Path, title: str, sections: Sequence[Section]) -> None:
-    """How near an audit's attempts came to the Lipschitz bound, to margins, and to radii read off margins; a PNG."""
+    """How near an audit came to breaking the Lipschitz bound, the margins, and radii taken from margins; a PNG."""
     figures = {section.name: section.figures for section in sections}
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(14, 4.2), layout="constrained")
@@ -137,16 +137,16 @@ def plot_audit(path: str | Path, title: str, sections: Sequence[Section]) -> Non
 
 
 def plot_runs(path: str | Path, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Training runs, epoch by epoch, over one another: the figure of `run_figure`, as PNG, SVG or PDF by the suffix.
+    """Draw training runs in the same axes: the figure of `run_figure`, as PNG, SVG or PDF by the suffix.
 
-    `runs` are the epochs of each run, as `runs.read_metrics` returns them, by the name it has in the legend.
+    `runs` maps the name of each run in the legend to its epochs, as `train.metrics.read_metrics` returns them.
 
     Raises UserError for another suffix, for no runs, for a run without epochs, and as `write_file`.
     """
     kind = Path(path).suffix.removeprefix(".").lower()
     if kind not in DATELESS:
         raise UserError(f"{path}: expected a picture's name that ends in .png, .svg or .pdf")
-    with matplotlib.rc_context(RUN_STYLE):  # ticks are made while drawing
+    with matplotlib.rc_context(RUN_STYLE):  # ticks are made during drawing
         content = _drawn(run_figure(runs), format=kind, dpi=140, metadata=DATELESS[kind])
     write_file(path, content)
 
@@ -154,8 +154,8 @@ def plot_runs(path: str | Path, runs: Mapping[str, Sequence[Mapping[str, Any]]])
 def run_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Loss, accuracy, certified accuracy; p, learning rate, training margins: a colour a run, and one legend.
 
-    Dashed is what training samples say, solid what held-out ones do: these are certified at eps_test with p = ∞, those
-    counted where their margin exceeds 2ε_train, or the bounds of a head are right, at the p of the moment.
+    Solid lines are held-out samples, certified at eps_test with p = ∞. Dashed lines are training samples, counted if
+    their margin exceeds 2ε_train, or the bounds of a head are right, at the current p.
     `plot_runs` draws it in RUN_STYLE.
     Raises UserError for no runs, and for a run without epochs.
     """
@@ -171,7 +171,7 @@ def run_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     (loss, accuracy, certified), (order, rate, margins) = figure.subplots(2, 3)
 
     top = infinity_level([figures["p"] for epochs in runs.values() for figures in epochs])
-    widths = np.linspace(2.6, 1.4, len(runs) + 1)[1:]  # runs often share a schedule: one shows beneath the next
+    widths = np.linspace(2.6, 1.4, len(runs) + 1)[1:]  # runs often share a schedule: each line shows beneath the next
     for (name, epochs), width in zip(runs.items(), widths, strict=True):
         colour = colours[name]
         _curve(loss, name, epochs, "loss", colour)
@@ -208,7 +208,7 @@ def run_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 
 
 def run_colours(n: int) -> list[Any]:
-    """n colours that the colour-blind tell apart as well as n colours allow."""
+    """n colours that colour-blind readers can distinguish."""
     if n <= len(RUN_COLOURS):
         return list(RUN_COLOURS[:n])
     return list(matplotlib.colormaps["viridis"](np.linspace(0, 0.92, n)))
@@ -231,7 +231,7 @@ def _curve(
     unit: float = 1.0,
     **style: Any,
 ) -> None:
-    """A figure against the epoch, where the run has it; a dot for a single epoch."""
+    """Plot one figure against the epoch, if the run has it; a dot for a single epoch."""
     points = [(each["epoch"], unit * each[key]) for each in epochs if key in each]
     if points:
         marker = "." if len(points) == 1 else ""
@@ -240,7 +240,7 @@ def _curve(
 
 
 def _key(axes: Axes, dashed: str, solid: str) -> None:
-    """What dashed and solid lines mean, where there are such, in the line of the title, where no curve is."""
+    """A legend of dashed and solid lines, if there are any, beside the title, where no curve is."""
     kinds = [
         (True, Line2D([], [], color=GREY, label=dashed, **DASHED)),
         (False, Line2D([], [], color=GREY, label=solid)),
@@ -254,9 +254,9 @@ def _key(axes: Axes, dashed: str, solid: str) -> None:
 
 
 def _order_axis(axes: Axes, top: float) -> None:
-    """Powers of two, and a level for ∞ where a run has come to it."""
+    """Ticks at powers of two, and a level for ∞ if a run reaches it."""
     values = np.concatenate([line.get_ydata() for line in axes.lines])
-    low, high = values.min(), values[values < top].max(initial=1.0)  # all at ∞: no power is between
+    low, high = values.min(), values[values < top].max(initial=1.0)  # if all are at ∞ there is no power between
     powers = np.arange(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)
     ticks = [2.0**power for power in powers[:: max(1, math.ceil(len(powers) / 6))]] or [low]
     axes.set_yscale("log", base=2)
@@ -298,7 +298,7 @@ def _margin_map(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
     shares = np.full((len(MARGIN_EDGES) - 1, len(columns) - 1), np.nan)
     for each in epochs:
         shares[:, np.searchsorted(columns, each["epoch"] - 0.5)] = _shares(each)
-    brightest = np.nanmax(shares[1:-1]) or 100.0  # the bins at the ends hold all that lies beyond
+    brightest = np.nanmax(shares[1:-1]) or 100.0  # the bins at the ends hold all values beyond
     mesh = axes.pcolormesh(columns, MARGIN_EDGES, shares, cmap="Blues", vmin=0, vmax=brightest, rasterized=True)
     for mark in (0, 1):
         axes.axhline(mark, color=ORANGE, linewidth=0.8)
@@ -306,7 +306,7 @@ def _margin_map(axes: Axes, epochs: Sequence[Mapping[str, Any]]) -> None:
     axes.set_title("training margins / 2ε", y=1.0)
     axes.set_xlabel("epoch")
     axes.set_yticks(*_margin_ticks())
-    scale = axes.inset_axes((0.51, 1.035, 0.2, 0.03))  # in the line of the title, which must not move for it
+    scale = axes.inset_axes((0.51, 1.035, 0.2, 0.03))  # beside the title, which must not move
     scale.set_in_layout(False)
     axes.figure.colorbar(mesh, cax=scale, orientation="horizontal", ticks=[]).outline.set_visible(False)
     most = f"{'≥' if np.nanmax(shares) > brightest else ''}{brightest:.2g}% of samples"
@@ -328,12 +328,12 @@ def _margin_ticks() -> tuple[list[int], list[str]]:
 
 
 def _columns(names: Mapping[str, Any]) -> int:
-    """How many entries of the legend fit beside one another."""
+    """How many entries of the legend fit in one row."""
     return min(len(names), max(1, 150 // (max(map(len, names)) + 8)))
 
 
 def _run_legend(figure: Figure, colours: Mapping[str, Any]) -> None:
-    """The names of the runs above all; a name may hold what else is a formula, or hides an entry."""
+    """The legend of the runs. Names are set afterwards: matplotlib would parse formulas and hide some names."""
     lines = [Line2D([], [], color=colour, linewidth=2, label=str(i)) for i, colour in enumerate(colours.values())]
     legend = figure.legend(handles=lines, loc="outside upper left", ncols=_columns(colours), frameon=False)
     for text, name in zip(legend.get_texts(), colours, strict=True):

@@ -1,4 +1,4 @@
-"""What float32 arithmetic may lose, and numbers moved so that a bound stays a bound.
+"""Bounds on the rounding of float32 arithmetic, and directed rounding of bounds.
 
 Higham, Accuracy and Stability of Numerical Algorithms (2002), chapters 2 and 3.
 """
@@ -20,21 +20,21 @@ GUARD = 1 + Fraction(1, 10**9)  # covers the few float64 operations in a Lipschi
 
 
 def gamma(n: int) -> float:
-    """γ_n = n·u/(1 − n·u): a sum of n rounded terms is off by at most that fraction of their magnitudes' sum.
+    """γ_n = n·u/(1 − n·u): a sum of n rounded terms is off by at most this fraction of the sum of their magnitudes.
 
-    Infinite from n·u = 1 on, where there is no such bound.
+    Infinite for n·u ≥ 1, where no such bound exists.
     """
     return n * UNIT_ROUNDOFF / (1 - n * UNIT_ROUNDOFF) if n * UNIT_ROUNDOFF < 1 else math.inf
 
 
 def sum_slack(terms: int, magnitude: Array) -> Array:
-    """How much room a bound on a sum of products needs on either side for rounding, in any order of summation.
+    """The slack for rounding of a bound on a sum of products, in any order of summation.
 
-    A sum of n rounded terms is off by at most gamma_n M, where gamma_n = n u/(1 - n u), u is half the machine epsilon
+    A sum of n rounded terms is off by at most γ_n M, where γ_n = n u/(1 − n u), u is half the machine epsilon
     and M the sum of the terms' magnitudes. Twice that, once for the value being enclosed and once for the bound, with M
     itself computed by such a sum:
 
-        2 gamma_n M/(1 - gamma_n) = 2 n u/(1 - 2 n u) M,    n + 4 in place of n for the bound's own last additions.
+        2 γ_n M/(1 − γ_n) = 2 n u/(1 − 2 n u) M,    n + 4 in place of n for the bound's own last additions.
     """
     info = np.finfo(magnitude.dtype)
     nu = (terms + 4) * float(info.eps) / 2
@@ -47,13 +47,13 @@ def sum_slack(terms: int, magnitude: Array) -> Array:
 def outward(lower: Array, upper: Array, ulps: int = 8) -> tuple[Array, Array]:
     """The ends moved apart by a few units in the last place.
 
-    For functions that the library computes to within 4 units, as NumPy's vector code promises, without being monotone:
-    4 for the end and 4 for the value being enclosed.
+    For functions that the library computes to within 4 units, as NumPy's vector code promises, but not monotonically:
+    4 units for the end and 4 for the enclosed value.
     """
     info = np.finfo(lower.dtype)
     xp = backend_of(lower, upper).xp
     with np.errstate(over="ignore", under="ignore"):
-        # an end that overflowed says no more than that it is as large as numbers go
+        # an end that overflowed only says that the value is at least the largest number
         low, high = xp.minimum(lower, info.max), xp.maximum(upper, info.min)
         low = low - (ulps * info.eps * xp.abs(low) + info.smallest_normal)
         high = high + (ulps * info.eps * xp.abs(high) + info.smallest_normal)
@@ -61,7 +61,7 @@ def outward(lower: Array, upper: Array, ulps: int = 8) -> tuple[Array, Array]:
 
 
 def downward(numbers: Array) -> Array:
-    """Nonnegative float64 numbers, no larger than those they were rounded from."""
+    """The next smaller float64 numbers (of numbers ≥ 0): at most the exact values that were rounded to nearest."""
     return np.nextafter(numbers, 0)
 
 
@@ -85,7 +85,7 @@ def at_most(a: Array, b: Array, reach: float | Array) -> Array:
 
 
 def check_arithmetic() -> None:
-    """Raises UserError unless this thread computes as IEEE 754 says: to the nearest number, with denormals."""
+    """Raises UserError unless this thread follows IEEE 754: it rounds to nearest and keeps denormals."""
     remedy = "unload the library that set this, or run linfengine in a process of its own"
     if np.float32(2.0**-149) * np.float32(1) == 0:
         raise UserError(

@@ -1,6 +1,6 @@
-"""What changes while training, as pure functions of progress.
+"""Schedules: pure functions of the progress of a training.
 
-Epochs count as real numbers: 2.25 is a quarter of the way through the third epoch.  Nothing here keeps state.
+Epochs are real numbers: 2.25 is a quarter of the way through the third epoch.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import math
 
 from .backends.orders import CPU_POWERS
 
-# The orders from 8 on to which the CPU kernels raise by a few multiplications. Others go through logarithm and
-# exponential, at several times the cost until, far above, nearly all terms are negligible and skipped.
+# The orders from 8 on that the CPU kernels compute with a few multiplications. Other orders need logarithm and
+# exponential, at several times the cost, until p is so large that nearly all terms are negligible and skipped.
 CHEAP_ORDERS = tuple(float(p) for p in CPU_POWERS if p >= 8)
 
 
@@ -42,14 +42,14 @@ def p_ramp(epoch: float, start: float, end: float, first: float = 8.0, last: flo
 
 
 def cheap_order(p: float) -> float:
-    """The cheap order nearest to p in ratio, where p lies between the smallest and the largest; else p itself."""
+    """The cheap order nearest to p in ratio, if p lies between the smallest and the largest; else p itself."""
     if not CHEAP_ORDERS[0] <= p <= CHEAP_ORDERS[-1]:
         return p
     return min(CHEAP_ORDERS, key=lambda order: abs(math.log(order / p)))
 
 
 def ramp(epoch: float, start: float, end: float) -> float:
-    """The fraction of the way from `start` to `end`, in [0, 1]; a ramp of no length is done at its start."""
+    """The fraction of the way from `start` to `end`, in [0, 1]; 1 from `start` on if end ≤ start."""
     if end <= start:
         return float(epoch >= start)
     return min(max((epoch - start) / (end - start), 0.0), 1.0)

@@ -1,7 +1,6 @@
-"""What a program does before its imports are done: Ctrl-C and a package that is not compiled end it in one sentence.
+"""The start of the program, before its imports are done: it ends with one sentence after Ctrl-C, or if not compiled.
 
-`linfengine/__init__.py` imports this module first.  Where Python runs something else than the program `linfengine`,
-nothing here changes how it behaves.
+`linfengine/__init__.py` imports this module first. In any other program than `linfengine` it changes nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import os
 import signal
 import sys
 
-TYPE_CHECKING = False  # importing typing would take as long as all else here
+TYPE_CHECKING = False  # importing typing would take as long as the rest of this file
 if TYPE_CHECKING:
     from types import FrameType
     from typing import NoReturn
@@ -20,19 +19,19 @@ INTERRUPTED = 130  # the exit status: 128 + SIGINT, as a shell counts
 
 def is_program() -> bool:
     """Whether this process is `linfengine ...` or `python -m linfengine ...`."""
-    if sys.argv[:1] == ["-m"]:  # so while Python looks for the module
+    if sys.argv[:1] == ["-m"]:  # while Python looks for the module
         return "linfengine" in sys.orig_argv or "-mlinfengine" in sys.orig_argv
     return bool(sys.argv) and os.path.splitext(os.path.basename(sys.argv[0]))[0] == "linfengine"
 
 
 def hold() -> None:
     """Let Ctrl-C end the process at once: inside an import, a KeyboardInterrupt is a traceback, or is lost."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, or answered by others
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, or has another handler
         signal.signal(signal.SIGINT, _end)
 
 
 def release() -> None:
-    """Let Ctrl-C be a KeyboardInterrupt again: from here on the program answers it."""
+    """Let Ctrl-C raise KeyboardInterrupt again: from here on the program handles it."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -43,7 +42,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def refuse_uncompiled(package: str) -> NoReturn:
-    """Raises ImportError, with what to do about it, where the compiled modules are missing from the package's folder.
+    """Raises ImportError, with the remedy, if the compiled modules are missing from the package's folder.
 
     The program prints that sentence and exits with status 2.
     """

@@ -1,6 +1,6 @@
-"""Radii as people write them, kept as exact fractions; and what a gray level is.
+"""Radii as people write them, read as exact fractions, in pixel units or gray levels.
 
-A radius in pixel units is a part of the way from black to white: 8 of 255 gray levels are ε = 8/255.
+In pixel units black is 0 and white is 1. There are 255 gray levels from black to white: 8 of them are ε = 8/255.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ Radius: TypeAlias = str | int | float | Fraction | Decimal | np.floating[Any] | 
 
 
 def parse_eps(eps: Radius) -> Fraction:
-    """ε as people write it, kept exact: "0.3" is 3/10, "8/255" is 8/255. Pixel units, 0 ≤ ε ≤ 1.
+    """A radius ε in pixel units, 0 ≤ ε ≤ 1, as an exact fraction: "0.3" is 3/10, "8/255" is 8/255.
 
-    A float means what it is nearest to: k/255 where it is within two units in the last place of that, or else a decimal
-    number of at most 12 digits (6 for float32); one that is near neither is taken as it is. Raises UserError for
-    anything else, booleans among it, and for a fraction of more than 60 digits.
+    A float is read as k/255 if that is within two units in its last place; else as a decimal number of at most 12
+    digits (6 for float32) if that is; else as its exact value. Raises UserError for anything else, including booleans,
+    and for a fraction of more than 60 digits.
     """
     expected = "a radius in pixel units from 0 to 1"
     return parse_radius(eps, "eps", most=Fraction(1), parts=WHITE, expected=expected, such_as="0.3 or 8/255")
 
 
 def parse_gray_levels(levels: Radius) -> Fraction:
-    """A radius in gray levels, 0 to 255, as an ε in pixel units, exact: "76.5" is 3/10. Otherwise as `parse_eps`."""
+    """A radius in gray levels, 0 to 255, as an exact ε in pixel units: "76.5" is 3/10. Otherwise as `parse_eps`."""
     expected = "a radius in gray levels from 0 to 255"
     most, such_as = Fraction(WHITE), "8 or 76.5"
     return parse_radius(levels, "gray levels", most=most, parts=1, expected=expected, such_as=such_as) / WHITE
@@ -47,9 +47,9 @@ def parse_radius(
     expected: str = "a radius of at least 0",
     such_as: str = "0.3 or 1/4",
 ) -> Fraction:
-    """A radius from 0 to `most` (None: without an end), exact. A float may mean a multiple of 1/`parts`.
+    """A radius from 0 to `most` (None: no limit) as an exact fraction. A float may be read as a multiple of 1/`parts`.
 
-    `name`, `expected` and `such_as` are the words of the sentence. Raises UserError as `parse_eps`.
+    `name`, `expected` and `such_as` are words of the error message. Raises UserError as `parse_eps`.
     """
     try:
         if isinstance(given, str):
@@ -78,7 +78,7 @@ def _fraction_in(text: str) -> Fraction:
 
 
 def _meant_by(number: float | np.floating[Any], parts: int) -> Fraction:
-    """The fraction that a float means: k/parts or a short decimal within two units in its last place, or itself."""
+    """k/parts or a short decimal, if within two units in the last place of the float; else its exact value."""
     number = np.float64(number) if isinstance(number, float) else number
     exact = Fraction(*number.as_integer_ratio())
     slack = 2 * Fraction(*np.spacing(abs(number)).as_integer_ratio())

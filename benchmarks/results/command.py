@@ -17,7 +17,7 @@ from linfengine.files import write_file
 from linfengine.recipes import recipe_names
 
 FOLDER = Path(__file__).parents[1]
-JSON_FILE, TEX_FILE, README = FOLDER / "reproduced.json", FOLDER / "reproduced.tex", FOLDER.parent / "README.md"
+JSON_FILE, TEX_FILE, PAGE = FOLDER / "reproduced.json", FOLDER / "reproduced.tex", FOLDER.parent / "docs/results.md"
 BUDGET_RECIPES = ("mnist-small", "fashion-small", "cifar-small")
 BEGIN, END = "<!-- the table of python -m benchmarks results --write -->\n", "<!-- end of the table -->\n"
 
@@ -30,7 +30,7 @@ BEGIN, END = "<!-- the table of python -m benchmarks results --write -->\n", "<!
 @click.option("--budget", type=float, metavar="MINUTES", help="Fit a run that is not begun yet to so many minutes.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--table", is_flag=True, help="Only print the table: train and evaluate nothing.")
-@click.option("--write", is_flag=True, help="Put the table into README.md.")
+@click.option("--write", is_flag=True, help="Put the table into docs/results.md.")
 def results(recipes: tuple[str, ...], runs: Path, budget: float | None, device: str, table: bool, write: bool) -> None:
     """Train, evaluate and tabulate recipes.
 
@@ -38,7 +38,7 @@ def results(recipes: tuple[str, ...], runs: Path, budget: float | None, device: 
         python -m benchmarks results                        the small recipes, on this machine
         python -m benchmarks results cifar-small            one of them
         python -m benchmarks results z21-mnist-mlp --budget 30
-        python -m benchmarks results --write                and put all rows into README.md
+        python -m benchmarks results --write                and put all rows into docs/results.md
         python -m benchmarks results --table --write        only that: nothing is trained or evaluated
 
     RECIPES are names or TOML files. Each is trained into RUNS/RECIPE. A finished run is taken as it is, and an
@@ -54,7 +54,7 @@ def results(recipes: tuple[str, ...], runs: Path, budget: float | None, device: 
     """
     rows = rows_made()
     if write:
-        around_the_table()  # a README without a place for the table is refused before the work
+        around_the_table()  # a page without a place for the table is refused before the work
     for recipe in () if table else recipes or BUDGET_RECIPES:
         run = runs / Path(recipe).name.removesuffix(".toml")
         if run.name in recipe_names() and run.name != recipe:
@@ -67,7 +67,7 @@ def results(recipes: tuple[str, ...], runs: Path, budget: float | None, device: 
     write_file(TEX_FILE, tables.results(rows, latex=True).encode())
     if write:
         before, after = around_the_table()
-        write_file(README, f"{before}{BEGIN}{markdown}\n{END}{after}".encode())
+        write_file(PAGE, f"{before}{BEGIN}{markdown}\n{END}{after}".encode())
 
 
 def rows_made() -> dict[str, Any]:
@@ -81,9 +81,9 @@ def rows_made() -> dict[str, Any]:
 
 
 def around_the_table() -> tuple[str, str]:
-    """The text of the README before and after the table. Raises UserError where it has no place for one."""
-    before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    """The text of docs/results.md before and after the table. Raises UserError where it has no place for one."""
+    before, begin, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise UserError(f"{README}: the lines that the table goes between are missing")
+        raise UserError(f"{PAGE}: the lines that the table goes between are missing")
     return before, after

@@ -1,4 +1,4 @@
-"""The audit: everything that can be tried to break a net's certificates, and the engine that made them."""
+"""The audit: searches that try to break a net's certificates, and the engine that made them."""
 
 from .attacks import attack_radii, random_net
 from .referee import Referee

@@ -1,4 +1,4 @@
-"""Attacks on what is certified, and on radii: read off a margin and believed, or proved."""
+"""Attacks on certified samples, and on radii: taken naively from a margin, or proved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .subject import ATTACK, FLOATING_POINT, RADII, Section, Subject
 
 
 def attack_section(subject: Subject, effort: int) -> Section:
-    """PGD with restarts, on the smooth net's gradient too, targeted, and then a search among the last places."""
+    """PGD with restarts, also with the smooth net's gradient, targeted, then a search among float32 neighbours."""
     certificate = subject.certificate
     certified = np.flatnonzero(certificate.certified)
     settings: dict[str, Any] = {
@@ -49,7 +49,7 @@ def attack_section(subject: Subject, effort: int) -> Section:
 
 
 def floating_point_attack(subject: Subject, effort: int) -> Section:
-    """Radii read off a float32 margin and believed, and radii that are proved, attacked in the last place."""
+    """Attack radii taken naively from a float32 margin, and radii that are proved, in the last place."""
     rng = np.random.default_rng(subject.rng.integers(2**31))
     chosen = subject.smallest(16 * effort)
     images = [(subject.model, subject.inputs[i : i + 1], subject.labels[i : i + 1]) for i in chosen]
@@ -75,9 +75,9 @@ def random_net(rng: np.random.Generator) -> tuple[Sequential, Array, Array]:
 
 
 def attack_radii(model: Module, image: Array, label: Array, rng: np.random.Generator) -> dict[str, bool]:
-    """Whether an image at exact distance of at most a radius r changes the prediction, for each of the RADII on r.
+    """For each kind of radius r in RADII: whether an input at an exact distance of at most r changes the prediction.
 
-    The naive ones are made of the float32 margin, in float32.
+    The naive radii are computed from the float32 margin, in float32.
     """
     x, label = check_samples(model, image, label)
     domain = domain_of(model)

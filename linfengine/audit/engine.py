@@ -1,4 +1,4 @@
-"""The engine against itself: backends, instruction sets and threads, and gradients against changes of the margin."""
+"""Comparisons within the engine: backends, instruction sets, threads; gradients and changes of the margin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .subject import AGREEMENT, GRADIENTS, Section, Subject, gradient_of
 
 
 def agreement(subject: Subject, effort: int) -> Section:
-    """Logits and bounds of every backend, instruction set and number of threads: the same bits where nothing but ℓ∞."""
+    """Logits and bounds of every backend, instruction set and number of threads: the same bits for exact layers."""
     x = subject.x[: 32 * effort]
     bitwise = all(kind_of(layer).exact for name, layer in subject.model.modules() if name)
     results: dict[str, tuple[Array, ...]] = {}
@@ -68,7 +68,7 @@ def _pinned(isa: str, threads: int) -> Iterator[None]:
 
 
 def gradients(subject: Subject, effort: int) -> Section:
-    """A margin is piecewise linear: where its gradient is the same along a segment, it predicts the change exactly."""
+    """A margin is piecewise linear: if its gradient is constant along a segment, it gives the change exactly."""
     if not all(kind_of(layer).exact for path, layer in subject.model.modules() if path):
         return Section(GRADIENTS, True, "not tried: the net is not piecewise linear", {})
     count = 256 * effort

@@ -1,4 +1,4 @@
-"""A search for two inputs that contradict the Lipschitz constant."""
+"""A search for two inputs that violate the Lipschitz bound."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .subject import LIPSCHITZ, Section, Subject, gradient_of
 
 
 def lipschitz_search(subject: Subject, effort: int) -> Section:
-    """The largest |f(a) − f(b)| / (L |a − b| + 2E) over pairs of images, 1 being what is proved."""
+    """The largest |f(a) − f(b)| / (L |a − b| + 2E) over pairs of inputs; at most 1 is proved."""
     found: dict[str, dict[str, float]] = {}
     pairs = 0
     for kind, a, b in _pairs(subject, 512 * effort):
@@ -51,7 +51,7 @@ def _pairs(subject: Subject, count: int) -> Iterator[tuple[str, Array, Array]]:
     yield "one pixel flipped", chosen, flipped.reshape(chosen.shape)
     way = rng.integers(-1, 2, chosen.shape)
     yield "one unit in the last place apart", chosen, valid(subject.domain.neighbours(chosen, way))
-    # along the gradient of one logit, which the net promises to follow at the full slope until another path wins
+    # along the gradient of one logit, whose slope is the full Lipschitz constant as long as the maxima stay the same
     starts = valid(chosen + span / 16 * rng.standard_normal(chosen.shape, np.float32))
     for scale in (1 / 4, 1 / 64, 1 / 1024):
         yield "along a gradient", starts, valid(starts + scale * span * np.sign(gradient_of(subject, starts, None)))

@@ -1,4 +1,4 @@
-"""Certificates against integers that never round: the slow and obvious evaluation of a net."""
+"""Exact evaluation of a net in unlimited integers, slow and simple, to compare certificates with."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GRAIN = 149  # every float32 number is a multiple of 2^-149
 
 
 def exact_evaluation(subject: Subject, effort: int) -> Section:
-    """The certificates of the samples with the smallest margins against integers that never round."""
+    """Compare the certificates of the samples with the smallest margins with exact integer arithmetic."""
     try:
         referee = Referee(subject.model)
     except ValueError as reason:
@@ -79,7 +79,7 @@ def _integers(array: Array) -> Array:
 class Referee:
     """Exact logits of the real-valued net, in unlimited integers.
 
-    A division by std is avoided by multiplying everything after it by std, which multiplies the logits:
+    Instead of dividing by std, everything after the division is multiplied by std, and so are the logits:
 
         std·max_k |x_k/std − w_k| = max_k |x_k − std·w_k|
 
@@ -105,7 +105,7 @@ class Referee:
         return arrays
 
     def logits(self, x: Array) -> list[Fraction]:
-        """Of one input, as the net takes it."""
+        """The logits of one input, as the net takes it."""
         values = _integers(x.astype(np.float32)) << GRAIN
         for layer, arrays in self.layers:
             values = self._through(layer, arrays, values)

@@ -1,6 +1,7 @@
-"""The audit: everything that can be tried to break a net's certificates, and the engine that made them.
+"""The audit: searches that try to break a net's certificates, and the engine that made them.
 
-What holds by proof is checked by search: one that finds nothing proves nothing, one that finds something is an alarm.
+Each section searches for a counterexample to something that is proved. A search that finds nothing proves nothing; one
+that finds a counterexample has found a bug.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def audit(
 ) -> list[Section]:
     """Try to break the net's certificates at radius ε, and the engine; inputs as they are stored, images as uint8.
 
-    `effort` multiplies the numbers of attempts; `progress` is told each section's name before it starts. Raises as
-    `certify`.
+    `effort` multiplies the numbers of attempts; `progress` is called with each section's name before it starts. Raises
+    as `certify`, and ValueError for images that are not uint8.
     """
     model = copy_of(model)
     domain = domain_of(model)

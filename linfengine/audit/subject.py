@@ -1,4 +1,4 @@
-"""What an audit looks at, and what one kind of attempt comes to."""
+"""The net and samples under audit (Subject), and the result of one kind of attempt (Section)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ..tensor import Tensor, only_grad
 # The names of the sections, by which reports and pictures find them.
 LIPSCHITZ, ATTACK, AGREEMENT = "Lipschitz search", "attack on what is certified", "agreement"
 GRADIENTS, EVALUATION, FLOATING_POINT = "gradients", "exact evaluation", "floating-point attack"
-RADII = ("margin/2 >= r", "margin/2 > r", "proved")  # what a radius r may be read off from
+RADII = ("margin/2 >= r", "margin/2 > r", "proved")  # what a radius r is taken from
 
 
 @dataclass(frozen=True)
 class Section:
-    """What one kind of attempt came to: `sound` unless it broke something that is claimed to hold."""
+    """The result of one kind of attempt: `sound` unless it found a counterexample to a claim."""
 
     name: str
     sound: bool
@@ -35,7 +35,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Subject:
-    """The net under audit with its samples, as it takes them, and what it claims of them."""
+    """The net under audit, its samples (`inputs` as stored, `x` as the net takes them) and their certificate."""
 
     model: Module
     inputs: Array
@@ -55,27 +55,27 @@ class Subject:
 
     @cached_property
     def lipschitz(self) -> float:
-        """How far a logit may move per unit of `moved`."""
+        """The most that a logit may change per unit of `moved`."""
         scale = self.domain.scale
         if isinstance(scale, tuple):
             return claims(self.model, self.domain, 0.0)[0] * float(GUARD)
         return float(self.model.lipschitz())
 
     def moved(self, a: Array, b: Array) -> Array:
-        """max_k |a_k − b_k| (n,): in the net's numbers, or in units of the scale where there are several."""
+        """max_k |a_k − b_k| (n,): in the net's numbers, or in units of the scale if each coordinate has its own."""
         if isinstance(self.domain.scale, tuple):
             return self.domain.distance(a, b)
         return np.asarray(np.abs(a.astype(np.float64) - b).reshape(len(a), -1).max(axis=1))
 
     @property
     def extent(self) -> tuple[Any, Any]:
-        """(least, largest − least) of the inputs, numbers or one a coordinate, in float32."""
+        """(least, largest − least) of the inputs in float32: one number, or one for each coordinate."""
         lower, upper = self.domain.extent(self.x)
         return lower.astype(np.float32)[()], (upper - lower).astype(np.float32)[()]
 
     @property
     def slope(self) -> float:
-        """How far a logit may move per unit of ε."""
+        """The most that a logit may change per unit of ε."""
         scale = self.domain.scale
         return self.lipschitz if isinstance(scale, tuple) else self.lipschitz * scale
 
@@ -83,13 +83,13 @@ class Subject:
         return predict(self.model, x).astype(np.float64)
 
     def smallest(self, count: int) -> Array:
-        """The right predictions with the smallest margins."""
+        """The indices of the correct predictions with the smallest margins."""
         right = np.flatnonzero(self.certificate.margin > 0)
         return right[np.argsort(self.certificate.margin[right], kind="stable")[:count]]
 
 
 def gradient_of(subject: Subject, x: Array, others: Array | None) -> Array:
-    """Of each sample's largest logit; or less that of the class in `others`."""
+    """The gradient of each sample's largest logit, minus the logit of the class in `others` if given."""
     at = Tensor(x, requires_grad=True, device=subject.model.device)
     with evaluation(), only_grad(at):
         z = subject.model(at)

@@ -1,4 +1,4 @@
-"""Certificates: what is proved of a net on its inputs, and the file that says so."""
+"""Certificates: proofs about a net on given inputs, and the certificate file."""
 
 from .certificate import METHODS, Certificate, certify
 from .checks import check_model, check_samples, margins, predict

@@ -1,17 +1,18 @@
 """Certificates: for which samples is the prediction proved not to change inside an ℓ∞ ball?
 
-Three methods, all about the p = ∞ net, all at an ε in the units of the net's domain (pixels), all strict (a tie fails):
+Three methods. All are about the net at p = ∞, and all are strict: a tie fails. ε is in the units of the net's domain,
+which are pixel units for images.
 
     margin     z_y − max_{j≠y} z_j > 2 L ε + 4 E      L: Lipschitz constant, E: bound on the rounding of a logit
-    interval   that, or lower(z_y) > upper(z_j) for all j ≠ y over the ball clipped to the domain;
-               where the last layer is linear, lower(z_y − z_j) > 0, the difference bounded as such
+    interval   the margin, or lower(z_y) > upper(z_j) for all j ≠ y over the ball clipped to the domain;
+               if the last layer is linear, lower(z_y − z_j) > 0 instead: the differences are bounded
     exact      the same two on an exact net (`linfengine.exact`): L is 1, E is 0, all numbers are integers
 
 Bounds over the ball are computed with the forward's own float32 operations; rounding is monotone, so they enclose what
-the program computes for every float32 input of the ball. The margin needs the absolute slack 4E instead: two logits,
-each off by E at the sample and again at the perturbed point. Without rounding the ball proves whatever the margin does,
-so it is looked at only where the margin leaves the question open. Source: docs/soundness.md; Zhang et al., ICML 2021
-(arXiv 2102.05363), section 3 for the exact-arithmetic statements.
+the program computes for every float32 input of the ball. The margin needs the absolute slack 4E instead: each of two
+logits is off by at most E at the sample, and again at the perturbed point. Bounds over the ball are computed only if
+the margin does not decide, since without rounding they prove whatever the margin proves. Source: docs/soundness.md;
+Zhang et al., ICML 2021 (arXiv 2102.05363), section 3 for the exact-arithmetic statements.
 """
 
 from __future__ import annotations
@@ -41,11 +42,10 @@ class Certificate:
     """The verdict on every sample: `logits` (n, classes), `prediction` (n,), `correct` and `certified` (n,) booleans.
 
     `margin` (n,) is z_y − max_{j≠y} z_j; margin > `threshold` proves the sample. `radius` (n,) is the largest radius
-    proved, in the units of ε, and 0 where nothing is; for images these are pixel units, at most 1. For an exact net
+    proved, in the units of ε, and 0 if none is; for images in pixel units, at most 1. For an exact net
     logits, margins and threshold are exact multiples of 2^-fraction_bits (of a gray level, for images), and `steps`
-    (n,) is the radius as a whole number of those; for any other net `fraction_bits` and `steps` are None. `domain` says
-    what an input is. `digest` is that of the net (`Module.digest`), and `samples` the SHA-256 of the inputs as the net
-    took them.
+    (n,) is the radius as a whole number of them; for any other net `fraction_bits` and `steps` are None. `domain` is
+    that of the net, `digest` its `Module.digest`, and `samples` the SHA-256 of the inputs as the net took them.
     """
 
     digest: str
@@ -72,7 +72,7 @@ class Certificate:
 
     @property
     def gray_levels(self) -> Fraction | None:
-        """ε in gray levels; None where the inputs are no images."""
+        """ε in gray levels; None for inputs that are no images."""
         return WHITE * self.eps if self.domain.white else None
 
     @property
@@ -89,22 +89,22 @@ class Certificate:
         return margin if self.method == "margin" else f"{margin}; else bounds on the box clipped to {valid}"
 
 
-@np.errstate(all="ignore")  # what overflows proves nothing, and is no error
+@np.errstate(all="ignore")  # an overflow proves nothing, and is no error
 def certify(
     model: Module, inputs: Array, labels: Array, eps: Radius, *, method: str = "interval", batch_size: int = 512
 ) -> Certificate:
     """Certify `model`, on the device where it is, on inputs (n, ...) of its domain at radius ε.
 
-    The net is evaluated at p = ∞ with its running means. What is certified is a copy, taken at the beginning: the net
-    is not changed, and other threads may use it, or train it, meanwhile.
+    The net is evaluated at p = ∞ with its running means. A copy of it, taken at the beginning, is certified: the net is
+    not changed, and other threads may use it or train it meanwhile.
 
-    For a net on images the inputs are uint8 (n, c, h, w), or float32 pixels in [0, 1], for an exact net multiples of
-    1/255, and ε is in pixel units. An exact net is evaluated exactly whatever the method, and only exact nets have the
-    method "exact".
+    Images are uint8 (n, c, h, w), or float32 pixels in [0, 1], which for an exact net are multiples of 1/255; ε is in
+    pixel units. Points and tables are float32 (n, ...) within the bounds of the domain; ε is in units of its scale. An
+    exact net is evaluated exactly with every method; the method "exact" is for exact nets only.
 
-    Raises UserError for a model with a finite p or non-finite weights, one that does not state what a certificate rests
-    on, one that cannot be copied, or one whose exactness cannot be proved; for inputs that are not of the domain,
-    labels that do not fit, or an ε that is no radius. ValueError for an unknown method or a batch_size below 1.
+    Raises UserError for a model with a finite p or non-finite weights, that does not state its Lipschitz constant or
+    rounding, that cannot be copied, or whose exactness cannot be proved; for inputs outside the domain, labels that do
+    not fit, or an ε that is no radius. Raises ValueError for an unknown method or a batch_size below 1.
     """
     if method not in METHODS:
         raise ValueError(f"method: expected {', '.join(METHODS[:-1])} or {METHODS[-1]}, got {method!r}")
@@ -129,7 +129,7 @@ def certify(
     threshold = _threshold(domain, eps, lipschitz, error)
     certified = (margin > threshold) & (margin > 0)
     by_box: Array = np.zeros(len(x), bool)
-    if method != "margin" and math.isfinite(threshold):  # where a layer may overflow, its bounds bound nothing
+    if method != "margin" and math.isfinite(threshold):  # if a layer may overflow, its bounds are not valid
         undecided = np.flatnonzero(~certified & (margin > 0))
         by_box[undecided] = _proved_by_box(model, domain, x[undecided], labels[undecided], eps, batch_size)
     steps, radius = _radii(domain, margin, eps, by_box, lipschitz, error, most)
@@ -143,9 +143,9 @@ def certify(
 def _threshold(domain: Domain, eps: Fraction, lipschitz: float, error: float) -> float:
     """2Lε + 4E, rounded up to float64: margin > threshold proves the sample.
 
-    That a margin is itself rounded to float64 does not matter: rounding is monotone, and the threshold is a float64.
+    The margin is rounded to float64, which does no harm: rounding is monotone, and the threshold is a float64 number.
     """
-    if domain.fraction_bits is not None:  # a margin on the grid exceeds 2ε where it exceeds this
+    if domain.fraction_bits is not None:  # a margin on the grid exceeds 2ε if and only if it exceeds this
         return math.floor(2 * domain.steps(eps)) * domain.step
     if math.isinf(error):
         return math.inf
@@ -166,9 +166,9 @@ def _proved_by_box(model: Module, domain: Domain, x: Array, labels: Array, eps: 
 def _radii(
     domain: Domain, margin: Array, eps: Fraction, by_box: Array, lipschitz: float, error: float, most: Fraction
 ) -> tuple[Array | None, Array]:
-    """(steps, radius) of each sample: of an exact net the largest whole r with 2r < margin, both in steps of the grid.
+    """(steps, radius) of each sample. For an exact net steps is the largest whole r with 2r < margin in grid steps.
 
-    The radius is at least ε where the box proved that, and at most `most`; steps are None without a grid.
+    The radius is at least ε if the box proved ε, and at most `most`. Without a grid steps are None.
     """
     if domain.fraction_bits is not None:
         grid = 1 << domain.fraction_bits

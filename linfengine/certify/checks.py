@@ -1,4 +1,4 @@
-"""What has to be true before a certificate may speak: of the net, the samples, the labels and the arithmetic."""
+"""Checks before a certificate: of the net, the samples, the labels and the arithmetic of the process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..tensor import no_grad
 
 
 def copy_of(model: Module) -> Module:
-    """A copy of the net that nobody else can change. Raises UserError where it cannot be copied."""
+    """A copy of the net that no other thread can change. Raises UserError if it cannot be copied."""
     try:
         return deepcopy(model)
     except (TypeError, RecursionError) as error:
@@ -26,9 +26,9 @@ def copy_of(model: Module) -> Module:
 
 
 def check_model(model: Module) -> None:
-    """Raises UserError unless a certificate may speak of the model: p = ∞, all numbers finite, IEEE arithmetic.
+    """Raises UserError unless the model can be certified: p = ∞, all numbers finite, IEEE arithmetic.
 
-    No method of a class may have been replaced on an object.
+    Also refuses a model in which a method was replaced on one object, or a class that inherits a claim it may break.
     """
     for path, module in type(model).modules(model):
         kind = type(module)
@@ -55,10 +55,10 @@ def check_model(model: Module) -> None:
 
 
 def claims(model: Module, domain: Domain, magnitude: float | Array) -> tuple[float, float]:
-    """(L, E) as the net states them: a logit moves by at most L·ε in a ball of radius ε, and is off by at most E.
+    """(L, E) as the net states them: a logit changes by at most L·ε in a ball of radius ε, and its error is at most E.
 
-    E holds for inputs of at most that magnitude (`Domain.reach`), and is infinite where float32 may overflow. Raises
-    UserError unless L is finite, and both are numbers of at least 0.
+    E holds for inputs of at most `magnitude` (`Domain.reach`), and is infinite if float32 may overflow. Raises
+    UserError unless L is finite and both are at least 0.
     """
     scale = domain.scales
     arrays = np.ndim(scale) or np.ndim(magnitude)
@@ -83,9 +83,9 @@ def _inherits(model: Sequential, claim: str) -> bool:
 
 
 def check_samples(model: Module, inputs: Array, labels: Array) -> tuple[Array, Array]:
-    """The samples as the model's domain takes them, and integer labels (n,).
+    """The samples as the model's domain takes them, and int64 labels (n,).
 
-    Raises UserError where they are no inputs and labels.
+    Raises UserError if inputs or labels have another shape or type, or inputs lie outside the domain.
     """
     domain = domain_of(model)
     inputs, labels = (np.asarray(to_numpy(array)) for array in (inputs, labels))
@@ -102,7 +102,7 @@ def check_samples(model: Module, inputs: Array, labels: Array) -> tuple[Array, A
 
 
 def check_labels(logits: Array, labels: Array) -> None:
-    """Raises UserError unless every label is a class of the logits, of which there are two at least."""
+    """Raises UserError unless there are two classes or more and each label is one of them."""
     if logits.ndim == 2 and logits.shape[1] < 2:
         raise UserError("the model has one class only, so that there is nothing to certify")
     if logits.ndim != 2 or labels.min() < 0 or labels.max() >= logits.shape[1]:
@@ -118,10 +118,10 @@ def check_batch_size(batch_size: int) -> None:
 
 @np.errstate(all="ignore")
 def predict(model: Module, x: Array, batch_size: int = 512) -> Array:
-    """Logits (n, classes) of the net at evaluation, p = ∞; x (n, ...) as the net takes it. The net is not changed.
+    """Logits (n, classes) of the net in evaluation at p = ∞; x (n, ...) as the net takes it. The net is not changed.
 
-    Raises UserError for an x that the net does not take, where a distance is given what overflowed, or where the
-    process does not compute as IEEE 754 says; ValueError for an empty x or a batch_size below 1.
+    Raises UserError for an x that the net does not take, for an overflow before a distance layer, and for a process
+    that does not follow IEEE 754; ValueError for an empty x or a batch_size below 1.
     """
     check_batch_size(batch_size)
     check_arithmetic()
@@ -141,7 +141,7 @@ def predict(model: Module, x: Array, batch_size: int = 512) -> Array:
 
 
 def margins(logits: Array, labels: Array) -> Array:
-    """z_y − max_{j≠y} z_j (n,), the differences of float32 logits correctly rounded to float64."""
+    """z_y − max_{j≠y} z_j (n,): differences of float32 logits, correctly rounded to float64."""
     z = logits.astype(np.float64)
     rows = np.arange(len(z))
     true = z[rows, labels]

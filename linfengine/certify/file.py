@@ -1,8 +1,8 @@
-"""The certificate file: what was claimed of every sample, in a form that `verify.py` re-derives.
+"""The certificate file: the claims about each sample, which `verify.py` re-derives.
 
-JSON lines (format "linfengine-certificate-1", described in docs/certificates.md): a header, a line a sample, and a
-seal, the SHA-256 of all bytes above it.  For an exact net logits, margin, radius and threshold are integers over
-2^fraction_bits gray levels; else they are float64, the radius in pixel units.
+JSON lines (format "linfengine-certificate-1", described in docs/certificates.md): a header, one line for each sample,
+and a seal, the SHA-256 of all bytes above it. For an exact net logits, margin, radius and threshold are integers over
+2^fraction_bits, of a gray level for images; else they are float64, the radius in the units of ε.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ def write_certificate(
     dataset: str | None = None,
     split: str | None = None,
 ) -> None:
-    """Write what `certify` proved of the net in the file `model`, on uint8 images (n, c, h, w) with their labels.
+    """Write what `certify` proved of the net in the file `model`, on these inputs and labels.
 
-    `dataset` and `split` say where they came from.  Raises UserError when the place cannot be written to, when the file
-    holds another net than the one certified, or where float32 may overflow; ValueError for images that are not uint8,
-    or other numbers of them or other labels than certified.
+    The inputs are those that were certified, as they are stored: uint8 images (n, c, h, w), or float32 (n, ...) for
+    points and tables. `dataset` and `split` name where they came from. Raises UserError if the file cannot be written,
+    if the model file holds another net than the one certified, or if float32 may overflow; ValueError for inputs of
+    another type, and for other inputs or labels than those certified.
     """
     net, _, sha256 = read_model(model)
     if net.digest() != certificate.digest:
@@ -66,7 +67,7 @@ def _check_inputs(certificate: Certificate, inputs: Array, labels: Array) -> Non
 
 
 def _number(certificate: Certificate, value: Any) -> float | int:
-    """A logit, margin or threshold as it is written: an integer over 2^fraction_bits, or a float64 number."""
+    """A logit, margin or threshold for the file: an integer over 2^fraction_bits, or a float64 number."""
     return float(value) if certificate.fraction_bits is None else int(value * (1 << certificate.fraction_bits))
 
 

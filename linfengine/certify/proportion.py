@@ -1,4 +1,4 @@
-"""How sure a share of samples is: the Clopper–Pearson interval."""
+"""The confidence interval of a proportion: Clopper–Pearson."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The command line: demo, train, plot, ablate, certify, quantize, verify, audit, info; one file a command.
 
-Exit status: 0 done; 2 a mistake of the person at the keyboard, or a certificate that does not verify, told in one
-sentence; 3 something certified was broken; 130 interrupted; 141 standard output was closed.
+Exit status: 0 done; 2 wrong input, or a certificate that does not verify, told in one sentence; 3 something certified
+was broken; 130 interrupted; 141 standard output was closed.
 """
 
 import click

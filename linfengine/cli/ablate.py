@@ -63,10 +63,10 @@ def ablate_command(
     device: str,
     data_dir: Path | None,
 ) -> None:
-    """What each part of the training strategy is worth: train the recipe whole, and once without each part.
+    """Measure what each part of the training strategy is worth: train the recipe whole, and once without each part.
 
-    Judged on held-out training samples, certified at the recipe's eps_test; the test set is not touched. The same
-    command goes on with an interrupted ablation.
+    The runs are compared on held-out training samples, certified at the recipe's eps_test; the test set is not used.
+    The same command goes on with an interrupted ablation.
     """
     one_length(epochs, budget)
     chosen = load_recipe(recipe, settings, epochs=epochs)

@@ -58,9 +58,9 @@ def audit_command(
 ) -> None:
     """Try to break a model's certificates, and the engine that made them.
 
-    Searches for pairs of images that contradict the Lipschitz constant; attacks every certified sample, also in the
-    last place; compares backends, instruction sets and threads bit for bit; checks gradients, and certificates against
-    exact arithmetic.  Writes audit.txt, audit.json and audit.png into the folder.  Exit status 3 if anything broke.
+    Searches for pairs of images that violate the Lipschitz bound; attacks every certified sample, also in the last
+    place; compares backends, instruction sets and threads bit for bit; checks gradients, and certificates against
+    exact arithmetic. Writes audit.txt, audit.json and audit.png into the folder. Exit status 3 if anything broke.
     """
     from ..plots import plot_audit
 
@@ -95,7 +95,7 @@ def audit_command(
         for line in lines:
             say(line)
         say(f"{out}/ now holds {REPORT}, {FACTS} and {PICTURE} ({facts['seconds']:.0f} s).")
-    finally:  # an alarm is raised even where standard output is closed
+    finally:  # a broken section raises even if standard output is closed
         for each in sections:
             if not each.sound:
                 raise SoundnessError(f"{each.name}: {each.text}")

@@ -74,11 +74,11 @@ def certify_command(
     device: str,
     data_dir: Path | None,
 ) -> None:
-    """Prove how much of a test set a model classifies robustly, at one radius.
+    """Prove what share of a test set a model classifies robustly at one radius.
 
     \b
-    margin    the gap between the two largest logits against 2 x Lipschitz constant x radius, rounding paid for
-    interval  that; where it is too small, bounds on the logits over every valid image of the ball
+    margin    margin between the two largest logits > 2 x Lipschitz constant x radius + a bound on rounding
+    interval  the margin; where it is too small, bounds on the logits over every valid image of the ball
     exact     the same for an exact net (see quantize), in integers: nothing is rounded
     """
     if (steps or restarts or targeted) and not attack:
@@ -121,7 +121,7 @@ def certify_command(
 
 
 def _tell_published(recipe: dict[str, Any]) -> None:
-    """The sizes of this net and of the published one, beside whose figures it is shown."""
+    """The sizes of this net and of the published one whose figures the table shows."""
     with suppress(UserError):  # a recipe of another version
         own = stored_recipe(recipe)
         say(f"This net: {size_of(own)}, {own.epochs} epochs.")

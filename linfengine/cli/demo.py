@@ -34,7 +34,13 @@ DEMO_EPS = ("1/20", "1/10", "3/20", "1/5")
 DEMO_EXACT_EPS = "1/10"
 EXACT, CERTIFICATE, DATA = "exact.safetensors", "certificate.jsonl", "test.npz"
 RESULTS, PICTURE = "results.json", "certified.png"
-KEYS = {"dataset", "recipe", "version", "seconds", "results"}  # of the results, by which the demo knows its folder
+KEYS = {
+    "dataset",
+    "recipe",
+    "version",
+    "seconds",
+    "results",
+}  # of the results: a demo knows its folder by them
 
 
 @click.command("demo", cls=Command)
@@ -48,10 +54,10 @@ KEYS = {"dataset", "recipe", "version", "seconds", "results"}  # of the results,
 def demo_command(out: Path) -> None:
     """Train on real scans of digits, certify, and show the result, in under a minute.
 
-    Writes model.safetensors, results.json and certified.png into the folder.  The accuracies are those of the 360 test
-    images: clean, after a PGD attack of 20 steps, and certified, which no attack whatever can undercut.  Then makes an
-    exact net of it, exact.safetensors, writes its certificate, certificate.jsonl, and the images, test.npz, and
-    verifies that in plain integers.
+    Writes model.safetensors, results.json and certified.png into the folder. The accuracies are those of the 360 test
+    images: clean, after a PGD attack of 20 steps, and certified. No attack can go below the last. Then makes an exact
+    net of it, exact.safetensors, writes its certificate, certificate.jsonl, and the images, test.npz, and verifies the
+    certificate in plain integers.
     """
     from ..plots import plot_certified  # matplotlib takes a while to load
 
@@ -77,7 +83,7 @@ def demo_command(out: Path) -> None:
         )
         packed = io.BytesIO()
         np.savez_compressed(packed, images=images, labels=labels)
-        write_file(out / DATA, packed.getvalue())  # for the checker where there is no engine
+        write_file(out / DATA, packed.getvalue())  # for the checker on a machine without the engine
         header = verify_watched(out / CERTIFICATE, out / EXACT, *checker.read_data(out / DATA))
         results = {
             "dataset": "digits",
@@ -100,14 +106,14 @@ def demo_command(out: Path) -> None:
 
 
 def make_room(out: Path, recipe: Recipe) -> None:
-    """Remove the run of an earlier demo, perhaps of another version.  The folder has to be locked.
+    """Remove the run of an earlier demo, perhaps of another version. The folder has to be locked.
 
-    A run is a demo's where its files name the recipe that the results of a demo name.  Raises UserError where the
-    folder holds another run, where a file that no demo wrote would be written over, and where one cannot be written.
+    A run is that of a demo if its files name the same recipe as the results of a demo. Raises UserError if the folder
+    holds another run, if a file that no demo wrote would be overwritten, or if a file cannot be written.
     """
     recipe_shown = recipe_of_demo(out / RESULTS)
     files = [file for file in (out / CHECKPOINT, out / MODEL) if file.exists()]
-    more = (out / BEST).exists() or any(out.glob("checkpoint-*.safetensors"))  # which no demo leaves
+    more = (out / BEST).exists() or any(out.glob("checkpoint-*.safetensors"))  # a demo leaves none of these
     if recipe_shown and files and not more and all(recipe_of_file(file) == recipe_shown for file in files):
         for file in (out / METRICS, *files):
             file.unlink(missing_ok=True)
@@ -123,7 +129,7 @@ def make_room(out: Path, recipe: Recipe) -> None:
 
 
 def recipe_of_demo(results: Path) -> dict[str, Any] | None:
-    """The recipe that the results of a demo name; None where the file is anything else."""
+    """The recipe that the results of a demo name; None if the file is anything else."""
     try:
         facts = json.loads(results.read_bytes())
     except (OSError, ValueError, RecursionError):

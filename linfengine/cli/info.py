@@ -21,7 +21,7 @@ from .program import Command
 @click.command("info", cls=Command)
 @json_option("it", bare=True)
 def info_command(json_file: Path | None) -> None:
-    """What this installation is: version, instruction sets, threads, GPU or why none, recipes.
+    """Show the installation: version, instruction sets, threads, the GPU or why there is none, recipes.
 
     LINFENGINE_ISA pins the instruction set, LINFENGINE_NUM_THREADS the threads, LINFENGINE_BACKEND the backend.
     """

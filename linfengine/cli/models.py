@@ -1,4 +1,4 @@
-"""Model files: the net with its data set and its recipe, checked before the work begins."""
+"""Load a model file with its data set and recipe, and check them before the work begins."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load_with_data(model: Path, name: str | None, data_dir: Path | None) -> tupl
 
 
 def check_exact_place(model: Path, out: Path, json_file: Path | None = None) -> None:
-    """Raises UserError where the exact net could not be written, or would be written over anything but an exact net."""
+    """Raises UserError if the exact net cannot be written, or would overwrite a file that is no exact net."""
     if os.path.realpath(out) in {os.path.realpath(path) for path in (model, json_file) if path}:
         raise UserError(f"{out}: the exact net would be written over another file of this command: name another")
     check_writable(out)
@@ -53,7 +53,7 @@ def is_exact_net(file: Path) -> bool:
 
 
 def check_verifiable(net: Module, shape: tuple[int, ...]) -> None:
-    """Raises UserError where the checker has no rules for the net on images of that shape."""
+    """Raises UserError if the checker has no rules for the net on images of that shape."""
     try:
         checker.Net(model_content(net)).shapes(shape)
     except checker.Disagreement as missing:
@@ -61,7 +61,7 @@ def check_verifiable(net: Module, shape: tuple[int, ...]) -> None:
 
 
 def check_fit(net: Module, dataset: Dataset) -> None:
-    """Raises UserError where the model takes images of another shape, or has another number of classes."""
+    """Raises UserError if the model takes images of another shape, or has another number of classes."""
     shape, classes = dataset.test_images.shape[1:], len(dataset.classes)
     own = domain_of(net).shape
     if own is not None:
@@ -70,7 +70,7 @@ def check_fit(net: Module, dataset: Dataset) -> None:
             raise UserError(
                 f"the model takes images of shape {own} in {found} classes; {dataset.name} has {shape} in {classes}"
             )
-    # a net of any layers says what it takes only by taking it
+    # a net of any layers: call it to see what it takes
     logits = predict(net, check_samples(net, dataset.test_images[:1], dataset.test_labels[:1])[0])
     if logits.shape != (1, classes):
         raise UserError(
@@ -79,7 +79,7 @@ def check_fit(net: Module, dataset: Dataset) -> None:
 
 
 def recipe_of(model: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    """The recipe that a model file names, as far as it is one.  Raises UserError for metadata that are none."""
+    """The recipe in the metadata of a model file, {} without one. Raises UserError for an invalid recipe."""
     try:
         recipe = json.loads(metadata.get("recipe", "{}"))
         if recipe.get("eps_test"):

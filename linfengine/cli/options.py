@@ -1,4 +1,4 @@
-"""Options that several commands take, and what their values must be."""
+"""Options of several commands, and checks of their values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ data_dir_option = click.option(
 
 
 class ResultType(click.Path):
-    """A file or folder for results, which standard output cannot be."""
+    """A file or folder for results; standard output (-) is refused."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
@@ -87,13 +87,13 @@ def usable_device(name: str) -> str:
 
 
 def one_length(epochs: int | None, budget: float | None) -> None:
-    """Raises UserError where both options say how long to train."""
+    """Raises UserError if both options set the length of the training."""
     if epochs is not None and budget is not None:
         raise UserError("--epochs and --budget both set the number of epochs: give one of them")
 
 
 def one_radius(eps: Fraction | None, gray_levels: Fraction | None, recipe: dict[str, Any] | None = None) -> Fraction:
-    """The radius named in one unit or the other, or that of a recipe."""
+    """The radius from --eps or --gray-levels, else that of the recipe. Raises UserError for both or none."""
     if eps is not None and gray_levels is not None:
         raise UserError("--eps and --gray-levels name the same radius: give one of them")
     if eps is None and gray_levels is None and recipe and recipe.get("eps_test"):
@@ -105,10 +105,10 @@ def one_radius(eps: Fraction | None, gray_levels: Fraction | None, recipe: dict[
 
 
 def check_results(given: Sequence[Path], json_file: Path | None = None, certificate: Path | None = None) -> None:
-    """Raises UserError where a result could not be written, or would be written over what is not a result.
+    """Raises UserError if a result cannot be written, or would overwrite a file that is no such result.
 
-    A file that exists must be empty, or hold what the new one will: one JSON object, or a certificate.  Devices, pipes
-    and standard output are written to, whatever they are.
+    An existing file must be empty or hold the same kind of result: one JSON object, or a certificate. Devices, pipes
+    and standard output are always written to.
     """
     taken = {os.path.realpath(path) for path in given}
     for file, kind, is_such in (
@@ -133,6 +133,6 @@ def is_json_object(content: bytes) -> bool:
 
 
 def is_certificate(content: bytes) -> bool:
-    """Whether the first line is the header of a certificate, be it of another version or cut short."""
+    """Whether the first line is the header of a certificate, also of another version or a truncated one."""
     header, _, _ = content.partition(b"\n")
     return is_json_object(header) and str(json.loads(header).get("format")).startswith("linfengine-certificate-")

@@ -1,7 +1,7 @@
-"""What the commands say, and the JSON they write.
+"""The output of the commands: text, tables and JSON.
 
-Everything shown passes through here, so that control characters and markup from files and arguments stay text.  Words
-go to standard output; where JSON is asked for there (`--json -`), they go to standard error instead.
+All output passes through this file, so that control characters and markup from files and arguments are escaped. Text
+goes to standard output; with `--json -` it goes to standard error instead.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Screen(Console):
         return super().render_str("\n".join(map(printable, text.split("\n"))), **settings)
 
     def on_broken_pipe(self) -> None:
-        raise  # as every other output that fails; rich would end the process
+        raise  # like every other output that fails; rich would end the process
 
 
-console = Screen(markup=False, emoji=False, highlight=False)  # where its `stderr` is true, words go to standard error
+console = Screen(markup=False, emoji=False, highlight=False)  # if its `stderr` is true, text goes to standard error
 
 
 def say(line: str) -> None:
@@ -43,17 +43,17 @@ def say(line: str) -> None:
 
 
 def suggest(*words: object, before: str = "Next: ") -> None:
-    """A command that the user may want next, as a shell takes it."""
+    """Suggest the next command, quoted for a shell."""
     say(before + shlex.join(map(str, words)))
 
 
 def show(table: Table) -> None:
-    """A table; it fits the width of the terminal, and a title goes before it with `say`, on one line."""
+    """Show a table in the width of the terminal. Print a title before it with `say`."""
     console.print(table)
 
 
 def warn(line: str, colour: str) -> None:
-    """One line on standard error, in colour where the terminal has them and NO_COLOR is not set."""
+    """One line on standard error, in colour if the terminal has colours and NO_COLOR is not set."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     click.secho(printable(line), fg=colour, err=True, color=False if plain else None)
 
@@ -85,7 +85,7 @@ def json_option(what: str, *, bare: bool = False) -> Any:
 
 
 def write_json(file: Path | None, facts: dict[str, Any]) -> None:
-    """Write the facts where `--json` asked for them, if it did."""
+    """Write the facts to the file of `--json`, if there is one."""
     if file is None:
         return
     content = json.dumps(facts, indent=2) + "\n"

@@ -1,4 +1,4 @@
-"""What all commands share: mistakes are told in one sentence, and the exit status says what happened."""
+"""The common part of the commands: errors become one sentence and an exit status."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OUTPUT_FAULTS = (errno.ENOSPC, errno.EIO, errno.EFBIG)
 
 
 class Program(click.Group):
-    """The group of all commands.  It answers every error, also one of the arguments or of the output."""
+    """The group of all commands. It handles every error, also in the arguments and the output."""
 
     def main(self, *arguments: Any, **settings: Any) -> NoReturn:
         startup.release()
@@ -45,7 +45,7 @@ class Program(click.Group):
             status = end.code
         status = _flushed(sys.stdout, _flushed(sys.stderr, status))
         if startup.is_program():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done, or told why not
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done, or the error is reported
         raise SystemExit(status)
 
     def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
@@ -75,7 +75,7 @@ class Command(click.Command):
 
 @contextmanager
 def speaks_plainly() -> Iterator[None]:
-    """Turn what is the user's to mend into one sentence on standard error; any other error keeps its traceback."""
+    """Report user errors in one sentence on standard error; any other error keeps its traceback."""
     try:
         yield
     except click.ClickException as error:
@@ -111,14 +111,14 @@ def stop(status: int, sentence: str) -> NoReturn:
 
 
 def why_stopped(error: KeyboardInterrupt | BrokenPipeError) -> tuple[int, str]:
-    """The exit status, and what happened in words, where work that can go on later was stopped."""
+    """(exit status, reason in words) for work that was stopped and can be resumed."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "Interrupted"
     return OUTPUT_CLOSED, "Standard output was closed"
 
 
 def _failed(error: OSError) -> NoReturn:
-    """A closed output (`| head`) ends the program without a word, as it ends others."""
+    """A closed output (`| head`) ends the program silently, as usual; other errors are reported."""
     if isinstance(error, BrokenPipeError) and error.filename is None:
         raise SystemExit(OUTPUT_CLOSED) from None
     where = "standard output: " if error.errno in OUTPUT_FAULTS else ""  # files have a name
@@ -128,7 +128,7 @@ def _failed(error: OSError) -> NoReturn:
 
 
 def _flushed(stream: TextIO | None, status: Any) -> Any:
-    """The exit status after all output is out: where it fails at Python's own end, Python writes a traceback."""
+    """Flush the output and return the exit status. At Python's own exit a failure would give a traceback."""
     if stream is None:
         return status
     try:
@@ -144,10 +144,10 @@ def _flushed(stream: TextIO | None, status: Any) -> Any:
 
 
 def check_environment() -> None:
-    """Raises UserError where LINFENGINE_BACKEND, LINFENGINE_ISA or LINFENGINE_NUM_THREADS ask for what there is not."""
+    """Raises UserError if LINFENGINE_BACKEND, LINFENGINE_ISA or LINFENGINE_NUM_THREADS cannot be satisfied."""
     try:
         get_backend()
-        with suppress(ImportError):  # the environment is looked at where it is compiled
+        with suppress(ImportError):  # the compiled backend checks the environment
             get_backend("cpu")
     except (ImportError, ValueError) as error:
         raise UserError(str(error)) from None

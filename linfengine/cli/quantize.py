@@ -53,11 +53,11 @@ def quantize_command(
     json_file: Path | None,
     data_dir: Path | None,
 ) -> None:
-    """Make an exact net of a trained one: in gray levels, on a grid, evaluated without any rounding.
+    """Make an exact net of a trained one: in gray levels on a grid, evaluated without rounding.
 
     The exact net is a model of its own, with the same logits on every machine, whose certificates are comparisons of
-    integers.  Shows what rounding its numbers did to the accuracies, at the radius of its recipe or the one named, on
-    training images that were held out if there are any, else on the test images.
+    integers. Shows how rounding changed the accuracies, at the given radius or that of the recipe, on held-out
+    training images if there are any, else on the test images.
     """
     check_results([model], json_file)
     check_exact_place(model, out, json_file)

@@ -1,4 +1,4 @@
-"""Results as tables and in words."""
+"""Tables and sentences of results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..evaluate import Evaluation
 from ..recipes import PUBLISHED
 from .output import say
 
-BOUNDS = "% (95% Clopper–Pearson bounds)"  # what the cells of a result table are
+BOUNDS = "% (95% Clopper–Pearson bounds)"  # the contents of the cells of a result table
 
 
 def radius_text(eps: Fraction) -> str:
@@ -32,9 +32,9 @@ def accuracies(evaluation: Evaluation) -> tuple[float, float, float]:
 
 
 def result_table(evaluations: Sequence[Evaluation], published: dict[str, float] | None = None) -> Table:
-    """A row a radius: clean, attacked and certified accuracy in percent, each with its Clopper–Pearson bounds.
+    """One row for each radius: clean, attacked and certified accuracy in percent, with Clopper–Pearson bounds.
 
-    Below, the published figures, where there are any.
+    The last row has the published figures, if there are any.
     """
     table = Table()
     for heading in ("ε", "clean", "attacked", "certified"):

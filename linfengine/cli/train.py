@@ -22,7 +22,7 @@ from .program import Command, stop, why_stopped
 
 
 def keys_in_words() -> str:
-    """The keys of a recipe with their defaults and meanings, a line each."""
+    """The keys of a recipe, one line for each, with default and meaning."""
     lines = ["\b", "The keys of a recipe, their defaults, and what they mean:"]
     for each in fields(Recipe):
         default = "" if each.default is MISSING else str(each.default).lower()
@@ -69,7 +69,7 @@ def train_command(
     The folder gets model.safetensors (the result), best.safetensors (the net after the epoch that certified most
     held-out samples, where there are any), checkpoint.safetensors (replaced after every epoch, for --resume) and
     metrics.jsonl (a line an epoch, see `linfengine plot`). An interrupted run that is resumed on the same device ends
-    with the very same bits; on another device it goes on as well.
+    with the same bits; it may also be resumed on another device.
 
     A TOML file holds the keys below, and --set puts a value over one of them: --set width=512 --set held_out=5000.
     A key that has no effect on the chosen net or loss is refused.

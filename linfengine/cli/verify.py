@@ -29,9 +29,9 @@ def verify_command(
 ) -> None:
     """Re-derive a certificate file with the independent checker, in unlimited integers.
 
-    DATA is the name of a data set, an .npz file with images and labels, or a folder with official test files.  The
+    DATA is the name of a data set, an .npz file with images and labels, or a folder with official test files. The
     checker is one file that uses nothing of the engine, linfengine/verify.py, and runs alone: python verify.py
-    CERTIFICATE MODEL DATA.  Exit status 2 and the first disagreement if there is one.
+    CERTIFICATE MODEL DATA. Exit status 2 and the first disagreement if there is one.
     """
     check_results([certificate, model, Path(data)], json_file)
     if data in DATASETS:

@@ -23,7 +23,7 @@ def class_numbers(labels: ArrayLike) -> Labels:
 
 
 def whole_number(name: str, value: object, least: int, most: int | None = None) -> int:
-    """``value`` as an int. Raises ValueError unless it is an integer in the range ``least`` to ``most``."""
+    """`value` as an int. Raises ValueError unless it is an integer in the range `least` to `most`."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):  # type: ignore[operator]
         extent = f"of at least {least}" if most is None else f"from {least} to {most}"

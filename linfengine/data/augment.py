@@ -17,7 +17,7 @@ Augment = Callable[[Array, Generator], Array]
 
 
 def to_pixels(images: Images) -> Floats:
-    """``p / 255`` of uint8 images, correctly rounded to float32, in [0, 1]. Raises TypeError for other images."""
+    """`p / 255` of uint8 images, correctly rounded to float32, in [0, 1]. Raises TypeError for other images."""
     found = getattr(images, "dtype", type(images).__name__)
     if found != np.uint8:
         raise TypeError(f"images must be uint8 with values 0..255, got {found}")
@@ -31,10 +31,10 @@ def random_crop(
     mode: Literal["constant", "edge"] = "constant",
     size: int | None = None,
 ) -> NDArray[Scalar]:
-    """Each image (c, h, w) becomes a window of itself padded by ``padding`` pixels, zeros or edge values.
+    """Each image (c, h, w) becomes a window of itself padded by `padding` pixels, zeros or edge values.
 
-    The window is ``size`` x ``size``, by default h x w: there are then ``(2 * padding + 1)**2`` of them. All are
-    equally likely. ``images`` (n, c, h, w), of any dtype, stay as they are. Raises ValueError for another shape,
+    The window is `size` x `size`, by default h x w: there are then `(2 * padding + 1)**2` of them. All are
+    equally likely. `images` (n, c, h, w), of any dtype, stay as they are. Raises ValueError for another shape,
     a negative padding, an unknown mode, and a size below 1 or above the padded image's smaller side.
     """
     xp = backend_of(images).xp
@@ -54,7 +54,7 @@ def random_crop(
 
 
 def random_flip(images: NDArray[Scalar], rng: Generator) -> NDArray[Scalar]:
-    """Each image of (n, c, h, w), of any dtype, is mirrored left to right with probability 1/2; ``images`` is kept."""
+    """Each image of (n, c, h, w), of any dtype, is mirrored left to right with probability 1/2; `images` is kept."""
     xp = backend_of(images).xp
     mirrored = xp.asarray(np.flatnonzero(rng.integers(2, size=len(images), dtype=bool)))
     flipped = images.copy()
@@ -70,11 +70,11 @@ def batches(
     augment: Augment | None = None,
     drop_last: bool = False,
 ) -> Iterator[tuple[Floats, Labels]]:
-    """One epoch of shuffled minibatches ``(pixels, labels)``: each sample once, the last batch smaller or dropped.
+    """One epoch of shuffled minibatches `(pixels, labels)`: each sample once, the last batch smaller or dropped.
 
-    ``augment(batch, rng)`` acts on the images as stored; uint8 images then become pixels (`to_pixels`), others are only
+    `augment(batch, rng)` acts on the images as stored; uint8 images then become pixels (`to_pixels`), others are only
     made float32. Labels of any integer type become int64. Images on a GPU stay there; only random numbers are sent to
-    it. ``rng`` is first used when the first batch is asked for. Raises, at the call, ValueError for unequal lengths or
+    it. `rng` is first used when the first batch is asked for. Raises, at the call, ValueError for unequal lengths or
     a batch_size below 1, and TypeError if the labels are not integers.
     """
     n = len(images)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import UserError
 
-XZ_MEMORY = 1 << 27  # bytes an .xz decoder may take; files of ``xz -9`` need 65 MiB
+XZ_MEMORY = 1 << 27  # bytes an .xz decoder may take; files of `xz -9` need 65 MiB
 DECODERS: dict[str, Callable[[], Any]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
     ".xz": lambda: lzma.LZMADecompressor(memlimit=XZ_MEMORY),
@@ -16,13 +16,13 @@ DECODERS: dict[str, Callable[[], Any]] = {
 
 
 def expect(ok: bool, path: Path, expected: str, found: object) -> None:
-    """Raises UserError "PATH: expected ..., found ..." unless ``ok``."""
+    """Raises UserError "PATH: expected ..., found ..." unless `ok`."""
     if not ok:
         raise UserError(f"{path}: expected {expected}, found {found}")
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The whole file, or its first ``most + 1`` bytes if it is longer. Files called .gz or .xz are unpacked.
+    """The whole file, or its first `most + 1` bytes if it is longer. Files called .gz or .xz are unpacked.
 
     The additional byte shows that the file is too long. A packed file must hold one stream. Its checksum is verified
     unless the file is too long. Raises UserError if the file cannot be read or is damaged.
@@ -49,7 +49,7 @@ def length(blob: bytes, most: int) -> str:
 
 
 def read_text(path: Path, most: int) -> str:
-    """The text of a file of at most ``most`` bytes, unpacked; bytes that are not UTF-8 become U+FFFD."""
+    """The text of a file of at most `most` bytes, unpacked; bytes that are not UTF-8 become U+FFFD."""
     blob = read_bytes(path, most)
     expect(len(blob) <= most, path, f"at most {most:,} bytes", length(blob, most))
     return blob.decode(errors="replace")

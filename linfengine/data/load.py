@@ -22,18 +22,18 @@ from .sources import DATASETS, Layout, Source
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A data set in memory, and the constants that normalise it: ``(p / 255 - mean) / std``.
+    """A data set in memory, and the constants of its normalization: `(p / 255 - mean) / std`.
 
     Images are uint8 (n, channels, height, width); train and test images have the same channels, height and width.
-    Labels (n,) are integers from 0 to ``len(classes) - 1``; any integer type is accepted and becomes int64. Points and
-    tables state a ``domain``: their inputs are float32 (n, ...) within its bounds, normalised by ``(x - mean) / std``.
+    Labels (n,) are integers from 0 to `len(classes) - 1`; any integer type is accepted and becomes int64. Points and
+    tables state a `domain`: their inputs are float32 (n, ...) within its bounds, normalized by `(x - mean) / std`.
 
-    Each channel has its own ``mean``, but images have only one ``std``: with a standard deviation for each channel the
-    l-inf ball of the input would become a box with unequal sides, and the margin would no longer be a radius. Where the
-    domain has a scale for each column, so may ``std``.
+    Each channel has its own `mean`, but images have only one `std`: with a standard deviation for each channel the
+    ℓ∞ ball of the input would become a box with unequal sides, and the margin would no longer give a radius. If
+    the domain has a scale for each column, `std` may have one, too.
 
     Raises TypeError for images or labels of another type. Raises ValueError for a wrong shape or length, numbers beyond
-    the domain, a label that is no class, a ``mean`` that is not one finite number for each channel, and a ``std`` that
+    the domain, a label that is no class, a `mean` that is not one finite number for each channel, and a `std` that
     is not in (0, inf).
     """
 
@@ -97,20 +97,20 @@ class Dataset:
 
 
 def load_dataset(name: str, data_dir: str | Path | None = None, download: bool = True) -> Dataset:
-    """The data set called ``name``, a key of `DATASETS`. Every file is checked.
+    """The data set called `name`, a key of `DATASETS`. Every file is checked.
 
-    ``digits`` comes with the package: 1,797 images of 8 x 8 pixels, whose values 0..16 become ``round(p * 255 / 16)``.
-    The test set is the 360 samples that ``split_holdout(labels, 360)`` holds out, the train set the other 1,437.
+    `digits` comes with the package: 1,797 images of 8 x 8 pixels, whose values 0..16 become `round(p * 255 / 16)`.
+    The test set is the 360 samples that `split_holdout(labels, 360)` holds out, the train set the other 1,437.
 
-    The other data sets are searched in ``data_dir``, then in the folder that the environment variable LINFENGINE_DATA
-    names, then in the user's cache. If none of them has it and ``download`` is true, the data set is downloaded to the
+    The other data sets are searched in `data_dir`, then in the folder that the environment variable LINFENGINE_DATA
+    names, then in the user's cache. If none of them has it and `download` is true, the data set is downloaded to the
     cache and its SHA-256 is checked.
 
-    Each of these roots may hold a folder called ``name`` or one of the folders that the official archives and
+    Each of these roots may hold a folder called `name` or one of the folders that the official archives and
     torchvision make; upper and lower case do not matter. The files of CIFAR-10 and Tiny ImageNet may also lie in the
     root itself. MNIST and Fashion-MNIST use the same file names, so their files may lie in the root only if it has the
     name of such a folder. A file may be plain, .gz or .xz, except JPEGs. Kaggle's forms are accepted, too:
-    ``train-images.idx3-ubyte``, and a folder around each file.
+    `train-images.idx3-ubyte`, and a folder around each file.
 
     Raises UserError, one sentence, if the name is unknown, nothing is found, the download fails, or a file is missing,
     damaged, of the wrong size, or has a label that is no class.
@@ -158,7 +158,7 @@ def _locate(name: str, source: Source, data_dir: str | Path | None, download: bo
 
 
 def _find(name: str, source: Source, root: Path) -> tuple[Layout, dict[str, Path]] | None:
-    """A layout and the path of each of its files under ``root``; None if there is none, UserError if one is missing."""
+    """A layout and the path of each of its files under `root`; None if there is none, UserError if one is missing."""
     for folder in _folders(name, source, root):
         for layout in source.layouts:
             files = [file for group in layout.groups for file in group]
@@ -172,7 +172,7 @@ def _find(name: str, source: Source, root: Path) -> tuple[Layout, dict[str, Path
 
 
 def _folders(name: str, source: Source, root: Path) -> Iterator[Path]:
-    """The folders under ``root`` that may hold the files, and the root itself if it has the name of such a folder."""
+    """The folders under `root` that may hold the files, and the root itself if it has the name of such a folder."""
     names = {name}
     for wanted in source.folders:
         parts = Path(wanted).parts
@@ -186,14 +186,14 @@ def _folders(name: str, source: Source, root: Path) -> Iterator[Path]:
 
 
 def _children(folder: Path, name: str) -> list[Path]:
-    """The entry ``name`` of ``folder``; if there is none, the entries that differ from it only in case."""
+    """The entry `name` of `folder`; if there is none, the entries that differ from it only in case."""
     if (folder / name).exists() or not folder.is_dir():
         return [folder / name]
     return sorted(child for child in folder.iterdir() if child.name.casefold() == name.casefold())
 
 
 def _file(folder: Path, file: str) -> Path | None:
-    """The path of ``file``, plain or packed, under its published name or in one of Kaggle's two forms."""
+    """The path of `file`, plain or packed, under its published name or in one of Kaggle's two forms."""
     for form in (file, file.replace("-idx", ".idx"), f"{file}/{Path(file).name}"):
         for ending in ("", ".gz", ".xz"):
             path = folder / (form + ending)
@@ -203,7 +203,7 @@ def _file(folder: Path, file: str) -> Path | None:
 
 
 def _read(source: Source, layout: Layout, paths: dict[str, Path]) -> Contents:
-    """Class names, train images and labels, test images and labels, checked against ``source``."""
+    """Class names, train images and labels, test images and labels, checked against `source`."""
     groups = [[paths[file] for file in group] for group in layout.groups]
     if len(groups) == 1:  # one reader of it all
         return cast(Contents, layout.read(source, *groups[0]))

@@ -171,7 +171,7 @@ class _Machine:
 
 
 def read_cifar_pickle(path: Path, shape: tuple[int, ...]) -> tuple[Images, Labels]:
-    """Images of ``shape`` (n, 3, 32, 32) and labels (n,) of a file of CIFAR-10's "Python version"."""
+    """Images of `shape` (n, 3, 32, 32) and labels (n,) of a file of CIFAR-10's "Python version"."""
     n = shape[0]
     most = n * (3072 + 256) + 65536  # pixels; label, file name and their opcodes; what comes once
     blob = read_bytes(path, most)

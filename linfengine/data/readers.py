@@ -23,7 +23,7 @@ WORDS = 1 << 22  # bytes of words.txt at most; the official file, which names al
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> Images:
-    """The uint8 array of ``shape`` in an idx file: big-endian 32-bit magic ``0x800 + ndim`` and sizes, then bytes."""
+    """The uint8 array of `shape` in an idx file: big-endian 32-bit magic `0x800 + ndim` and sizes, then bytes."""
     header = 4 * (1 + len(shape))
     size = header + math.prod(shape)
     blob = read_bytes(path, size)
@@ -36,13 +36,13 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> Images:
 
 
 def read_idx_pair(images: Path, labels: Path, shape: tuple[int, ...]) -> tuple[Images, Labels]:
-    """Grey images of ``shape`` (n, 1, height, width) and labels (n,) of two idx files, as MNIST publishes them."""
+    """Grey images of `shape` (n, 1, height, width) and labels (n,) of two idx files, as MNIST publishes them."""
     n, _, height, width = shape
     return read_idx(images, (n, height, width))[:, None], read_idx(labels, (n,)).astype(np.int64)
 
 
 def read_cifar_binary(path: Path, shape: tuple[int, ...]) -> tuple[Images, Labels]:
-    """Images of ``shape`` (n, 3, 32, 32) and labels (n,) of a file of n records of 3,073 bytes.
+    """Images of `shape` (n, 3, 32, 32) and labels (n,) of a file of n records of 3,073 bytes.
 
     A record is the label, then the red, the green and the blue plane.
     """
@@ -99,7 +99,7 @@ def read_tiny_imagenet(source: "Source", wnids: Path, words: Path, annotations: 
 
     Classes are numbered in the order of their WordNet ids, as torchvision's ImageFolder does, and have their first name
     in words.txt. Train images are in the order of class and file name, test images in the order of file name. Hidden
-    files, such as the ``._*.JPEG`` of macOS, are ignored. Ids and file names must be plain: none can name a file
+    files, such as the `._*.JPEG` of macOS, are ignored. Ids and file names must be plain: none can name a file
     outside the folder.
     """
     ids = sorted(set(read_text(wnids, 256 * source.classes).split()))

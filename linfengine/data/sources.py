@@ -23,8 +23,8 @@ class Layout(NamedTuple):
 class Source:
     """What is known of a data set before it is read.
 
-    ``classes`` is their number, ``names`` are theirs unless a file tells them; ``shape`` is one image's, ``sizes`` the
-    numbers of train and test images; ``folders`` are searched under each root; ``url`` and a key of ``sha256`` make the
+    `classes` is their number, `names` are theirs unless a file tells them; `shape` is one image's, `sizes` the
+    numbers of train and test images; `folders` are searched under each root; `url` and a key of `sha256` make the
     address of a published file. Without layouts, it comes with the package.
     """
 
@@ -49,7 +49,7 @@ _CIFAR_BINARY = Layout(read_cifar_binary, tuple((f"{batch}.bin",) for batch in _
 _CIFAR_PICKLE = Layout(read_cifar_pickle, tuple((batch,) for batch in _BATCHES))
 _TINY_IMAGENET = Layout(read_tiny_imagenet, (("wnids.txt", "words.txt", "val/val_annotations.txt"),))
 
-# Mean and scalar standard deviation are those of the published l-inf-dist recipes; for digits, of the train pixels.
+# Mean and scalar standard deviation are those of the published ℓ∞-dist recipes; for digits, of the train pixels.
 DATASETS = {
     "digits": Source(
         classes=10,

@@ -8,11 +8,11 @@ from .arrays import class_numbers
 
 
 def split_holdout(labels: ArrayLike, size: int | float, *, seed: int = 0) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Ascending indices ``(train, held_out)``: the held-out samples serve to choose settings.
+    """Ascending indices `(train, held_out)`: the held-out samples serve to choose settings.
 
-    ``size`` is the number of samples to hold out, or, if it is a float, their fraction. Each class gives its share,
-    rounded up or down such that the sum is exact. The split depends only on ``labels``, ``size`` and ``seed``, which is
-    not the training seed, and is the same with every version of NumPy. Raises ValueError if ``size`` is no number or
+    `size` is the number of samples to hold out, or, if it is a float, their fraction. Each class gives its share,
+    rounded up or down such that the sum is exact. The split depends only on `labels`, `size` and `seed`, which is
+    not the training seed, and is the same with every version of NumPy. Raises ValueError if `size` is no number or
     leaves one of the parts empty, and TypeError if the labels are not integers.
     """
     _, classes, counts = np.unique(class_numbers(labels), return_inverse=True, return_counts=True)

@@ -10,7 +10,7 @@ from .arrays import Floats, Labels, whole_number
 def toy_moons(n: int, rng: Generator, noise: float = 0.02) -> tuple[Floats, Labels]:
     """Two interleaved half circles of radius 0.3 in [0, 1]^2: points (n, 2), labels 0 (arch) and 1 (bowl).
 
-    ``noise`` is the standard deviation of a Gaussian displacement, in the units of the square. Raises ValueError unless
+    `noise` is the standard deviation of a Gaussian displacement, in the units of the square. Raises ValueError unless
     it is finite and at least 0.
     """
     if not 0 <= noise < np.inf:
@@ -24,10 +24,10 @@ def toy_moons(n: int, rng: Generator, noise: float = 0.02) -> tuple[Floats, Labe
 
 
 def toy_checkerboard(n: int, rng: Generator, cells: int = 4, gap: float = 0.05) -> tuple[Floats, Labels]:
-    """A board of ``cells`` x ``cells`` in [0, 1]^2: points (n, 2), labels 0 and 1 by ``(row + column) mod 2``.
+    """A board of `cells` x `cells` in [0, 1]^2: points (n, 2), labels 0 and 1 by `(row + column) mod 2`.
 
-    Points keep ``gap / 2`` from the lines between cells, so the two classes are ``gap`` apart in l-inf, and a radius of
-    ``gap / 2`` can be certified at every point. Raises ValueError unless a cell is wider than the gap.
+    Points keep `gap / 2` from the lines between cells, so the two classes are `gap` apart in ℓ∞, and a radius of
+    `gap / 2` can be certified at every point. Raises ValueError unless a cell is wider than the gap.
     """
     cells = whole_number("cells", cells, 1)
     if not 0 <= gap < 1 / cells:

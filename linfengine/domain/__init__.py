@@ -1,4 +1,4 @@
-"""Domains: what one input of a net is. The net itself refuses what it was not made for."""
+"""Domains: the shape, bounds, scale and grid of one input of a net. Nets check their inputs against them."""
 
 from .box import MOST_FRACTION_BITS, Box, Shape, check_fraction_bits
 from .domain import Domain, domain_from, domain_of

@@ -1,4 +1,4 @@
-"""Box: the numbers that an input may be, without a word about what they mean."""
+"""Box: the numbers that an input may hold, and the balls around an input, whatever the numbers mean."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Box:
 
     The ball of radius ε around x is {x' : |x'_k − x_k| ≤ ε·scale_k for all k}, within the bounds. A bound may be
     infinite. With `fraction_bits` f the numbers are multiples of 2^-f, and the scale is one number. `shape` is None
-    where inputs may have any.
+    if inputs may have any shape.
 
     Bounds and scales are rounded to float32. Raises ValueError for bounds and scales that do not fit each other or the
-    shape, UserError for fraction bits that are none.
+    shape, UserError for fraction bits that are no whole number from 0 to `MOST_FRACTION_BITS`.
     """
 
     shape: Shape | None
@@ -66,7 +66,7 @@ class Box:
         return tuple(array.reshape(-1).tolist())
 
     def _array(self, numbers: Numbers) -> Array:
-        """Bounds or scales as float64, to be broadcast against inputs."""
+        """Bounds or scales as a float64 array that broadcasts with inputs."""
         array = np.array(numbers, np.float64)
         return array.reshape(self.shape) if isinstance(numbers, tuple) and self.shape is not None else array
 
@@ -77,17 +77,17 @@ class Box:
 
     @property
     def scales(self) -> Array:
-        """The scale in float64, to be broadcast against inputs."""
+        """The scale as a float64 array that broadcasts with inputs."""
         return self._array(self.scale)
 
     @property
     def step(self) -> float:
-        """The distance of two neighbours on the grid; 0 without one."""
+        """The distance of two neighbours on the grid; 0 without a grid."""
         return 0.0 if self.fraction_bits is None else 2.0**-self.fraction_bits
 
     @property
     def widest(self) -> Fraction | None:
-        """The largest (upper − lower)/scale: no ball of that radius leaves anything out. None without an end."""
+        """The largest (upper − lower)/scale: a ball of that radius is the whole domain. None if a bound is infinite."""
         return self._width(self._array(self.lower), self._array(self.upper))
 
     def _width(self, lower: Array, upper: Array) -> Fraction | None:
@@ -98,9 +98,10 @@ class Box:
         return max((Fraction(high) - Fraction(low)) / Fraction(scale) for low, high, scale in ends)
 
     def reach(self, x: Array, eps: Fraction) -> tuple[Fraction, float | Array]:
-        """(R, M): R ≥ ε is the largest radius that a certificate of the samples x may state, M what |x'_k| may be then.
+        """(R, M): R ≥ ε is the largest radius that a certificate of the samples x may state; M ≥ |x'_k| in such a ball.
 
-        R is the width of the domain, or that of the samples where it has no end. M is a number, or one a coordinate.
+        R is the width of the domain, with the samples' extremes for infinite bounds. M is one number, or one for each
+        coordinate.
         """
         lower, upper = self.extent(x)
         most = max(self._width(lower, upper) or eps, eps)
@@ -108,7 +109,7 @@ class Box:
         return most, magnitude if magnitude.ndim else float(magnitude)
 
     def extent(self, x: Array) -> tuple[Array, Array]:
-        """(lower, upper) of each coordinate in float64, those of the samples x (n, ...) where the domain has no end."""
+        """(lower, upper) of each coordinate in float64; infinite ones become the extremes of the samples x (n, ...)."""
         lower, upper = self._array(self.lower), self._array(self.upper)
         if np.isfinite(lower).all() and np.isfinite(upper).all():
             return lower, upper
@@ -118,8 +119,8 @@ class Box:
     def ball(self, x: Array, eps: Fraction, *, outward: bool = True) -> Interval:
         """The ball of radius ε around x within the bounds, in the numbers that the net takes.
 
-        Its ends are rounded away from x, so that it contains every real input of the ball; with `outward` false towards
-        x, as little as possible, so that it is contained in the ball, for an attack.
+        For a proof its ends are rounded away from x: the Interval contains every real input of the ball. For an attack
+        (`outward` false) they are rounded towards x, as little as possible: the ball contains the Interval.
         """
         low, high = self._bounds
         if self.fraction_bits is not None:
@@ -141,7 +142,7 @@ class Box:
 
     @property
     def largest(self) -> float:
-        """max |x_k| over the domain; infinite where it has no end."""
+        """max |x_k| over the domain; infinite if a bound is."""
         lower, upper = self._bounds
         return float(max(abs(lower).max(), abs(upper).max()))
 
@@ -151,7 +152,7 @@ class Box:
         return Fraction(self.scale) * eps * (1 << (self.fraction_bits or 0))
 
     def _each(self, eps: Fraction, rounded: Any) -> float | Array:
-        """ε·scale, rounded one way: a number, or one for each coordinate."""
+        """ε·scale, rounded by the function `rounded`: one number, or one for each coordinate."""
         if isinstance(self.scale, float):
             return float(rounded(eps * Fraction(self.scale)))
         return self._array(tuple(rounded(eps * Fraction(each)) for each in self.scale))
@@ -163,26 +164,26 @@ class Box:
         return self._array(tuple(float(eps * Fraction(each)) for each in self.scale)).astype(np.float32)
 
     def distance(self, a: Array, b: Array) -> Array:
-        """max_k |a_k − b_k|/scale_k (n,) of inputs (n, ...), in float64: from this radius on, b is in the ball of a."""
+        """max_k |a_k − b_k|/scale_k (n,) of inputs (n, ...) in float64: the least radius for which b is in the ball."""
         moved = abs(a.astype(np.float64) - b) / self.scales
         return np.asarray(moved.reshape(len(moved), -1).max(axis=1))
 
     def snap(self, x: Array) -> Array:
-        """The nearest numbers on the grid, of x itself without one; x stays on its device."""
+        """The nearest numbers on the grid; x itself without a grid. The result is on the device of x."""
         if self.fraction_bits is None:
             return x
         grid = x.dtype.type(1 << self.fraction_bits)
         return backend_of(x).xp.rint(x * grid) / grid
 
     def clip(self, x: Array) -> Array:
-        """x within the bounds, and on the grid where there is one; float32."""
+        """x moved to the grid, if there is one, and clipped to the bounds; float32."""
         low, high = self._bounds
         return np.clip(self.snap(x), low, high).astype(np.float32)
 
     def neighbours(self, x: Array, way: Array) -> Array:
         """x with every number one place further where `way` (of x's shape) is 1, one back where it is −1.
 
-        A place is a step of the grid, or a float32 unit in the last place. Bounds are not looked at.
+        A place is a step of the grid, or a float32 unit in the last place. The result may lie beyond the bounds.
         """
         if self.fraction_bits is not None:
             return x + way * x.dtype.type(self.step)

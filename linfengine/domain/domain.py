@@ -1,8 +1,8 @@
 """Domain: what one input of a net is, and what a radius means there.
 
-A domain says the shape of an input, between which bounds each of its numbers lies, of what size a radius of 1 is for
-each, and on which grid they are. Everything that asks about inputs asks it: the net itself, certificates, attacks,
-audits, quantization. Nothing else tells images from points, or exact nets from others.
+A domain states the shape of an input, the bounds of its numbers, the size of a radius of 1 for each number (the scale),
+and the grid on which the numbers lie. Nets, certificates, attacks, audits and quantization take all of this from the
+domain. No other module distinguishes images from points, or exact nets from others.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .box import Box, Numbers, Shape, check_fraction_bits
 
 @dataclass(frozen=True)
 class Domain(Box):
-    """A `Box` of inputs, as people and files know it.
+    """A `Box` of inputs, with its description in words and in files.
 
-    Images are domains of their own: see `Domain.pixels` and `Domain.gray_levels`. There `white` is the number that a
-    white pixel is, uint8 images are taken as well, and ε is in pixel units. With `window`, images may be cropped
-    already to that size; `shape` is None where the net takes images of any size.
+    For images use `Domain.pixels` or `Domain.gray_levels`. Then `white` is the value of a white pixel, uint8 images are
+    accepted as well, and ε is in pixel units. With `window`, images may also come cropped to that size. `shape` is None
+    if the net takes images of any size.
     """
 
     white: int | None = None
@@ -36,7 +36,7 @@ class Domain(Box):
 
     @classmethod
     def pixels(cls, shape: Shape | None = None, *, window: int = 0) -> Domain:
-        """Images (channels, height, width) of pixels in [0, 1], also taken as uint8 gray levels."""
+        """Images (channels, height, width) of pixels in [0, 1], also accepted as uint8 gray levels."""
         return cls(shape, 0.0, 1.0, white=1, window=window)
 
     @classmethod
@@ -48,7 +48,7 @@ class Domain(Box):
         """The same inputs on a grid, for an exact net: pixels become gray levels, other numbers stay in their unit.
 
         Bounds move outward to the grid. Raises UserError for more fraction bits than `MOST_FRACTION_BITS`, for a domain
-        that is on a grid already, with a scale for each coordinate, or without an end on a side.
+        that has a grid already, has a scale for each coordinate, or has an infinite bound.
         """
         check_fraction_bits(fraction_bits)
         if self.fraction_bits is not None:
@@ -68,14 +68,14 @@ class Domain(Box):
 
     @property
     def levels(self) -> int:
-        """By which number inputs and weights are multiplied when they go to a grid: pixels become gray levels."""
+        """The factor of inputs and weights in an exact net: 255 for pixels, which become gray levels, else 1."""
         return WHITE if self.white == 1 else 1
 
     # ---- Words and files -----------------------------------------------------------------------------------------
 
     @property
     def words(self) -> str:
-        """What the net takes, for a sentence."""
+        """What the net takes, for a message."""
         if self.white:
             kind = "gray levels in [0, 255]" if self.white == WHITE else "pixels in [0, 1]"
         elif isinstance(self.lower, tuple) or isinstance(self.upper, tuple):
@@ -90,7 +90,7 @@ class Domain(Box):
 
     @property
     def axes(self) -> str:
-        """The axes of a batch, for a sentence."""
+        """The axes of a batch, for a message."""
         if self.shape is None or self.white:
             return "pixels (n, c, h, w)"
         return f"inputs ({', '.join(map(str, ('n', *self.shape)))})"
@@ -102,7 +102,7 @@ class Domain(Box):
 
     @property
     def unit(self) -> str:
-        """What exact logits and margins are multiples of, besides the grid."""
+        """The unit of exact logits and margins, for a message."""
         return "gray levels" if self.white == WHITE else "units of the input"
 
     def config(self) -> dict[str, Any]:
@@ -118,11 +118,11 @@ class Domain(Box):
     # ---- Inputs --------------------------------------------------------------------------------------------------
 
     def take(self, x: Any, net: Any) -> Tensor | Interval:
-        """x as the net, which is on a `device`, computes on it.
+        """x as the input of the first layer, on the device of the net.
 
-        uint8 gray levels become its numbers, and numbers in lists float32; a box only has to have the shape. Raises
-        ValueError for an input of another shape or with numbers that are none of the domain, TypeError for integers or
-        booleans that are not uint8 images.
+        uint8 gray levels become the net's numbers, and lists become float32. Of an Interval only the shape is checked.
+        Raises ValueError for another shape and for numbers outside the domain, TypeError for integers or booleans that
+        are not uint8 images.
         """
         if not hasattr(x, "shape"):
             x = np.asarray(x)
@@ -149,13 +149,14 @@ class Domain(Box):
             raise ValueError(f"the net takes {expected}, got shape {tuple(x.shape)}")
 
     def numbers(self, stored: Array) -> Array:
-        """Stored inputs as the net's float32 numbers: gray levels p are p/255 correctly rounded, or themselves."""
+        """Stored inputs as the net's float32 numbers. A gray level p becomes p/255, correctly rounded, for pixels."""
         numbers = stored.astype(np.float32)
         return numbers / np.float32(WHITE) if self.white == 1 and stored.dtype == np.uint8 else numbers
 
     def check_grid(self, numbers: Array) -> None:
-        """Raises ValueError for numbers that are not on the grid, or beyond the bounds: exactness is proved for no
-        others. A net without a grid is a function on all real numbers.
+        """Raises ValueError for numbers that are not on the grid or within the bounds: others are not exact.
+
+        Without a grid nothing is refused.
         """
         if self.fraction_bits is None or not numbers.size:
             return
@@ -165,7 +166,7 @@ class Domain(Box):
             raise ValueError(f"the net takes {self.words}, got numbers between these{hint}")
 
     def check_range(self, numbers: Array) -> None:
-        """Raises ValueError for numbers beyond the bounds, NaN and infinity among them."""
+        """Raises ValueError for numbers beyond the bounds, and for NaN and infinity."""
         lower, upper = self._bounds
         if lower.ndim or upper.ndim:
             xp = backend_of(numbers).xp
@@ -178,9 +179,9 @@ class Domain(Box):
             raise ValueError(f"the net takes {self.words}, got numbers from {low:g} to {high:g}")
 
     def samples(self, inputs: Array) -> Array:
-        """Inputs (n, ...) for a certificate, as the net takes them: uint8 stays where it is exact, else float32.
+        """Inputs (n, ...) for a certificate, as the net takes them: float32, or uint8 for an exact net on images.
 
-        Raises UserError for inputs of another shape or type, and for numbers that are none of the domain.
+        Raises UserError for inputs of another shape or type, and for numbers outside the domain.
         """
         if self.white:
             return self._images(inputs)
@@ -214,7 +215,7 @@ class Domain(Box):
         return levels
 
     def radius(self, eps: Radius) -> Fraction:
-        """ε as people write it, exact; at most the width of the domain. Raises UserError as `units.parse_eps`."""
+        """ε as an exact fraction, at most the width of the domain. Raises UserError as `units.parse_eps`."""
         if self.white:
             return parse_eps(eps)
         most = self.widest
@@ -223,7 +224,7 @@ class Domain(Box):
 
 
 def domain_of(net: Any) -> Domain:
-    """The net's domain; pixels of images of any size where it does not state one."""
+    """The net's domain; images of pixels of any size if it states none."""
     return getattr(net, "domain", None) or Domain.pixels()
 
 

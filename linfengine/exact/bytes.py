@@ -13,7 +13,7 @@ from ..units import WHITE
 
 
 def is_constant(array: Any) -> bool:
-    """Whether an array's memory can never be written to: the bytes that `ExactNet` keeps its numbers in."""
+    """Whether an array lies in a `bytes` object, which is read-only: `ExactNet` keeps its numbers so."""
     base = array
     while isinstance(base, np.ndarray):
         base = base.base
@@ -21,7 +21,7 @@ def is_constant(array: Any) -> bool:
 
 
 class Part(NamedTuple):
-    """What the byte net takes from a layer: its class, groups and divisor, and mean, weight, bias and running mean."""
+    """One layer for the byte net: class, (groups, std), and (mean, weight, bias, running mean)."""
 
     kind: type[Module]
     settings: tuple[Any, ...]
@@ -41,7 +41,7 @@ class Part(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A byte net with the shape of image and the parts that it was made of, which lie in constant memory."""
+    """A byte net, with the image shape and the parts (in read-only memory) that it was made of."""
 
     shape: tuple[int, ...]
     parts: list[Part]
@@ -51,13 +51,13 @@ class Made(NamedTuple):
 class ByteNet:
     """An exact net of dense layers with fraction_bits 0, on bytes alone.
 
-    The pixels span 255 gray levels and every neuron is 1-Lipschitz, so its values span no more than 255, either: they
-    are a byte b above a least value that depends on the weights alone. With x = b + low and v = w − low,
+    The pixels span 255 gray levels and every neuron is 1-Lipschitz, so its values span at most 255 levels, too. Each
+    value is a least value low, which depends on the weights alone, plus a byte b. With x = low + b and v = w − low,
 
         max_k |b_k − v_k| = least + max_k max(b_k − above_k, below_k − b_k, 0)
         least = max_k max(−v_k, v_k − 255, 0),   above = min(v + least, 255),   below = max(v − least, 0),
 
-    where the second line's clipping changes nothing: 0 ≤ b ≤ 255, and least is no less than −v and v − 255.
+    where clipping `above` and `below` does not change the result, since 0 ≤ b ≤ 255, least ≥ −v and least ≥ v − 255.
     """
 
     def __init__(self, steps: list[tuple[Array, Array, int]], low: Array, sign: int) -> None:
@@ -65,8 +65,10 @@ class ByteNet:
 
     @classmethod
     def of(cls, parts: list[Part], shape: tuple[int, ...]) -> ByteNet | None:
-        """None where there are other layers than Normalize, Flatten, dense distances, shifts, and Negate at the end, or
-        numbers that are not whole.
+        """The byte net of these layers, or None if there is none.
+
+        There is one if all numbers are whole, and the layers are Normalize, Flatten, LinfDistDense, MeanShift, and
+        Negate at the end.
         """
         if not all((array == np.rint(array)).all() for part in parts for array in part.arrays if array is not None):
             return None

@@ -1,7 +1,7 @@
 """ExactNet: a net over a grid, whose float32 arithmetic never rounds, from the input to the verdict.
 
-Subtracting, taking absolute values and maxima, and adding never lead out of the multiples of 2^-f, and float32 holds
-all of them below 2^(24−f). Derivation: docs/exact.md.
+Differences, absolute values, maxima and sums of multiples of 2^-f are multiples of 2^-f, and float32 holds all of them
+below 2^(24−f). Derivation: docs/exact.md.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ SIGNIFICAND = 24  # bits: float32 holds every integer up to 2^24
 
 
 class ExactNet(Sequential):
-    """A net of exact layers over a domain with a grid, all its numbers multiples of 2^-fraction_bits; see `quantize`.
+    """A net of exact layers over a domain with a grid; all its numbers are multiples of 2^-fraction_bits.
 
-    Over gray levels it takes images (n, c, h, w) as uint8, or as float32 (or a Tensor, or an Interval) of gray levels
-    0..255 on the grid, and gives logits (n, classes) in gray levels, 1-Lipschitz in ℓ∞. With `fraction_bits` 0 and
-    dense layers, uint8 images on the CPU run on the byte kernel. On the CPU its numbers are kept in memory that nobody
-    can write to. Raises UserError for a domain without a grid.
+    `quantize` makes one of a trained net. Over gray levels it takes images (n, c, h, w) as uint8, or as float32 (an
+    array, a Tensor or an Interval) of gray levels 0..255 on the grid. The logits (n, classes) are in gray levels, and
+    1-Lipschitz in ℓ∞. With `fraction_bits` 0 and dense layers, uint8 images on the CPU run on the byte kernel. On the
+    CPU its numbers are kept in read-only memory. Raises UserError for a domain without a grid.
     """
 
     _training = False
@@ -45,7 +45,7 @@ class ExactNet(Sequential):
             parameter.requires_grad = False
         self._lock()
 
-    # the claims hold on bytes, too: the same function, proved in docs/exact.md
+    # the claims hold for the byte net, too: docs/exact.md proves that it is the same function
     lipschitz, rounding, lowest_margins = Sequential.lipschitz, Sequential.rounding, Sequential.lowest_margins
 
     @property
@@ -72,13 +72,13 @@ class ExactNet(Sequential):
         return self
 
     def _lock(self) -> None:
-        """Keep the numbers in memory that nobody can write to, where they are on the CPU."""
+        """Move the numbers to read-only memory, if they are on the CPU."""
         for holder, name, array in list(self._arrays()):
             if isinstance(array, np.ndarray) and not is_constant(array):
                 setattr(holder, name, np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape))
 
     def _byte_net(self, shape: tuple[int, ...]) -> ByteNet | None:
-        """The net on bytes for images of a shape: the one made last, if all that it was made of is still the same."""
+        """The byte net for images of a shape: the last one made, if all its parts are still the same."""
         made, parts = self._bytes, [Part.of(layer) for layer in self.layers]
         if made and made.shape == shape and len(made.parts) == len(parts) and all(map(Part.same, made.parts, parts)):
             return made.net
@@ -96,7 +96,7 @@ class ExactNet(Sequential):
         self._lock()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ExactNet:
-        """Layers of its own, over the same numbers: nobody can write to these."""
+        """New layers over the same arrays, which are read-only."""
         memo |= {id(array): array for _, _, array in self._arrays() if is_constant(array)}
         memo[id(self)] = copied = type(self).__new__(type(self))
         copied.__setstate__(deepcopy(vars(self) | {"_bytes": None}, memo))
@@ -109,7 +109,7 @@ class ExactNet(Sequential):
         return super().train(False)
 
     def load_state(self, state: dict[str, Array]) -> None:
-        """As every module; raises UserError when the numbers are none of an exact net: nothing has changed then."""
+        """As `Module.load_state`. Raises UserError, and changes nothing, if the numbers fail `check`."""
         copied = deepcopy(self)
         for holder, name, array in list(copied._arrays()):
             setattr(holder, name, array.copy())
@@ -122,7 +122,7 @@ class ExactNet(Sequential):
     def check(self) -> None:
         """Prove that nothing is rounded: every number is on the grid, and every result below 2^(24 − fraction_bits).
 
-        Raises UserError, naming what is not.
+        Raises UserError, naming the layer or array that fails.
         """
         for name, layer in self.modules():
             if layer is self:

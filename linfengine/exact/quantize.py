@@ -1,7 +1,7 @@
 """From a trained net to an exact one: its numbers rounded to a grid.
 
-A distance layer moves with its input and scales with it, ‖(a·x + c) − (a·w + c)‖∞ = a·‖x − w‖∞, so a trained net can be
-rewritten for inputs s times as large (255 times, from pixels to gray levels; other inputs stay as they are, s = 1):
+A distance layer commutes with shifts and scaling: ‖(a·x + c) − (a·w + c)‖∞ = a·‖x − w‖∞. So a trained net can be
+rewritten for inputs s times as large (s = 255 from pixels to gray levels, s = 1 for other inputs):
 
     x → s·x,   mean → s·mean,   std → 1,   every weight, running mean and bias → s·std times itself,
 
@@ -34,20 +34,20 @@ from ..layers import (
 )
 from .net import ExactNet
 
-DEFAULT_FRACTION_BITS = 8  # of a gray level; other inputs get as many as there may be
+DEFAULT_FRACTION_BITS = 8  # of a gray level; other inputs get MOST_FRACTION_BITS
 
 
 def quantize(net: Module, fraction_bits: int | None = None) -> ExactNet:
     """The exact net next to a trained one, its numbers rounded to multiples of 2^-fraction_bits.
 
-    The unit is a gray level for images, with 8 bits by default, and that of the inputs else, with 15. Shifts, or what
-    rounding leaves over of them, move into the next weights before these are rounded, for |(x + r) − (w + r)| is
-    |x − w|: of a net of d dense layers no logit moves by more than (d + 1)/2 multiples. The exact net is made where new
-    Tensors are, on the CPU unless another backend is current.
+    For images the unit is a gray level, with 8 bits by default. Other inputs keep their unit, with 15 bits by default.
+    A shift, or its rounding error, is added to the next weights before these are rounded, since |(x + r) − (w + r)| is
+    |x − w|. In a net of d dense layers no logit changes by more than (d + 1)/2 multiples. The exact net is made where
+    new Tensors are: on the CPU unless another backend is current.
 
-    Raises UserError for a net that is not Normalize followed by ℓ∞-dist layers at p = ∞, one that is exact already, one
-    with NaN or infinity, one whose values might grow beyond what float32 holds exactly, or one over a domain that has
-    no grid (`Domain.refined`).
+    Raises UserError for a net that is not Normalize followed by ℓ∞-dist layers at p = ∞, that is exact already, that
+    holds NaN or infinity, whose values might exceed what float32 holds exactly, or whose domain cannot have a grid
+    (`Domain.refined`).
     """
     domain = domain_of(net)
     if fraction_bits is None:
@@ -61,7 +61,7 @@ def quantize(net: Module, fraction_bits: int | None = None) -> ExactNet:
 
 
 def _layers_of(net: Module) -> tuple[Module, ...]:
-    """The layers of a net that may be made exact. Raises UserError for another net."""
+    """The layers of a net that can be made exact. Raises UserError for another net."""
     if isinstance(net, ExactNet):
         raise UserError(
             f"the net is exact already, with {net.fraction_bits} fraction bits: quantize the one it came from"
@@ -83,7 +83,7 @@ def _layers_of(net: Module) -> tuple[Module, ...]:
 
 
 class _Rewriting:
-    """An exact net in the making. `excess`: by how much the rounded net is too high here, per channel or feature."""
+    """Collects the layers of an exact net. `excess`: offset of the rounded net from the original, per feature."""
 
     def __init__(self, source: Domain, domain: Domain, layers: tuple[Module, ...]) -> None:
         first = layers[0]
@@ -102,7 +102,7 @@ class _Rewriting:
         return np.ldexp(np.rint(np.ldexp(numbers, self.bits)), -self.bits)
 
     def take(self, i: int, layer: Module) -> None:
-        """Add the exact twin of layer i. Raises UserError for a layer that has none."""
+        """Add the exact form of layer i. Raises UserError for a layer that has none."""
         if not kind_of(layer).exact:
             raise UserError(f"the net cannot be made exact: its {type(layer).__name__} layer {i} may round")
         absorbed = _absorbs_a_shift(self.following[i + 1 :])
@@ -133,7 +133,7 @@ class _Rewriting:
                 if isinstance(layer, Negate):
                     self.excess = -self.excess
                 if isinstance(layer, ReLU):
-                    self.excess = np.zeros(1)  # what is left over stops here
+                    self.excess = np.zeros(1)  # the zero of a ReLU is exact: no offset is carried on
 
     def distance(self, layer: DistanceLayer) -> None:
         place = len(self.layers)
@@ -148,15 +148,15 @@ class _Rewriting:
 
     def net(self) -> ExactNet:
         result = ExactNet(*self.layers, domain=self.domain)
-        with np.errstate(over="ignore"):  # what is too large is told by the check
+        with np.errstate(over="ignore"):  # load_state refuses what is too large
             result.load_state({name: array.astype(np.float32) for name, array in self.state.items()})
         return result
 
 
 def _absorbs_a_shift(layers: tuple[Module, ...]) -> bool:
-    """Whether what is added to all inputs of these layers can be added to weights instead.
+    """Whether a shift of the input of these layers can be added to the next weights instead.
 
-    Not past a padding or a ReLU: their zero has to stay where it is.
+    Not if a padding or a ReLU comes before them: their zero must not move.
     """
     following = next((layer for layer in layers if not isinstance(layer, Flatten | CenterCrop)), None)
     return isinstance(following, LinfDistDense) or (isinstance(following, LinfDistConv2d) and following.padding == 0)
@@ -170,7 +170,7 @@ def _beside(excess: Array, w: Array, groups: int) -> Array:
 
 
 def _spread(channels: Array, count: int) -> Array:
-    """A number for each of `count` features: a channel's stands for all its pixels, or for those of a patch."""
+    """A number for each of `count` features: that of its channel."""
     if count % len(channels):
         raise UserError(f"the net cannot be made exact: {len(channels)} channels do not make {count} features")
     return np.repeat(channels, count // len(channels))

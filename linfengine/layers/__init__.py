@@ -1,11 +1,11 @@
 """Layers, and the nets made of them.
 
-A layer is called with a Tensor and gives a Tensor; called with an Interval it gives bounds, and no layer has to know
-which. Distance layers use their p in training and always p = ∞ in evaluation. A net's first layer, Normalize, brings
-its inputs to net units, so that every radius can be stated in the units of the input.
+A layer maps a Tensor to a Tensor, and an Interval to bounds, with the same code. Distance layers use their p in
+training and p = ∞ in evaluation. The first layer of a net, Normalize, maps its inputs to net units, so that a radius
+can be stated in the units of the input.
 
-A net may be called by many threads at once: `evaluation()` puts the calls of one thread in evaluation and changes
-nothing of the net.
+Many threads may call a net at once: `evaluation()` puts the calls of one thread in evaluation and does not change the
+net.
 """
 
 from .distance import DistanceLayer, LinfDistConv2d, LinfDistDense

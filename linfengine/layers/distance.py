@@ -1,4 +1,4 @@
-"""Distance layers: neurons whose output is the distance of their input from their weights, and the order p of it."""
+"""Distance layers: neurons whose output is the ℓp or ℓ∞ distance of their input from their weights."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .registry import layer_kind
 
 
 def _largest(array: Array) -> float:
-    """max |a|, without an array of that size."""
+    """max |a|, without a copy of the array."""
     return max(float(array.max()), -float(array.min()))
 
 
 class DistanceLayer(Module):
-    """What the distance layers share: weight (o, k), perhaps bias (o), groups, and p."""
+    """The common part of the distance layers: weight (o, k), bias (o) or None, groups, and p."""
 
     weight: Tensor
     bias: Tensor | None
@@ -83,13 +83,15 @@ class DistanceLayer(Module):
 
 @layer_kind(exact=True, checkable=True, prunable=True, exportable=True)
 class LinfDistDense(DistanceLayer):
-    """y[n, o] = max_k |x[n, k] − w[o, k]| (+ bias[o]);  x (n, in_features), y (n, out_features).
+    """y[n, o] = max_k |x[n, k] − w[o, k]| (+ bias[o]); x (n, in_features), y (n, out_features).
 
-    In training the maximum is the ℓp norm of the layer's p. Weights start as N(0, 1); with `identity`, and where
-    out_features ≥ in_features, w[o, o mod k] = −10, so that a neuron starts by passing one coordinate on. `groups`
-    splits inputs and outputs into as many independent layers. `seed` is anything numpy.random.default_rng takes.
+    In training the maximum is the ℓp norm of the layer's p. Weights start as N(0, 1). With `identity`, and if
+    out_features ≥ in_features, w[o, o mod k] = −10: at the start a neuron passes one coordinate on. `groups` splits
+    inputs and outputs into that many independent layers. `seed` is anything that numpy.random.default_rng takes.
 
-    1-Lipschitz in ℓ∞ at p = ∞. Source: Zhang et al., ICML 2021 (arXiv 2102.05363), sections 3 and 5.
+    1-Lipschitz in ℓ∞ at p = ∞. Raises ValueError for sizes below 1 and for groups that do not divide them.
+
+    Source: Zhang et al., ICML 2021 (arXiv 2102.05363), sections 3 and 5.
     """
 
     def __init__(
@@ -132,8 +134,9 @@ class LinfDistConv2d(DistanceLayer):
     """The distance neuron on every patch: y[n, o, i, j] = max over the patch at (i, j) of |x − w[o]| (+ bias[o]).
 
     x (n, in_channels, h, w), y (n, out_channels, h', w') with h' = (h + 2·padding − kernel)//stride + 1. The padding
-    is zero. `groups`, `seed` and p are as in LinfDistDense, a patch taking the place of a row; with `identity`, and
-    where out_channels ≥ in_channels, neuron o starts by passing on the patch's middle in channel o mod in_channels.
+    is zero. `groups`, `seed`, p and errors are as in LinfDistDense, with a patch in place of a row. With `identity`,
+    and if out_channels ≥ in_channels, neuron o at the start passes on the middle of the patch in channel
+    o mod in_channels.
     """
 
     def __init__(

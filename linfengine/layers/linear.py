@@ -1,4 +1,4 @@
-"""The linear layer of an MLP on top of distance layers."""
+"""Dense: the linear layer of an MLP on top of distance layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .registry import layer_kind
 
 @layer_kind(exportable=True)
 class Dense(Module):
-    """y = x·Wᵀ/√fan_in + bias;  x (n, in_features), W (out_features, in_features) ~ N(0, 1), bias 0.
+    """y = x·Wᵀ/√fan_in + bias; x (n, in_features), W (out_features, in_features) ~ N(0, 1), bias 0.
 
     ℓ∞ Lipschitz constant: the largest absolute row sum of W/√fan_in.
     """
@@ -40,20 +40,20 @@ class Dense(Module):
         return ops.matmul(x, self.matrix.T) + self.bias
 
     def ball(self, centre: Tensor, radius: Tensor | float, value: Tensor) -> tuple[Tensor, Tensor]:
-        """c·Wᵀ + b  and  r·|W|ᵀ,  W standing for W/√fan_in: see `Module.ball`."""
+        """c·Wᵀ + b  and  r·|W|ᵀ, W standing for W/√fan_in: see `Module.ball`."""
         size = ops.abs(self.matrix)
         if isinstance(radius, float):
             return value, ops.reshape(ops.sum(size, axis=1) * radius, (1, -1))
         return value, ops.matmul(radius, size.T)
 
     def worst_differences(self, centre: Tensor, radius: Tensor, labels: Array) -> Tensor:
-        """The largest y_j − y_label (n, out_features) where the inputs are centre ∓ radius, 0 at the label.
+        """The largest y_j − y_label (n, out_features) over the inputs centre ∓ radius, 0 at the label.
 
             c·(W_j − W_label) + b_j − b_label + r·|W_j − W_label|,   W standing for W/√fan_in
 
-        The differences are bounded themselves: two outputs apart might not be largest and smallest at one input. The
-        samples of a label share their rows W_j − W_label, and are multiplied together. For training: with gradients,
-        and not rounded outward. Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 4.
+        The differences are bounded, since two outputs may attain their separate bounds at different inputs. The samples
+        of one label share the rows W_j − W_label and are multiplied together. For training: with gradients, and not
+        rounded outward. Source: Zhang et al., ICML 2021 (arXiv 2102.05363), section 4.
         """
         matrix, y = self.matrix, self(centre)
         order = np.argsort(labels, kind="stable")
@@ -69,9 +69,8 @@ class Dense(Module):
     def lowest_margins(self, x: Interval, labels: Array) -> Array:
         """A lower bound (n,) on y_label − max_{j≠label} y_j, as the program computes the y, over the points of x.
 
-        The differences are bounded as in `worst_differences`, in float64, and what rounding can do to the program's two
-        outputs is subtracted: (n + 4)-term sums in any order, see `rounding.sum_slack`. −∞ where an output might
-        overflow on the way.
+        The differences are bounded as in `worst_differences`, in float64. A bound on the rounding of the program's two
+        outputs, (n + 4)-term sums in any order (`rounding.sum_slack`), is subtracted. −∞ if an output might overflow.
         """
         lower, upper = (to_numpy(end).astype(np.float64) for end in ends(x))
         matrix, bias = self.matrix.numpy().astype(np.float64), self.bias.numpy().astype(np.float64)

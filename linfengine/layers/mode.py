@@ -1,4 +1,4 @@
-"""Evaluation belongs to a call, not to a net: the mode of one thread's calls, and the order p of its distances."""
+"""Evaluation as a property of calls, not of nets: the mode of one thread's calls, and the order p of distances."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def evaluation_order() -> float | None:
 
 @contextmanager
 def evaluation(p: float = math.inf) -> Iterator[None]:
-    """A `with` block (of this thread or task) in which every net is in evaluation, its distance layers at order p.
+    """A `with` block in which every net is in evaluation, with distance layers at order p, in this thread or task.
 
-    Within it `training` is False, whatever was set; the nets themselves do not change.
+    Within the block `training` is False, whatever was set. The nets themselves do not change.
     """
     token = _evaluation_order.set(p)
     try:

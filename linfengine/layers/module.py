@@ -1,7 +1,7 @@
-"""Module: what a layer is, and what it has to state.
+"""Module: the base class of layers and nets, and what each has to state.
 
     lipschitz()           L with  ‖f(x) − f(x')‖∞ ≤ L ‖x − x'‖∞  at evaluation (p = ∞)
-    rounding(magnitude)   how far the computed output may be from the exact one when every |x_k| ≤ magnitude
+    rounding(magnitude)   a bound on |computed output − exact output| if every |x_k| ≤ magnitude
 
 A certificate rests on these two. A layer called with a Tensor gives a Tensor; called with an Interval it gives bounds.
 """
@@ -25,7 +25,7 @@ from .parts import Holder, found, part_of_class
 
 Input: TypeAlias = Tensor | Interval | Array
 
-CLAIMS = ("lipschitz", "rounding", "lowest_margins")  # what a certificate takes from a layer without a proof
+CLAIMS = ("lipschitz", "rounding", "lowest_margins")  # what a certificate trusts a layer to state
 HARMLESS = {  # names that change no function
     "config", "built", "numbers_in", "train", "eval", "to", "load_state", "ball", "decay_order", "_decay_order",
     "_abc_impl", *CLAIMS,
@@ -33,7 +33,7 @@ HARMLESS = {  # names that change no function
 
 
 def overridden(kind: type[Module], claim: str) -> str | None:
-    """The name by which a class changes what a claim speaks of that it inherits; None where the claim holds for it."""
+    """The attribute by which a class may break a claim that it inherits; None if the claim holds for it."""
     classes = [vars(each) for each in kind.__mro__ if each is not object]
     owner = next(i for i, names in enumerate(classes) if claim in names)
     if owner == 0 or kind.__mro__[owner] is Module:  # its own, or none
@@ -49,13 +49,13 @@ class Module(Holder):
     Parameters are the attributes that are Tensors, children those that are Modules, both also in lists, tuples and
     dicts, at any depth; buffers are the arrays named in `buffer_names`. Names are joined by dots: "3.weight".
 
-    A subclass that defines `__call__`, or overrides anything else that an inherited claim speaks of, computes something
-    else: it inherits none of the `CLAIMS` and has to state its own (see `overridden`).
+    A subclass that defines `__call__`, or overrides another method that an inherited claim depends on, may compute
+    something else. It inherits none of the `CLAIMS` and has to state its own (see `overridden`).
     """
 
     _training = True
     buffer_names: tuple[str, ...] = ()
-    made_again: tuple[str, ...] = ()  # attributes that follow from the others
+    made_again: tuple[str, ...] = ()  # attributes that can be computed from the others
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
@@ -73,7 +73,7 @@ class Module(Holder):
     def rounding(self, magnitude: float) -> tuple[float, float]:
         """(E, M): for |x_k| ≤ magnitude the computed output is within E of the exact one, and within M of zero.
 
-        Both are infinite where float32 might overflow on the way.
+        Both are infinite if float32 might overflow.
         """
         raise NotImplementedError(self._lacks("rounding(magnitude)"))
 
@@ -110,16 +110,16 @@ class Module(Holder):
         self._training = value
 
     def ball(self, centre: Tensor, radius: Tensor | float, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Centre and radius of the values where the inputs are centre ∓ radius; `value` is that of the centre.
+        """Centre and radius of the outputs for the inputs centre ∓ radius; `value` is the output at the centre.
 
-        A radius of all inputs alike may be a number. For training: with gradients; not a bound to the last bit.
+        A radius that is the same for all inputs may be a number. For training: with gradients, and not rounded outward.
         """
         raise NotImplementedError(f"no ball goes through a {type(self).__name__} layer")
 
     def lowest_margins(self, x: Interval, labels: Array) -> Array:
         """A float64 lower bound (n,) on z_label − max_{j≠label} z_j over the points of the Interval x, as computed.
 
-        The label's lowest logit less the others' highest: of two float32 numbers, the sign is that of the difference.
+        It is the label's lowest logit minus the highest of the others. Its sign is right even if the difference rounds.
         """
         bounds = self(x)
         upper, rows = to_numpy(bounds.upper).astype(np.float64), np.arange(len(labels))
@@ -155,7 +155,7 @@ class Module(Holder):
             yield from type(child).modules(child, f"{prefix}.{name}" if prefix else name, (*within, self))
 
     def parameters(self) -> dict[str, Tensor]:
-        """What training changes, by name; a Tensor that has several names stands under its first."""
+        """The Tensors that training changes, by name; a Tensor with several names has the first of them."""
         first: dict[int, str] = {}
         tensors = self._tensors()
         return {name: each for name, each in tensors.items() if first.setdefault(id(each), name) == name}
@@ -178,10 +178,10 @@ class Module(Holder):
         return {name: parameter.data for name, parameter in self._tensors().items()} | buffers
 
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of what a model file holds of the net: its description and its numbers.
+        """SHA-256, in hexadecimal, of the net's description and its numbers, as a model file holds them.
 
-        It is the same on every device, and after saving and loading. A net without a description counts as the names
-        of its classes.
+        It is the same on every device, and after saving and loading. For a net without a description the names of its
+        classes are used instead.
         """
         try:
             description = json.dumps(self.config(), sort_keys=True)
@@ -194,9 +194,9 @@ class Module(Holder):
         return found.hexdigest()
 
     def load_state(self, state: dict[str, Array]) -> None:
-        """Copy arrays into parameters and buffers, from whichever device to whichever they are on.
+        """Copy arrays into parameters and buffers; they may be on different devices.
 
-        Raises ValueError when a name is missing or unknown, or a shape or dtype differs; nothing has changed then.
+        Raises ValueError, and changes nothing, if a name is missing or unknown, or a shape or dtype differs.
         """
         own = self.state()
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -213,13 +213,13 @@ class Module(Holder):
 
     @property
     def device(self) -> str:
-        """Where its numbers are: "cuda" on a GPU, else "cpu"; Tensors it is called with have to be there, too."""
+        """Where its numbers are: "cuda" on a GPU, else "cpu". Tensors that it is called with must be there, too."""
         return next((device_of(array) for _, _, array in self._arrays()), "cpu")
 
     def to(self, device: str) -> Module:
-        """Move all numbers to "cpu", "cuda" or "auto", in place; an optimizer is made after that. Returns the module.
+        """Move all numbers to "cpu", "cuda" or "auto", in place, and return the module. Make an optimizer afterwards.
 
-        Raises ImportError, with the reason, where there is no GPU to use.
+        Raises ImportError, with the reason, if no GPU can be used.
         """
         device = resolve_device(device)
         for holder, name, array in list(self._arrays()):
@@ -250,7 +250,7 @@ class Module(Holder):
 
     @property
     def p(self) -> float:
-        """The order of the distance layers in training: p ≥ 1 or ∞, which a net without any has; setting it sets all.
+        """The order of the distance layers in training: p ≥ 1 or ∞; ∞ for a net without any. Setting it sets all.
 
         Raises ValueError where they have different orders.
         """
@@ -269,7 +269,7 @@ class Module(Holder):
         return [module for _, module in self.modules() if type(module).p is not Module.p]
 
     def decay_order(self, name: str) -> float:
-        """The p of the ℓp weight decay for the parameter of that name: its layer's own order, 2 for most."""
+        """The p of the ℓp weight decay for a parameter: p of its distance layer, or 2 for other parameters."""
         path, _, leaf = name.rpartition(".")
         return dict(self.modules())[path]._decay_order(leaf)
 
@@ -278,10 +278,10 @@ class Module(Holder):
 
     @classmethod
     def numbers_in(cls, config: dict[str, Any]) -> int:
-        """How many weights and means, not counting biases, the layer of this description has.
+        """The number of weights and means, without biases, of the layer of this description.
 
-        So a file can be refused before memory is taken. Raises ValueError for sizes that are none, KeyError for one
-        that is missing.
+        A file is refused by it before memory is allocated. Raises ValueError for invalid sizes, KeyError for a missing
+        one.
         """
         return 0
 

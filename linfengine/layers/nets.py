@@ -34,8 +34,8 @@ def linf_net(
     `inputs` is the shape (channels, height, width) of images of pixels in [0, 1], or a Domain. Hidden layers have no
     bias and are each followed by a MeanShift; the last of the `depth` layers, to the classes, has a bias and none;
     logits z = −y. With `head` > 0 this is the ℓ∞-dist Net+MLP: all `depth` layers are hidden, and Dense(head), Tanh,
-    Dense(classes) follow. `mean` and `std` are those of Normalize; with `crop` > 0 only the middle crop × crop window
-    of an image is looked at.
+    Dense(classes) follow. `mean` and `std` are those of Normalize. With `crop` > 0 the net uses only the middle
+    crop × crop window of an image.
 
     Raises ValueError for sizes that fit no net. Source: Zhang et al., ICML 2021 (arXiv 2102.05363), sections 4 and 5.
     """
@@ -94,7 +94,7 @@ def conv_net(
 
 
 def _inputs(inputs: Shape | Domain, crop: int) -> tuple[Domain, Shape]:
-    """The domain, and the shape of what the first distance layer sees of an input."""
+    """The domain, and the shape of the input of the first distance layer."""
     if not isinstance(inputs, Domain):
         if len(inputs) != 3:
             raise ValueError(f"shape must be (channels, height, width), got {inputs}")

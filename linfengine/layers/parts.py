@@ -1,4 +1,4 @@
-"""The Modules and Tensors that belong to a Module: found among its attributes, refused where they are hidden."""
+"""Find the Modules and Tensors among the attributes of a Module, and refuse those that are hidden."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ..tensor import Operand, Tensor
 
 
 class Holder:
-    """What may hold parts, and be one: the base of Module."""
+    """The base of Module, so that this file need not import it."""
 
 
 @cache
 def part_of_class(kind: type) -> str | None:
-    """The name of a Module or Tensor that all objects of a class share, if there is one."""
+    """The name of a Module or Tensor that is an attribute of the class itself, if there is one."""
     attributes = (item for each in kind.__mro__ for item in vars(each).items())
     return next((name for name, value in attributes if isinstance(value, Holder | Operand)), None)
 
@@ -54,7 +54,7 @@ def _is_numbers(value: object) -> bool:
 
 
 def _hides(value: object) -> bool:
-    """Whether a Module, Tensor or array of floats can be reached from an object: its attributes, elements, closure."""
+    """Whether a Module, Tensor or float array can be reached from an object: attributes, elements, closure."""
     seen: set[int] = set()
     left: list[object] = [value]
     while left:
@@ -64,7 +64,7 @@ def _hides(value: object) -> bool:
         if _is_numbers(each) or id(each) in seen or isinstance(each, (*_PLAIN, type, ModuleType)):
             continue
         seen.add(id(each))
-        if isinstance(each, FunctionType):  # of its globals those that it names
+        if isinstance(each, FunctionType):  # only the globals that it names
             named = [each.__globals__.get(name) for name in each.__code__.co_names]
             left += [each.__closure__, each.__defaults__, each.__kwdefaults__, each.__dict__, named]
         elif isinstance(each, np.ndarray):

@@ -1,4 +1,4 @@
-"""From inputs to net units: normalization, the window looked at, and the order of features."""
+"""The first layers of a net: normalization, cropping, flattening."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from .registry import layer_kind
 
 
 def _short(number: Any) -> float:
-    """A float32 number as the shortest decimal that means it."""
+    """A float32 number as the shortest decimal that rounds to it."""
     return float(np.format_float_scientific(np.float32(number), unique=True))
 
 
 @layer_kind(exact=True, checkable=True, exportable=True)
 class Normalize(Module):
-    """y_c = (x_c − mean_c)/std: inputs (n, channels, ...) to net units; for pixels one scalar std for all channels.
+    """y_c = (x_c − mean_c)/std: from inputs (n, channels, ...) to net units. For pixels all channels share one std.
 
-    The scalar keeps the ball a ball: ε in pixel units is ε/std in net units. Columns of a table may each have their own
-    std: then the ball whose scale is std (`Domain`) stays one. `mean` has one entry a channel, or one for all. Raises
-    ValueError for means that are not finite, and unless std is one positive number, or one a channel.
+    With one std an ℓ∞ ball stays an ℓ∞ ball: ε in pixel units is ε/std in net units. Each column of a table may have
+    its own std: then a ball whose scale (`Domain`) is std becomes an ℓ∞ ball. `mean` has one entry for each channel, or
+    one for all. Raises ValueError for means that are not finite, and unless std is one positive number, or one for each
+    channel.
     """
 
     def __init__(self, mean: tuple[float, ...], std: float | tuple[float, ...]) -> None:
@@ -80,7 +81,7 @@ class Normalize(Module):
 
     @staticmethod
     def _beside(channels: Any, *others: Any) -> Array:
-        """A number of each channel in float64, to be broadcast against arrays of the shape of one input."""
+        """A float64 number for each channel, in a shape that broadcasts with arrays of the shape of one input."""
         return np.asarray(channels, np.float64).reshape(-1, *[1] * max(max(map(np.ndim, others)) - 1, 0))
 
     def config(self) -> dict[str, Any]:

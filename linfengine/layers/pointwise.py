@@ -1,4 +1,4 @@
-"""Layers that treat every number alone: a sign, a ReLU, tanh, and the shift by a mean."""
+"""Layers that act on each number separately: Negate, ReLU, Tanh, MeanShift."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .registry import layer_kind
 
 
 class Choice(Module):
-    """A layer that computes nothing that could round, unless it makes denormals 0: 1-Lipschitz."""
+    """A 1-Lipschitz layer whose result never rounds, except that a GPU may turn denormals into 0."""
 
     def lipschitz(self) -> float:
         return 1.0
@@ -56,7 +56,7 @@ class Tanh(Module):
         return ops.tanh(x)
 
     def ball(self, centre: Tensor, radius: Tensor | float, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The middle and half the width of tanh(c − r) and tanh(c + r): see `Module.ball`."""
+        """Centre and radius of the interval from tanh(c − r) to tanh(c + r): see `Module.ball`."""
         low, high = ops.tanh(centre - radius), ops.tanh(centre + radius)
         return (high + low) / 2, (high - low) / 2
 
@@ -74,8 +74,8 @@ class Tanh(Module):
 class MeanShift(Module):
     """y = x − mean_c: the batch mean of each channel in training, the running mean in evaluation.
 
-    x (n, c) or (n, c, h, w). running ← (1 − momentum)·running + momentum·batch mean. Nothing is divided: a scale
-    would break the Lipschitz constant. Gradients flow through the batch mean.
+    x (n, c) or (n, c, h, w). running ← (1 − momentum)·running + momentum·batch mean. There is no division: a
+    scale would change the Lipschitz constant. Gradients flow through the batch mean.
     """
 
     buffer_names = ("running_mean",)

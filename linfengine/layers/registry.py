@@ -1,7 +1,6 @@
-"""The registry of layer kinds: every class that a file may name, and what is true of it.
+"""The registry of layer kinds: every class that a file may name, and its properties.
 
-What is true of a class need not be true of its subclasses, which may compute anything: `kind_of` asks for the class
-itself.
+The properties hold for the class itself, not for its subclasses, which may compute anything else.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ Class = TypeVar("Class", bound=type[Module])
 
 @dataclass(frozen=True)
 class Kind:
-    """What is true of a layer class itself.
+    """The properties of a layer class.
 
-    exact       on a grid float32 rounds nothing: sums, differences, absolute values, maxima (Normalize: with std 1)
+    exact       float32 rounds nothing on a grid: sums, differences, absolute values, maxima (Normalize: with std 1)
     checkable   the independent checker has a rule for it
-    prunable    a weight that never decides a maximum may be left out
-    exportable  it is made of operations that exchange formats have
+    prunable    weights that never attain the maximum may be left out
+    exportable  exchange formats have the operations it is made of
     """
 
     layer: type[Module]
@@ -36,7 +35,7 @@ KINDS: dict[str, Kind] = {}
 
 
 def layer_kind(**properties: bool) -> Callable[[Class], Class]:
-    """A decorator that puts a layer class into the registry, with the properties of its Kind."""
+    """A decorator that registers a layer class with these properties."""
 
     def register(layer: Class) -> Class:
         KINDS[layer.__name__] = Kind(layer, **properties)
@@ -46,7 +45,7 @@ def layer_kind(**properties: bool) -> Callable[[Class], Class]:
 
 
 def kind_of(layer: Module) -> Kind:
-    """The Kind of a layer's class; one without properties for a class that is not registered itself."""
+    """The Kind of a layer's class. A class that is not registered itself, such as a subclass, has no properties."""
     known = KINDS.get(type(layer).__name__)
     return known if known and known.layer is type(layer) else Kind(type(layer))
 

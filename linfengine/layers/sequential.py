@@ -1,4 +1,4 @@
-"""Sequential: one layer after the other, which is what every net here is."""
+"""Sequential: a net of layers, one after the other."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ _PIXELS = Domain.pixels()
 class Sequential(Module):
     """One layer after the other; its Lipschitz constant is the product of theirs.
 
-    `domain` says what the net takes. A net that begins with Normalize and states none takes images of any size: uint8,
-    or float32 pixels in [0, 1]; another takes floating-point numbers. Raises TypeError for a layer that is no Module.
+    `domain` says what the net takes. Without one, a net that begins with Normalize takes images of any size (uint8, or
+    float32 pixels in [0, 1]), and any other net takes floating-point arrays. Raises TypeError for a layer that is no
+    Module.
     """
 
     def __init__(self, *layers: Module, domain: Domain | None = None) -> None:
@@ -38,7 +39,7 @@ class Sequential(Module):
 
     @property
     def domain(self) -> Domain | None:
-        """What the net takes: stated, or known by its first layer."""
+        """What the net takes: as stated, or as its first layer implies."""
         if self._domain is not None or not self.layers:
             return self._domain
         first = self.layers[0]
@@ -67,11 +68,12 @@ class Sequential(Module):
         return x
 
     def worst_case(self, x: Input, labels: Array, eps: float) -> tuple[Tensor, Tensor | None]:
-        """Logits z (n, classes), and how large z_j − z_label may get within `eps` (net units), 0 at the label.
+        """Logits z (n, classes), and the largest z_j − z_label within `eps` (net units), 0 at the label.
 
-        Where all layers are 1-Lipschitz at p = ∞ it is z_j − z_label + 2ε, as the losses know, and None is
-        returned. The features before a head, the layers from the first linear one on, lie within ε of where they are;
-        that ball's centre and radius go through the head. For training: with gradients, and no certificate.
+        If all layers are 1-Lipschitz at p = ∞, this is z_j − z_label + 2ε, which the losses compute themselves: the
+        second result is None. Otherwise the layers from the first linear one on are the head. The features before it
+        move by at most ε; centre and radius of that ball are propagated through the head. For training: with gradients,
+        and not a certificate.
         """
         first = next((i for i, layer in enumerate(self.layers) if hasattr(layer, "worst_differences")), None)
         if first is None:
@@ -86,7 +88,7 @@ class Sequential(Module):
         return last(point), last.worst_differences(centre, radius, labels)  # type: ignore[attr-defined]
 
     def lowest_margins(self, x: Interval, labels: Array) -> Array:
-        """As its last layer has it: linear layers bound the differences of logits, not the logits apart."""
+        """As in the last layer: a linear layer bounds the differences of logits instead of the logits."""
         *body, last = self.layers
         if type(last).lowest_margins is Module.lowest_margins:
             return super().lowest_margins(x, labels)
@@ -96,13 +98,13 @@ class Sequential(Module):
         return math.prod(layer.lipschitz() for layer in self.layers)
 
     def rounding(self, magnitude: float) -> tuple[float, float]:
-        """A layer's error is added to the earlier ones, which its Lipschitz constant carries on."""
+        """Each layer multiplies the error so far by its Lipschitz constant and adds its own."""
         return _rounding(self.layers, 0.0, magnitude)
 
     def within(self, scale: Array, magnitude: Array) -> tuple[float, float, float]:
         """(L, E, M) as `lipschitz` and `rounding`, where coordinate k moves by scale_k at most and |x_k| ≤ magnitude_k.
 
-        Both are arrays of the shape of one input. Normalize looks at every coordinate, other layers at the largest.
+        Both are arrays of the shape of one input. Normalize uses every coordinate, the other layers the largest.
         """
         if not (self.layers and isinstance(first := self.layers[0], Normalize)):
             return self.lipschitz() * float(np.max(scale)), *self.rounding(float(np.max(magnitude)))

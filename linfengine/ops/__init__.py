@@ -1,8 +1,8 @@
-"""The ops: what Tensors and Intervals are computed with.
+"""The ops: the differentiable operations on Tensors, with bounds on Intervals.
 
-`OPS` names every op there is. Each has a public function of the same name in here, and the operators and methods of a
-Tensor find theirs through this table. To add an op, write one class and one function under `@op`, with its name in
-`__all__` of the file; the tests walk the same table.
+`OPS` names all ops. Each has a public function of the same name in this package, and the operators and methods of a
+Tensor use this table. To add an op, write one class, and one function under `@op` with its name in `__all__` of the
+file. The tests run over the table.
 """
 
 from ..tensor import register_functions

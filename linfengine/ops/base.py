@@ -1,4 +1,4 @@
-"""What an op is, and the one function that runs it: on Tensors for values and gradients, on Intervals for bounds."""
+"""Op, the base class of operations, and `apply`, which runs one: Tensors give values, Intervals give bounds."""
 
 import math
 from collections.abc import Callable
@@ -11,56 +11,56 @@ from ..backends import Array, Backend, backend_of, device_of
 from ..interval import Interval, ends
 from ..tensor import Operand, Tensor, as_array, gradient_needs, node
 
-Like: TypeAlias = Operand | npt.ArrayLike  # what an op takes
-Result: TypeAlias = Any  # what it gives: an Interval if any of its inputs is one, otherwise a Tensor
+Like: TypeAlias = Operand | npt.ArrayLike  # the input of an op
+Result: TypeAlias = Any  # its output: an Interval if any of its inputs is one, otherwise a Tensor
 Bounds: TypeAlias = tuple[Array, Array]
 
-NUMBERS = (int, float)  # the types that have no dtype of their own
+NUMBERS = (int, float)  # types without a dtype
 
 
-OPS: dict[str, Callable[..., Any]] = {}  # every op there is, by the name of its function
+OPS: dict[str, Callable[..., Any]] = {}  # all ops, by the name of their function
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def op(function: Function) -> Function:
-    """Decorates the function of an op: by its name Tensors and Intervals find it, and the tests do."""
+    """A decorator that registers the function of an op under its name, for Tensors, Intervals and tests."""
     OPS[function.__name__] = function
     return function
 
 
 class Op:
-    """One differentiable function, its three rules side by side. An instance serves one call.
+    """One differentiable function with its three rules: forward, backward, bounds. An instance is used for one call.
 
-    The constructor takes the settings; `forward` may save on self what `backward` will need. `apply` sets
+    The constructor takes the settings. `forward` may store on self what `backward` needs. `apply` sets
 
     needs: for each input whether its gradient is wanted
-    be: the backend, one for forward and backward
+    be: the backend, the same for forward and backward
     """
 
     needs: tuple[bool, ...]
     be: Backend
 
     def forward(self, be: Backend, *arrays: Any, **_: Any) -> Array:
-        """The value; the inputs are not written into. `**_` lets subclasses use their own argument names."""
+        """The value. The inputs are not changed. (`**_` lets subclasses use their own argument names.)"""
         raise NotImplementedError
 
     def backward(self, be: Backend, g: Array) -> tuple[Array | None, ...]:
         """For each input (d value / d input)^T g, or None where self.needs is False.
 
-        Each is g itself, a view, or an array of its own; g is not written into.
+        Each is g itself, a view, or a new array; g is not changed.
         """
         raise NotImplementedError
 
     def bounds(self, be: Backend, *operands: Any, **_: Any) -> Bounds:
-        """(lower, upper) around the values of `forward` at all points of the Intervals among the operands."""
+        """(lower, upper) bounds of `forward` over all points of the Intervals among the operands."""
         raise TypeError(f"no interval bounds are defined for {type(self).__name__}.")
 
 
 class Monotone(Op):
-    """An op that does not decrease when an input grows, rounding included: the value at the ends is the bound.
+    """An op that is monotone in every input, rounding included: its values at the ends are its bounds.
 
-    That holds for choosing and rearranging (max, reshape, ...) and for a sum of two, since rounding is monotone.
+    This holds for ops that choose or rearrange (max, reshape, ...), and for a sum of two, since rounding is monotone.
     """
 
     def bounds(self, be: Backend, *operands: Interval | Array) -> Bounds:
@@ -71,11 +71,11 @@ class Monotone(Op):
 def apply(op: Op, *inputs: Like) -> Result:
     """Run an op: `bounds` when an input is an Interval, otherwise `forward`.
 
-    The result remembers op and inputs when gradients are enabled and an input requires one. A Python number takes the
-    dtype of the other inputs; arrays of two dtypes meet as NumPy lets them.
+    The result keeps op and inputs if gradients are enabled and an input requires one. A Python number takes the dtype
+    of the other inputs; arrays of two dtypes are promoted as in NumPy.
     """
     op.be, operands = _operands(inputs)
-    with np.errstate(under="ignore"):  # a number too small for its dtype is 0, and no error, whatever the caller set
+    with np.errstate(under="ignore"):  # underflow to 0 is no error, whatever the caller set
         if any(isinstance(x, Interval) for x in operands):
             op.needs = (False,) * len(operands)
             lower, upper = op.bounds(op.be, *operands)
@@ -85,10 +85,10 @@ def apply(op: Op, *inputs: Like) -> Result:
 
 
 def _operands(inputs: tuple[Any, ...]) -> tuple[Backend, list[Any]]:
-    """The backend, and every input as an Interval or an array of it.
+    """The backend, and every input as an Interval or an array of that backend.
 
-    What is on no GPU, such as a NumPy array, goes where the Tensors and Intervals are; a Python number becomes an array
-    of the dtype that the others have together.
+    A NumPy array moves to the device of the Tensors and Intervals; a Python number becomes an array of the common dtype
+    of the others.
     """
     operands = [as_array(x) if isinstance(x, Tensor) else x for x in inputs]
     loose = [i for i, x in enumerate(operands) if not (isinstance(inputs[i], Operand) or type(x) in NUMBERS)]
@@ -105,7 +105,7 @@ def _operands(inputs: tuple[Any, ...]) -> tuple[Backend, list[Any]]:
 
 
 def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
-    """The gradient of an input of this shape that was broadcast to the shape of g: the sum over what was repeated."""
+    """The gradient of an input of this shape that was broadcast to the shape of g: g summed over repeated axes."""
     if g.shape == shape:
         return g
     added = g.ndim - len(shape)
@@ -114,9 +114,9 @@ def unbroadcast(g: Array, shape: tuple[int, ...]) -> Array:
 
 
 def float64_sum(be: Backend, x: Array, axes: tuple[int, ...]) -> Array:
-    """The sum over the axes, added up in float64 and returned so: to be rounded once.
+    """The sum over the axes, added up and returned in float64, so that the caller rounds once.
 
-    Where the axes that stay lie together in memory, a kernel of the backend adds; where they do not, the array library.
+    If the remaining axes are adjacent in memory, a kernel of the backend adds; otherwise the array library does.
     """
     if not x.flags.c_contiguous:
         order = sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))

@@ -1,4 +1,4 @@
-"""Ops that work entry by entry. Two inputs are broadcast against each other as NumPy does it."""
+"""Elementwise ops. Two inputs are broadcast as in NumPy."""
 
 import math
 from collections.abc import Callable
@@ -43,12 +43,12 @@ class Add(Monotone):
 
 @op
 def add(x: Like, y: Like) -> Result:
-    """x + y, also spelled with the operator."""
+    """x + y, also as an operator."""
     return apply(Add(), x, y)
 
 
 class Sub(Op):
-    """x - y; the gradient goes to x, and its negative to y."""
+    """x − y; the gradient goes to x, and its negative to y."""
 
     def forward(self, be: Backend, x: Array, y: Array) -> Array:
         self.shapes = x.shape, y.shape
@@ -68,7 +68,7 @@ class Sub(Op):
 
 @op
 def sub(x: Like, y: Like) -> Result:
-    """x - y, also spelled with the operator."""
+    """x − y, also as an operator."""
     return apply(Sub(), x, y)
 
 
@@ -93,12 +93,12 @@ class Mul(Op):
 
 @op
 def mul(x: Like, y: Like) -> Result:
-    """x y, also spelled with the operator."""
+    """x y, also as an operator."""
     return apply(Mul(), x, y)
 
 
 class Div(Op):
-    """x / y; the gradients are g/y and -g x/y^2."""
+    """x / y; the gradients are g/y and −g x/y^2."""
 
     def forward(self, be: Backend, x: Array, y: Array) -> Array:
         self.x_shape = x.shape
@@ -121,18 +121,18 @@ class Div(Op):
 
 @op
 def div(x: Like, y: Like) -> Result:
-    """x / y, also spelled with the operator. On Intervals, raises ValueError if y can be 0."""
+    """x / y, also as an operator. On Intervals, raises ValueError if y can be 0."""
     return apply(Div(), x, y)
 
 
 def corners(be: Backend, function: Callable[[Array, Array], Array], x: Interval | Array, y: Interval | Array) -> Bounds:
-    """Bounds of a function monotone in x for every y and in y for every x: the extremes among the corners."""
+    """Bounds of a function that is monotone in x for every y, and in y for every x: the extremes at the corners."""
     values = be.xp.stack(be.xp.broadcast_arrays(*(function(a, b) for a in ends(x) for b in ends(y))))
     return values.min(axis=0), values.max(axis=0)
 
 
 class Neg(Op):
-    """-x."""
+    """−x."""
 
     def forward(self, be: Backend, x: Array) -> Array:
         return be.xp.negative(x)
@@ -147,7 +147,7 @@ class Neg(Op):
 
 @op
 def neg(x: Like) -> Result:
-    """-x, also spelled with the operator."""
+    """−x, also as an operator."""
     return apply(Neg(), x)
 
 
@@ -185,16 +185,16 @@ class Power(Op):
 
 @op
 def power(x: Like, y: Like) -> Result:
-    """x^y for a number or an array y, also spelled x ** y.
+    """x^y for a number or an array y, also x ** y.
 
-    Bounds need a y that is a point: whole where x can be negative, and not negative where x can be 0 (ValueError).
-    They are rounded outward by 8 units in the last place.
+    Bounds need a constant y: whole if x can be negative, and at least 0 if x can be 0 (else ValueError). They are
+    rounded outward by 8 units in the last place. Raises TypeError for an Interval y.
     """
     return apply(Power(), x, y)
 
 
 class Increasing(Op):
-    """An increasing function that the library computes to a few units in the last place, within [least, most]."""
+    """An increasing function with values in [least, most], computed by the library to a few units in the last place."""
 
     least, most = -np.inf, np.inf
 
@@ -241,7 +241,7 @@ def log(x: Like) -> Result:
 
 
 class Tanh(Increasing):
-    """tanh x; the gradient is g (1 - tanh^2 x)."""
+    """tanh x; the gradient is g (1 − tanh^2 x)."""
 
     least, most = -1.0, 1.0
 
@@ -260,7 +260,7 @@ def tanh(x: Like) -> Result:
 
 
 class Relu(Monotone):
-    """max(x, 0); the gradient passes where x > 0, at 0 it does not."""
+    """max(x, 0); the gradient is g where x > 0, else 0."""
 
     def forward(self, be: Backend, x: Array) -> Array:
         self.positive = x > 0 if self.needs[0] else None
@@ -277,7 +277,7 @@ def relu(x: Like) -> Result:
 
 
 class Abs(Op):
-    """|x|; the gradient is g sign x, at 0 it is 0."""
+    """|x|; the gradient is g sign x, and 0 at x = 0."""
 
     def forward(self, be: Backend, x: Array) -> Array:
         self.x = x
@@ -340,7 +340,7 @@ def minimum(x: Like, y: Like) -> Result:
 
 
 class Clip(Monotone):
-    """min(max(x, low), high); the gradient passes where low < x < high, at either it does not."""
+    """min(max(x, low), high); the gradient is g where low < x < high, else 0."""
 
     def __init__(self, *, low: float | None = None, high: float | None = None) -> None:
         self.low, self.high = -math.inf if low is None else float(low), math.inf if high is None else float(high)

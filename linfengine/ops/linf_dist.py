@@ -1,4 +1,4 @@
-"""The l-infinity distance neuron, the one op these nets are made of."""
+"""linf_dist: the ℓ∞-distance neuron, of which these nets are made."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from .base import Bounds, Like, Op, Result, apply, op
 
 __all__ = ["linf_dist"]
 
-MOST_FEATURES = 2**28  # numbers of blocks of k, of 32 at least, are kept in float32, exact up to 2^24
+MOST_FEATURES = 2**28  # kernels count blocks of at least 32 features in float32, which is exact up to 2^24
 
 
 class LinfDist(Op):
-    """y[..., o] = max_k |x[..., k] - w[o, k]|; the gradient goes to the k that attains it, the lowest of several."""
+    """y[..., o] = max_k |x[..., k] − w[o, k]|; the gradient goes to the k that attains it, the lowest of several."""
 
     def __init__(self, *, groups: int = 1) -> None:
         self.groups = check_groups("linf_dist", groups)
@@ -37,7 +37,7 @@ class LinfDist(Op):
         return None if grad_x is None else grad_x.reshape(self.x_shape), grad_w
 
     def bounds(self, be: Backend, x: Interval | Array, w: Interval | Array) -> Bounds:
-        # the subtraction is the only rounding, and it is monotone: the ends enclose the computed values as they are
+        # only the subtraction rounds, and rounding is monotone: the bounds need no widening
         if isinstance(w, Interval):
             raise TypeError("linf_dist has interval bounds for x only: w must be an array or a Tensor.")
         lower, upper = ends(x)
@@ -55,7 +55,10 @@ def check_groups(name: str, groups: int) -> int:
 
 
 def prepare(be: Backend, name: str, x: Array, w: Array, groups: int) -> tuple[Array, Array]:
-    """x as (n, groups*k) and w as (o, k), C-contiguous, after the checks that a backend takes for granted."""
+    """x as (n, groups*k) and w as (o, k), C-contiguous, after the checks that backends rely on.
+
+    Raises ValueError or TypeError for shapes, dtypes or sizes that do not fit.
+    """
     if x.ndim < 1 or w.ndim != 2:
         raise ValueError(f"{name}: x must be (..., features) and w (outputs, features), not {x.shape} and {w.shape}.")
     if x.dtype != w.dtype:
@@ -75,7 +78,7 @@ def prepare(be: Backend, name: str, x: Array, w: Array, groups: int) -> tuple[Ar
 
 @contextlib.contextmanager
 def refusing_non_finite(name: str, **arrays: Array) -> Iterator[None]:
-    """Turns a backend's FloatingPointError into a sentence that says where the first non-finite number stands."""
+    """Turn a FloatingPointError of the backend into a ValueError that names the first non-finite number."""
     try:
         yield
     except FloatingPointError:
@@ -86,21 +89,21 @@ def refusing_non_finite(name: str, **arrays: Array) -> Iterator[None]:
                 raise ValueError(
                     f"{name}: {letter} holds {len(bad)} non-finite numbers, the first at index {first}."
                 ) from None
-        raise  # for an outer block that knows of other arrays
+        raise  # for an outer block, which names other arrays
 
 
 @op
 def linf_dist(x: Like, w: Like, *, groups: int = 1) -> Result:
-    """y[..., o] = max_k |x[..., k] - w[o, k]|
+    """y[..., o] = max_k |x[..., k] − w[o, k]|
 
-    x (..., groups*k), w (o, k), y (..., o), float32 or float64 alike. With groups, the outputs fall into as many equal
-    runs, and those of group q see the columns q*k .. (q+1)*k-1 of x.
+    x (..., groups*k), w (o, k), y (..., o), float32 or float64 alike. With groups, the outputs are split into that
+    many equal blocks, and block q uses the columns q*k .. (q+1)*k−1 of x.
 
-    1-Lipschitz in the l-infinity norm: |y(x) - y(x')| <= max_k |x_k - x'_k|. The computed value has one rounding, that
-    of the subtraction, and is therefore the same on every machine. The gradient sign(x_k - w_k) goes to the k that
+    1-Lipschitz in the ℓ∞ norm: |y(x) − y(x')| ≤ max_k |x_k − x'_k|. Only the subtraction rounds, so the
+    computed value is the same on every machine. The gradient sign(x_k − w_k) goes to the k that
     attains the maximum, the lowest of several. On an Interval x, for a point w:
 
-        max_k max(lower_k - w_k, w_k - upper_k, 0)  <=  y  <=  max_k max(|lower_k - w_k|, |upper_k - w_k|)
+        max_k max(lower_k − w_k, w_k − upper_k, 0)  ≤  y  ≤  max_k max(|lower_k − w_k|, |upper_k − w_k|)
 
     Raises TypeError for two dtypes or an Interval w; ValueError for shapes that do not fit, an empty x or w, NaN and
     infinity.

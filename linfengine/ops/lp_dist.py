@@ -1,4 +1,4 @@
-"""The lp distance neuron: the smooth stand-in for the l-infinity one while a net is trained."""
+"""lp_dist: the ℓp-distance neuron, a smooth approximation of the ℓ∞ one for training."""
 
 import math
 
@@ -11,7 +11,7 @@ __all__ = ["lp_dist"]
 
 
 class LpDist(Op):
-    """y[..., o] = (sum_k |x[..., k] - w[o, k]|^p)^(1/p);  dy/dx_k = sign(d_k)(|d_k|/y)^(p-1) = -dy/dw_k,  d = x - w."""
+    """y[..., o] = (sum_k |x[..., k] − w[o, k]|^p)^(1/p); dy/dx_k = sign(d_k)(|d_k|/y)^(p-1) = −dy/dw_k, d = x − w."""
 
     def __init__(self, *, p: float, groups: int = 1) -> None:
         self.p = float(p)
@@ -35,19 +35,17 @@ class LpDist(Op):
         return None if grad_x is None else grad_x.reshape(self.x_shape), grad_w
 
     def bounds(self, be: Backend, *operands: Interval | Array) -> Bounds:
-        raise ValueError(
-            f"lp_dist has no interval bounds at p = {self.p:g}: a finite p is not 1-Lipschitz in l-infinity."
-        )
+        raise ValueError(f"lp_dist has no interval bounds at p = {self.p:g}: a finite p is not 1-Lipschitz in ℓ∞.")
 
 
 @op
 def lp_dist(x: Like, w: Like, *, p: float, groups: int = 1) -> Result:
-    """y[..., o] = (sum_k |x[..., k] - w[o, k]|^p)^(1/p)
+    """y[..., o] = (sum_k |x[..., k] − w[o, k]|^p)^(1/p)
 
-    Shapes, groups and errors as in `linf_dist`, which this is at p = inf. At y = 0 the gradient is 0. Evaluated as
+    Shapes, groups and errors as in `linf_dist`, to which it is equal at p = ∞. At y = 0 the gradient is 0. Evaluated as
     m (sum (|d_k|/m)^p)^(1/p) with m = max |d_k|, so that no power overflows.
 
-    Bounds exist only at p = inf: at a finite p the neuron is not 1-Lipschitz in the l-infinity norm, and an Interval x
+    Bounds exist only at p = ∞: at a finite p the neuron is not 1-Lipschitz in the ℓ∞ norm, and an Interval x
     raises ValueError, as does p < 1 or NaN.
 
     Source: as for `linf_dist`; training raises p from 8 to infinity.

@@ -35,7 +35,7 @@ class Matmul(Op):
         if isinstance(x, Interval) and isinstance(y, Interval):
             raise TypeError("matmul: there are bounds where one of the two is an Interval, not both.")
         middles = [z.centre if isinstance(z, Interval) else z for z in (x, y)]
-        # a GPU's elementwise kernels take denormals for 0, and its products do not
+        # elementwise kernels of a GPU treat denormals as 0, its products do not
         sizes = [be.xp.maximum(be.xp.abs(middle), np.finfo(middle.dtype).smallest_normal) for middle in middles]
         radii = [z.radius if isinstance(z, Interval) else size for z, size in zip((x, y), sizes, strict=True)]
         centre, reach = self.forward(be, *middles), self.forward(be, *radii)
@@ -52,10 +52,9 @@ def _product(be: Backend, x: Array, y: Array) -> Array:
 
 @op
 def matmul(x: Like, y: Like) -> Result:
-    """sum_k x[..., n, k] y[..., k, m], with vectors and leading axes as in NumPy; also spelled x @ y.
+    """sum_k x[..., n, k] y[..., k, m], with vectors and leading axes as in NumPy; also x @ y.
 
-    Bounds, with one of the two an Interval of centre c and radius r: c @ y -+ r @ |y|, moved apart by what rounding can
-    do to these sums in any order (`sum_slack`). Raises ValueError for shapes that do not fit, TypeError for two
-    Intervals.
+    Bounds, with one of the two an Interval of centre c and radius r: c @ y ∓ r @ |y|, widened by the possible rounding
+    of these sums in any order (`sum_slack`). Raises ValueError for shapes that do not fit, TypeError for two Intervals.
     """
     return apply(Matmul(), x, y)

@@ -1,7 +1,7 @@
-"""Ops that take axes away. `axis` is one axis, a tuple of axes, or None for all; keepdims leaves them with size 1.
+"""Ops that reduce axes. `axis` is one axis, a tuple of axes, or None for all; keepdims keeps them with size 1.
 
-All raise NumPy's AxisError, a ValueError, for an axis that is not there, and all but `sum` and `log_softmax` raise
-ValueError where there is nothing to reduce.
+All raise NumPy's AxisError, a ValueError, for an axis that does not exist. All but `sum` and `log_softmax` raise
+ValueError for an empty axis.
 """
 
 import math
@@ -20,7 +20,7 @@ Axis = int | tuple[int, ...] | None
 
 
 class Reduction(Op):
-    """What reductions share: their settings, the shape they come from, and the way back to it."""
+    """The common part of the reductions: settings, the shape of the input, and broadcasting back to it."""
 
     def __init__(self, *, axis: Axis = None, keepdims: bool = False) -> None:
         self.axis, self.keepdims = axis, keepdims
@@ -40,7 +40,7 @@ class Reduction(Op):
             raise ValueError(f"{name}: there is nothing to reduce along axis {self.axis} of shape {self.shape}.")
 
     def spread(self, be: Backend, reduced: Array) -> Array:
-        """A reduced array with every entry in all the places it came from (a read-only view)."""
+        """A reduced array broadcast to the shape of the input (a read-only view)."""
         return be.xp.broadcast_to(reduced.reshape(self.kept_shape), self.shape)
 
 
@@ -70,7 +70,7 @@ class Sum(Reduction):
 def sum(x: Like, *, axis: Axis = None, keepdims: bool = False) -> Result:
     """sum_i x_i over the axes.
 
-    Bounds are those of the ends, moved apart by what rounding can do to a sum in any order (`sum_slack`).
+    Bounds are the sums of the ends, widened by the possible rounding of a sum in any order (`sum_slack`).
     """
     return apply(Sum(axis=axis, keepdims=keepdims), x)
 
@@ -89,12 +89,12 @@ class Mean(Sum):
 
 @op
 def mean(x: Like, *, axis: Axis = None, keepdims: bool = False) -> Result:
-    """sum_i x_i / n over the axes, n being how many entries become one. Bounds as for `sum`."""
+    """sum_i x_i / n over the axes, n being the number of entries per sum. Bounds as for `sum`."""
     return apply(Mean(axis=axis, keepdims=keepdims), x)
 
 
 class Extremum(Reduction, Monotone):
-    """The largest or smallest entry along the axes; it alone gets the gradient, the first of several equal ones."""
+    """The largest or smallest entry along the axes; it alone gets the gradient (the first of equal ones)."""
 
     best: str  # the array method that finds its index
 
@@ -105,7 +105,7 @@ class Extremum(Reduction, Monotone):
         self.order = (*rest, *self.axes)
         moved = x.transpose(self.order)
         self.moved_shape = moved.shape
-        flat = moved.reshape(*moved.shape[: len(rest)], self.count)  # the axes that go, as one and last
+        flat = moved.reshape(*moved.shape[: len(rest)], self.count)  # the reduced axes as one, last
         self.index = getattr(flat, self.best)(axis=-1, keepdims=True)
         y = be.xp.take_along_axis(flat, self.index, axis=-1)
         return y.reshape(self.kept_shape) if self.keepdims else y[..., 0]
@@ -140,12 +140,12 @@ def min(x: Like, *, axis: Axis = None, keepdims: bool = False) -> Result:
     return apply(Min(axis=axis, keepdims=keepdims), x)
 
 
-# The difference of two numbers may overflow to minus infinity, whose exponential is 0 as it should be.
+# The difference of two numbers may overflow to minus infinity; its exponential is 0, which is right.
 exponentials_quiet = np.errstate(over="ignore", under="ignore")
 
 
 class LogSumExp(Reduction):
-    """log sum_i e^x_i = m + log sum_i e^(x_i - m) with m = max_i x_i; the gradient is g e^(x - y)."""
+    """log sum_i e^x_i = m + log sum_i e^(x_i − m) with m = max_i x_i; the gradient is g e^(x − y)."""
 
     @exponentials_quiet
     def forward(self, be: Backend, x: Array) -> Array:
@@ -169,15 +169,15 @@ class LogSumExp(Reduction):
 
 @op
 def logsumexp(x: Like, *, axis: Axis = -1, keepdims: bool = False) -> Result:
-    """log sum_i e^(x_i) over the axes, with no overflow on the way.
+    """log sum_i e^(x_i) over the axes, without overflow.
 
-    Bounds are those of the ends, moved apart by what n exponentials, their sum and its logarithm can be off by.
+    Bounds are the values at the ends, widened by the possible error of n exponentials, their sum and its logarithm.
     """
     return apply(LogSumExp(axis=axis, keepdims=keepdims), x)
 
 
 class LogSoftmax(Op):
-    """x_i - log sum_j e^x_j; the gradient is g - e^y sum_j g_j."""
+    """x_i − log sum_j e^x_j; the gradient is g − e^y sum_j g_j."""
 
     def __init__(self, *, axis: int = -1) -> None:
         self.axis = axis
@@ -193,7 +193,7 @@ class LogSoftmax(Op):
         return (g - be.xp.exp(self.y) * g.sum(axis=self.axis, keepdims=True),)
 
     def bounds(self, be: Backend, x: Interval | Array) -> Bounds:
-        # not the tightest: the two terms are bounded apart. logsumexp's slack covers the same sum here
+        # the two terms are bounded separately; the slack of logsumexp covers the same sum here
         lower, upper = ends(x)
         log_lower, log_upper = LogSumExp(axis=self.axis, keepdims=True).bounds(be, x)
         low, high = outward(lower - log_upper, upper - log_lower)
@@ -202,14 +202,14 @@ class LogSoftmax(Op):
 
 @op
 def log_softmax(x: Like, *, axis: int = -1) -> Result:
-    """x_i - log sum_j e^(x_j) along an axis, with no overflow on the way: the logarithms of the softmax probabilities.
+    """x_i − log sum_j e^(x_j) along an axis, without overflow: the logarithms of the softmax probabilities.
 
-    Bounds hold the two terms apart, x_i - logsumexp(x), and so are sound but not the tightest.
+    The two terms x_i and logsumexp(x) are bounded separately, so the bounds are sound but not the tightest.
     """
     return apply(LogSoftmax(axis=axis), x)
 
 
 def finite_max(be: Backend, x: Array, axis: Axis) -> Array:
-    """The largest entry, or 0 where that is infinite: what can be taken off an exponent without making a NaN."""
+    """The largest entry, or 0 where that is infinite, so that subtracting it from an exponent gives no NaN."""
     top = x.max(axis=axis, keepdims=True)
     return be.xp.where(be.xp.isfinite(top), top, 0)

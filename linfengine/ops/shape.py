@@ -1,6 +1,6 @@
-"""Ops that rearrange, choose and repeat entries without computing on them: bounds are the same op on both ends.
+"""Ops that rearrange, choose and repeat entries. Bounds are the same op on both ends.
 
-`reshape`, `transpose` and `getitem` with slices give views where NumPy does, of an array that may be the caller's own.
+`reshape`, `transpose` and `getitem` with slices give views if NumPy does, perhaps of the caller's own array.
 """
 
 import math
@@ -60,7 +60,7 @@ def transpose(x: Like, axes: Sequence[int] | None = None) -> Result:
 
 
 class GetItem(Monotone):
-    """x[key]; the gradient goes back to where the entries were taken, and adds up where one was taken twice."""
+    """x[key]; the gradient goes back to the entries, and is added up for an entry that was taken more than once."""
 
     def __init__(self, *, key: Any) -> None:
         self.key = key if isinstance(key, tuple) else (key,)
@@ -89,12 +89,12 @@ class GetItem(Monotone):
 
 
 def _names_each_once(shape: tuple[int, ...], key: tuple[Any, ...]) -> bool:
-    """Whether a key of nothing but NumPy's integers names no entry twice, such as (arange(n), labels)."""
+    """Whether a key of integer arrays alone, such as (arange(n), labels), names no entry twice."""
     if not all(isinstance(part, np.ndarray) and part.dtype.kind in "iu" for part in key):
         return False
     try:
         flat = np.ravel_multi_index(key, shape[: len(key)])
-    except ValueError:  # a negative index, or one that the key itself will be refused for
+    except ValueError:  # a negative index, or one out of range, which x[key] will refuse
         return False
     return len(np.unique(flat)) == flat.size
 
@@ -113,8 +113,8 @@ def _is_mask(part: Any) -> bool:
 def getitem(x: Like, key: Any) -> Result:
     """x[key] for integers, slices, None, ... and arrays of integers or booleans, as in NumPy.
 
-    A view unless an array is among them. Arrays may be NumPy's wherever x is. Raises IndexError for a key that does not
-    fit.
+    A view unless the key holds an array. NumPy arrays may index an x on any device. Raises IndexError for a key that
+    does not fit.
     """
     return apply(GetItem(key=key), x)
 
@@ -160,7 +160,7 @@ def stack(inputs: Sequence[Like], *, axis: int = 0) -> Result:
 
 
 class Pad(Monotone):
-    """x with a margin of one constant; the gradient of the margin is dropped."""
+    """x with a border of one constant; the gradient of the border is dropped."""
 
     def __init__(self, *, widths: Sequence[tuple[int, int]], value: float = 0.0) -> None:
         try:
@@ -184,7 +184,7 @@ class Pad(Monotone):
 
 @op
 def pad(x: Like, widths: Sequence[tuple[int, int]], *, value: float = 0.0) -> Result:
-    """x with a margin of one constant; widths = ((before, after), ...), one pair for each axis."""
+    """x with a border of one constant; widths = ((before, after), ...), one pair for each axis."""
     return apply(Pad(widths=widths, value=value), x)
 
 
@@ -233,9 +233,9 @@ def unfold(
     stride: Pair = 1,
     padding: Pair = 0,
 ) -> Result:
-    """y[n, i*w_out + j, (c*kh + a)*kw + b] = x[n, c, i*stride + a - padding, j*stride + b - padding]
+    """y[n, i*w_out + j, (c*kh + a)*kw + b] = x[n, c, i*stride + a − padding, j*stride + b − padding]
 
-    x (n, c, h, w), y (n, h_out*w_out, c*kh*kw) with h_out = (h + 2*padding - kh)//stride + 1, and 0 outside the image.
+    x (n, c, h, w), y (n, h_out*w_out, c*kh*kw) with h_out = (h + 2*padding − kh)//stride + 1, and 0 outside the image.
     The channels of a group are neighbouring columns. A single number stands for both directions. Raises ValueError for
     another rank, sizes out of range, and a window that does not fit.
     """

@@ -1,4 +1,4 @@
-"""The results table: README, LaTeX and record agree, and a row says what the run did."""
+"""The results table: page, LaTeX and record agree, and a row says what the run did."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ MINE = (
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Everything is written there instead of the repository."""
-    for name in ("JSON_FILE", "TEX_FILE", "README"):
+    for name in ("JSON_FILE", "TEX_FILE", "PAGE"):
         monkeypatch.setattr(command, name, tmp_path / getattr(command, name).name)
     return tmp_path
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_figures_are_those_of_the_table() -> None:
     rows = json.loads(command.JSON_FILE.read_text(encoding="utf-8"))
     assert set(command.BUDGET_RECIPES) <= set(rows)
-    shown = command.README.read_text(encoding="utf-8").partition(command.BEGIN)[2].partition(command.END)[0]
+    shown = command.PAGE.read_text(encoding="utf-8").partition(command.BEGIN)[2].partition(command.END)[0]
     assert shown == table.results(rows) + "\n"
     assert command.TEX_FILE.read_text(encoding="utf-8") == table.results(rows, latex=True)
     for name in command.BUDGET_RECIPES:
@@ -42,7 +42,7 @@ def test_the_figures_are_those_of_the_table() -> None:
 def test_a_row_is_what_the_run_says(folder: Path) -> None:
     recipe = folder / "mine.toml"
     recipe.write_text(MINE + 'eps_test = "8/255"\npublished = { certified = 50 }\n')
-    command.README.write_text(f"Before\n{command.BEGIN}old\n{command.END}after\n", encoding="utf-8")
+    command.PAGE.write_text(f"Before\n{command.BEGIN}old\n{command.END}after\n", encoding="utf-8")
     words = ["results", str(recipe), "--runs", str(folder / "runs"), "--device", "cpu", "--write"]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
@@ -52,11 +52,11 @@ def test_a_row_is_what_the_run_says(folder: Path) -> None:
     assert row["clean"] == proof.correct.mean()
     assert row["certified"] == (proof.certified & proof.correct).mean() > 0
     assert row["exact"]["re-derived"] == 200
-    readme = command.README.read_text(encoding="utf-8")
-    assert readme.startswith(f"Before\n{command.BEGIN}| recipe |")
-    assert readme.endswith(f"{command.END}after\n")
-    assert f"| mine | 8/255 | 2 × 32 | 6 | 0 | {100 * row['clean']:.2f} | " in readme
-    assert f"mine: trained on {row['trained']['machine']}, {row['trained']['date']}." in readme
+    page = command.PAGE.read_text(encoding="utf-8")
+    assert page.startswith(f"Before\n{command.BEGIN}| recipe |")
+    assert page.endswith(f"{command.END}after\n")
+    assert f"| mine | 8/255 | 2 × 32 | 6 | 0 | {100 * row['clean']:.2f} | " in page
+    assert f"mine: trained on {row['trained']['machine']}, {row['trained']['date']}." in page
     # without the run's note of where it was trained, the earlier row tells it
     (folder / "runs/mine/trained.json").unlink()
     assert CliRunner().invoke(main, words[:-1]).exit_code == 0
@@ -81,7 +81,7 @@ def test_a_row_is_what_the_run_says(folder: Path) -> None:
 )
 def test_a_mistake_is_a_sentence(content: str, words: list[str], message: str, folder: Path) -> None:
     command.JSON_FILE.write_text(content)
-    command.README.write_text("no table\n")
+    command.PAGE.write_text("no table\n")
     (folder / "mine.toml").write_text(MINE)
     words = [str(folder / "mine.toml") if word == "MINE" else word for word in words]
     result = CliRunner().invoke(main, ["results", *words, "--runs", str(folder / "runs"), "--device", "cpu"])

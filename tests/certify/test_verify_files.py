@@ -210,7 +210,7 @@ def test_layers_without_a_rule_are_refused(layer: Module, tmp_path: Path) -> Non
     ids=["dense", "conv"],
 )
 def test_a_net_with_a_head_is_refused(net: Sequential, tmp_path: Path) -> None:
-    """Its tanh rounds as the library pleases: no integers re-derive it.  Nor is it taken for the net without."""
+    """The rounding of tanh depends on the library, so integers cannot re-derive it. It is not taken for a plain net."""
     images = some_images(2)
     issued = issue(tmp_path, filled(net, 0), images, labels_of(net, images))
     assert complaint(issued.verify) == "this checker has no rule for a 'Dense' layer"

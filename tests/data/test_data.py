@@ -1178,7 +1178,7 @@ def test_toys_are_seeded_points_of_the_unit_square(toy: Callable[..., tuple[Any,
 
 
 def l_inf_gap(points: Any, labels: Any) -> float:
-    """The l-inf distance between the two classes."""
+    """The ℓ∞ distance between the two classes."""
     zeros, ones = points[labels == 0], points[labels == 1]
     return float(np.abs(zeros[:, None] - ones).max(axis=2).min())
 

@@ -10,34 +10,40 @@ from linfengine.recipes import load_recipe
 from linfengine.train.ablate import parts_of
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+ALONE = ("README.md", "docs/python.md")  # each block of these pages runs alone
+WALKS = ("docs/believe.md", "docs/domains.md")  # the blocks of these pages run one after the other
+ON_A_GPU = ("docs/gpu.md",)  # the blocks of this page need one
 
 
 def python_blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("block", python_blocks("README.md"), ids=range(3))
-def test_each_python_block_of_the_readme_runs_alone(
-    block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("page", "block"), [(page, block) for page in ALONE for block in python_blocks(page)])
+def test_each_python_block_runs_alone(page: str, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, page, "exec"), {})
+
+
+@pytest.mark.parametrize("page", WALKS)
+def test_the_python_of_a_walk_runs_from_top_to_bottom(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "README.md", "exec"), {})
+    exec(compile("\n".join(python_blocks(page)), page, "exec"), {})
 
 
-def test_the_python_of_a_walk_runs_from_top_to_bottom() -> None:
-    blocks = python_blocks("docs/believe.md")
-    assert len(blocks) == 2
-    exec(compile("\n".join(blocks), "docs/believe.md", "exec"), {})
+def test_no_python_block_is_left_out() -> None:
+    pages = {str(page.relative_to(ROOT)) for page in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
+    assert {page for page in pages if python_blocks(page)} == {*ALONE, *WALKS, *ON_A_GPU}
 
 
-def test_the_commands_of_the_readme_exist() -> None:
-    commands = re.findall(r"^linfengine (\w+)(?: ([\w.-]+))?(.*)$", README, flags=re.MULTILINE)
-    assert {name for name, _, _ in commands} == {
-        "demo", "train", "plot", "ablate", "certify", "quantize", "verify", "audit",
-    }  # fmt: skip
+def test_the_commands_of_the_docs_exist() -> None:
+    text = "\n".join(page.read_text() for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")))
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL))
+    commands = re.findall(r"^linfengine (\w+)(?: ([\w.-]+))?(.*)$", shell, flags=re.MULTILINE)
+    assert {name for name, _, _ in commands} == set(main.commands)
     for name, argument, options in commands:
-        assert name in main.commands
         if name in ("train", "ablate"):
             epochs = re.search(r"--epochs (\d+)", options)
             settings = re.findall(r"--set (\S+)", options)

@@ -76,7 +76,7 @@ def convnet() -> Module:
 
 
 def net_with_mlp() -> Module:
-    """The l-infinity-dist Net+MLP: distance layers as features, then linear, tanh, linear."""
+    """The ℓ∞-dist Net+MLP: distance layers as features, then linear, tanh, linear."""
     features = [Normalize((0.5,), 0.25), Flatten(), LinfDistDense(9, 8, seed=0), MeanShift(8)]
     return Sequential(*features, Dense(8, 5, seed=1), Tanh(), Dense(5, 3, seed=2))
 

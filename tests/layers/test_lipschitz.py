@@ -2,7 +2,7 @@
 
     ‖f(x) − f(x')‖∞ ≤ L ‖x − x'‖∞   at p = ∞
 
-In exact arithmetic there is no slack.  The float32 program rounds: each output may be off by `rounding`, at x and x'.
+In exact arithmetic there is no slack. The float32 program rounds: each output may be off by `rounding`, at x and x'.
 """
 
 from collections.abc import Iterator

@@ -123,7 +123,7 @@ NETS = [*DISTANCE_NETS, *HEADED]
 
 @st.composite
 def nets(draw: st.DrawFn, makers: Sequence[Maker] = DISTANCE_NETS, grid: bool = False) -> Sequential:
-    """Nets with normal weights.  Those on the grid 2^-6 have ties, and float32 computes them exactly."""
+    """Nets with normal weights. Those on the grid 2^-6 have ties, and float32 computes them exactly."""
     net = draw(st.sampled_from(makers))()
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     on_grid = grid or draw(st.booleans())

@@ -160,7 +160,7 @@ BOX, POINTS = Interval([[-1.0, 0.0]], [[1.0, 2.0]]), Tensor([[1.0], [2.0]])
         (lambda: le.linf_dist(BOX, BOX), TypeError, "interval bounds for x only"),
         (lambda: le.linf_dist(POINTS.T, BOX), TypeError, "interval bounds for x only"),
         (lambda: le.linf_dist(BOX, POINTS), ValueError, "x has 2 features where w has 1"),
-        (lambda: le.lp_dist(BOX, POINTS.T, p=8), ValueError, "p = 8: a finite p is not 1-Lipschitz in l-infinity"),
+        (lambda: le.lp_dist(BOX, POINTS.T, p=8), ValueError, "p = 8: a finite p is not 1-Lipschitz in ℓ∞"),
         (lambda: BOX * np.inf, ValueError, r"lower <= upper, which fails at index \(0, 1\): nan"),
     ],
 )

@@ -1,10 +1,9 @@
 """The training strategy at work: a net that learns in a second, and what it loses without each part.
 
-A part that is silently broken, as good as not there, costs nothing to leave out: these tests fail then.  Where a part
-shows only under strain (a deep net, a high learning rate, a strong decay, wrong labels, a large ε), it is put under it.
-What is lost is counted in held-out samples certified at eps_test; thresholds are at most about half of what was
-measured.  What a few parts are worth on nets this small cannot be told from chance: of these it is asked that
-leaving them out changes the net.
+A part that is silently broken costs nothing to leave out: then these tests fail. Some parts matter only in a hard
+setting (a deep net, a high learning rate, a strong decay, wrong labels, a large ε), so they are tested in one. The loss
+is counted in held-out samples certified at eps_test; thresholds are at most about half of the measured loss. For a few
+parts the loss on such small nets is within the noise: their tests only ask that leaving them out changes the net.
 """
 
 from dataclasses import replace
