@@ -38,36 +38,35 @@ int count(std::string_view signature, std::string_view kind) {
     return found;
 }
 
-// A call of a forward by its signature, in which x, w, y and the winner follow one another.
+// A call of a forward, in whose signature x, w, y and the winner follow one another.
 template <class T>
-Forward<T> forward_of(std::string_view signature, const Call& call) {
+Forward<T> forward_of(const Operation& operation, const Call& call) {
     Forward<T> problem{};
     problem.shape = call.shape;
     problem.p = call.numbers[0];
     int next = 0;
-    for (int i = 0; i < count(signature, "(n,gk)"); ++i) problem.x[i] = array<const T>(call, next++);
-    for (int i = 0; i < count(signature, "(o,k)"); ++i) problem.w[i] = array<const T>(call, next++);
-    for (int i = 0; i < count(signature, sizeof(T) == 1 ? ":B(n,o)" : ":T(n,o)"); ++i)
-        problem.y[i] = array<T>(call, next++);
-    if (count(signature, ":i(n,o)")) problem.winner = array<int32_t>(call, next++);
+    for (int i = 0; i < operation.inputs; ++i) problem.x[i] = array<const T>(call, next++);
+    for (int i = 0; i < operation.weights; ++i) problem.w[i] = array<const T>(call, next++);
+    for (int i = 0; i < operation.outputs; ++i) problem.y[i] = array<T>(call, next++);
+    problem.winner = array<int32_t>(call, next);  // null where there is none
     return problem;
 }
 
 template <class T, ForwardItem<T> Kernels<T>::* kernel>
-unsigned forward(const char* signature, const Call& call) {
+unsigned forward(const Operation& operation, const Call& call) {
     const Engine<T> engine(call.shape);
-    return engine.forward(engine.kernels().*kernel, forward_of<T>(signature, call));
+    return engine.forward(engine.kernels().*kernel, forward_of<T>(operation, call));
 }
 
 template <ForwardItem<uint8_t> InstructionSet::* kernel>
-unsigned forward_of_bytes(const char* signature, const Call& call) {
+unsigned forward_of_bytes(const Operation& operation, const Call& call) {
     const Engine<uint8_t> engine(call.shape);
-    return engine.forward(engine.set.*kernel, forward_of<uint8_t>(signature, call));
+    return engine.forward(engine.set.*kernel, forward_of<uint8_t>(operation, call));
 }
 
 // A step on entries, or on rows.
 template <class T, StepItem Kernels<T>::* kernel>
-unsigned step(const char*, const Call& call) {
+unsigned step(const Operation&, const Call& call) {
     const bool rows = call.entries == 0;
     const Engine<T> engine(kTermsPerEntry * (rows ? call.shape.o * call.shape.k : call.entries));
     const StepItem item_of = engine.kernels().*kernel;
@@ -78,10 +77,10 @@ unsigned step(const char*, const Call& call) {
 
 // The operations that choose among parts, under the names of the list.
 template <class T>
-unsigned lp_dist(const char* signature, const Call& call) {
+unsigned lp_dist(const Operation& operation, const Call& call) {
     const Engine<T> engine(call.shape);
     const Kernels<T>& kernels = engine.kernels();
-    const Forward<T> problem = forward_of<T>(signature, call);
+    const Forward<T> problem = forward_of<T>(operation, call);
     const int i = chain(problem.p);
     const ForwardItem<T> unscaled = i >= 0 ? kernels.lp_power[i] : nullptr;
     const ForwardItem<T> scaled = i >= 0                   ? kernels.lp_scaled[i]
@@ -96,7 +95,7 @@ unsigned lp_dist(const char* signature, const Call& call) {
 }
 
 template <class T>
-unsigned lp_dist_backward(const char*, const Call& call) {
+unsigned lp_dist_backward(const Operation&, const Call& call) {
     const Shape& shape = call.shape;
     const double p = call.numbers[0];
     const Engine<T> engine(shape);
@@ -135,7 +134,7 @@ unsigned lp_dist_backward(const char*, const Call& call) {
 }
 
 template <class T>
-unsigned linf_dist_backward(const char*, const Call& call) {
+unsigned linf_dist_backward(const Operation&, const Call& call) {
     const Shape& shape = call.shape;
     const Engine<T> engine(kTermsPerEntry * (shape.n * shape.o + (shape.n + shape.o) * shape.k / 8));
     Backward<T> problem{};
@@ -156,7 +155,7 @@ unsigned linf_dist_backward(const char*, const Call& call) {
 }
 
 template <class T>
-unsigned channel_sums(const char*, const Call& call) {
+unsigned channel_sums(const Operation&, const Call& call) {
     const int64_t n = call.shape.n, channels = call.channels;
     const Engine<T> engine(n * channels * call.m);
     const StepItem kernel = engine.kernels().channel_sums;
@@ -182,6 +181,24 @@ unsigned channel_sums(const char*, const Call& call) {
     whole.arrays[0] = parts.data();
     for (int64_t item = 0; item < runs; ++item) kernels_of<double>(engine.set).channel_sums(whole, item);
     return kGood;
+}
+
+std::vector<Operation> listed() {
+    std::vector<Operation> all{
+#define FORWARD(name, metric, signature) \
+    {#name, signature, forward<float, &Kernels<float>::name>, forward<double, &Kernels<double>::name>},
+#define BYTES(name, metric, signature) {#name, signature, forward_of_bytes<&InstructionSet::name>, nullptr},
+#define STEP(name, kernel, signature) \
+    {#name, signature, step<float, &Kernels<float>::name>, step<double, &Kernels<double>::name>},
+#define OPERATION(name, signature) {#name, signature, name<float>, name<double>},
+#include "list.h"
+    };
+    for (Operation& each : all) {
+        each.inputs = count(each.signature, "(n,gk)");
+        each.weights = count(each.signature, "(o,k)");
+        each.outputs = count(each.signature, ":T(n,o)") + count(each.signature, ":B(n,o)");
+    }
+    return all;
 }
 
 }  // namespace
@@ -212,15 +229,7 @@ std::string instruction_set() {
 }
 
 const std::vector<Operation>& operations() {
-    static const std::vector<Operation> all{
-#define FORWARD(name, metric, signature) \
-    {#name, signature, forward<float, &Kernels<float>::name>, forward<double, &Kernels<double>::name>},
-#define BYTES(name, metric, signature) {#name, signature, forward_of_bytes<&InstructionSet::name>, nullptr},
-#define STEP(name, kernel, signature) \
-    {#name, signature, step<float, &Kernels<float>::name>, step<double, &Kernels<double>::name>},
-#define OPERATION(name, signature) {#name, signature, name<float>, name<double>},
-#include "list.h"
-    };
+    static const std::vector<Operation> all = listed();
     return all;
 }
 
@@ -228,7 +237,7 @@ unsigned run(const Operation& operation, bool is_double, Call call, int64_t grou
     const auto one = is_double ? operation.of_double : operation.of_float;
     unsigned verdict = kGood;
     for (int64_t group = 0; group < groups; ++group) {
-        verdict |= one(operation.signature, call);
+        verdict |= one(operation, call);
         for (int i = 0; i < kMostArrays; ++i)
             if (call.arrays[i]) call.arrays[i] = static_cast<char*>(call.arrays[i]) + advance[i];
     }

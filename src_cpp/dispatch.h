@@ -18,8 +18,9 @@ std::string instruction_set();
 struct Operation {
     const char* name;
     const char* signature;
-    unsigned (*of_float)(const char* signature, const Call&);  // or of bytes
-    unsigned (*of_double)(const char* signature, const Call&);
+    unsigned (*of_float)(const Operation&, const Call&);  // or of bytes
+    unsigned (*of_double)(const Operation&, const Call&);
+    int inputs = 0, weights = 0, outputs = 0;  // how many arrays of a forward are x, w and y; its winner follows
 };
 const std::vector<Operation>& operations();
 

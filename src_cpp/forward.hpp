@@ -98,11 +98,16 @@ unsigned run(const M& metric, int64_t item) {
 template <class T>
 unsigned check_finite(const T* rows, int64_t count, int64_t distance, int64_t k) {
     Int<T> most = {};  // as integers, the magnitudes of infinity and NaN are above all finite ones
-    for (int64_t row = 0; row < count; ++row)
-        for (int64_t i = 0; i < k; i += Simd<T>::lanes) {
-            const Int<T> size = bits<T>(load_first(rows + row * distance + i, k - i)) & Simd<T>::abs_mask;
-            most = size > most ? size : most;
-        }
+    const auto look = [&](Vec<T> v) LINFENGINE_ALWAYS_INLINE {
+        const Int<T> size = bits<T>(v) & Simd<T>::abs_mask;
+        most = size > most ? size : most;
+    };
+    for (int64_t row = 0; row < count; ++row) {
+        const T* at = rows + row * distance;
+        int64_t i = 0;
+        for (; i + Simd<T>::lanes <= k; i += Simd<T>::lanes) look(load(at + i));
+        if (i < k) look(load_first(at + i, k - i));
+    }
     const Int<T> infinity = bits<T>(broadcast(T(__builtin_huge_val())));
     for (int lane = 0; lane < Simd<T>::lanes; ++lane)
         if (most[lane] >= infinity[lane]) return kNotFinite;

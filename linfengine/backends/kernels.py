@@ -84,12 +84,12 @@ def forwards(interface: type, run: Callable[..., object], empty: Callable[..., A
     """
 
     def function(kernel: Line) -> Callable[..., Any]:
-        arguments = kernel.arguments
+        name, arguments = kernel.name, kernel.arguments
         count = sum(not each.output for each in arguments)
         weight = [each.shape for each in arguments].index(("o", "k"))
         types = [TYPES.get(each.type) for each in arguments if each.output]
 
-        described = getattr(interface, kernel.name)
+        described = getattr(interface, name)
         signature = inspect.signature(described)
         signature = signature.replace(parameters=list(signature.parameters.values())[1:])  # without self
 
@@ -99,10 +99,10 @@ def forwards(interface: type, run: Callable[..., object], empty: Callable[..., A
             inputs, groups = given[:count], given[count] if len(given) > count else 1
             shape = len(inputs[0]), len(inputs[weight])
             outputs = tuple([empty(shape, type_ or inputs[0].dtype) for type_ in types])
-            run(kernel.name, inputs + outputs, groups)
+            run(name, inputs + outputs, groups)
             return outputs[0] if len(outputs) == 1 else outputs
 
-        forward.__name__ = forward.__qualname__ = kernel.name
+        forward.__name__ = forward.__qualname__ = name
         forward.__doc__ = described.__doc__
         forward.__signature__ = signature  # type: ignore[attr-defined]
         return forward
