@@ -102,7 +102,10 @@ class BuildModules(build_ext):
                 module.extra_link_args.append("-mno-daz-ftz")
         alone = [each for each in self.extensions if each.language != "c++"]
         others = [partial(self.build_extension, each) for each in alone]
+        needed = self.compiler.libraries
+        self.compiler.set_libraries([])  # they are not there yet, and these modules need none
         self.get_finalized_command("build_clib").build_beside(others)
+        self.compiler.set_libraries(needed)
         for each in self.extensions:
             if each not in alone:
                 self.build_extension(each)
