@@ -676,7 +676,7 @@ def test_the_demo_removes_no_other_run(trained: Path, tmp_path: Path, monkeypatc
         left_behind(results, MODEL)
         left_behind(results, METRICS)
     left_behind({})
-    monkeypatch.setattr(cli.demo, "load_recipe", lambda name: load_recipe("digits", TINY))
+    monkeypatch.setattr(cli.demo, "load_recipe", lambda name, epochs: load_recipe("digits", TINY))
     left_behind({}, *run_files)  # a run of the demo's recipe, and somebody else's results
     monkeypatch.setattr(cli.demo, "train", Mock(side_effect=KeyboardInterrupt))
     for name, content in run_files.items():
