@@ -586,7 +586,7 @@ def test_help_names_every_part() -> None:
 
 def test_the_demo_leaves_a_model_its_results_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = load_recipe("digits", TINY)
-    monkeypatch.setattr(cli.demo, "load_recipe", lambda name: small)
+    monkeypatch.setattr(cli.demo, "load_recipe", lambda name, epochs: small)
     for _ in range(2):  # it begins anew each time
         result = run("demo", "--out", tmp_path)
         assert (result.exit_code, result.stderr) == (0, "")
@@ -624,10 +624,10 @@ def test_the_demo_leaves_a_model_its_results_and_a_picture(tmp_path: Path, monke
         assert run("verify", tmp_path / "certificate.jsonl", tmp_path / "exact.safetensors", data).exit_code == 0
     assert "linfengine audit" in result.stdout
     other = load_recipe("digits", [*TINY, "seed=1"])
-    monkeypatch.setattr(cli.demo, "load_recipe", lambda name: other)
+    monkeypatch.setattr(cli.demo, "load_recipe", lambda name, epochs: other)
     assert run("demo", "--out", tmp_path).exit_code == 0  # a demo's folder, be it of another version
     assert json.loads((tmp_path / "results.json").read_text())["recipe"] == other.to_dict()
-    monkeypatch.setattr(cli.demo, "load_recipe", lambda name: small)
+    monkeypatch.setattr(cli.demo, "load_recipe", lambda name, epochs: small)
     (tmp_path / "results.json").unlink()
     before = (tmp_path / MODEL).read_bytes()
     assert "already holds a training run" in sentence(run("demo", "--out", tmp_path))
