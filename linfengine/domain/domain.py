@@ -34,6 +34,11 @@ class Domain(Box):
     white: int | None = None
     window: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shape is None and not self.white:
+            raise ValueError("a Domain of numbers needs the shape of an input, got None")
+
     @classmethod
     def pixels(cls, shape: Shape | None = None, *, window: int = 0) -> Domain:
         """Images (channels, height, width) of pixels in [0, 1], also accepted as uint8 gray levels."""

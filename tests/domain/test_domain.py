@@ -170,6 +170,7 @@ def test_bounds_move_outward_to_the_grid() -> None:
         (lambda: Domain((2,), math.nan), "needs lower <= upper"),
         (lambda: Domain((2,), (0, 0, 0)), r"shape \(2,\) needs one lower or one for each number"),
         (lambda: Domain(None, (0, 0)), "shape None needs one lower"),
+        (lambda: Domain(None, 0, 1), "needs the shape of an input, got None"),
         (lambda: Domain((2,), scale=0), "finite scales above 0"),
         (lambda: Domain((2,), scale=(1, INF)), "finite scales above 0"),
         (lambda: Domain((2,), 0, 1, (1, 2), 4), "on a grid has one scale"),
