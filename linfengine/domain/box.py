@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -40,7 +41,9 @@ class Box:
 
     def __post_init__(self) -> None:
         if self.shape is not None:
-            object.__setattr__(self, "shape", tuple(map(int, self.shape)))
+            object.__setattr__(self, "shape", tuple(map(operator.index, self.shape)))
+            if not self.shape or min(self.shape) < 1:
+                raise ValueError(f"a Domain needs a shape of positive sizes, got {self.shape}")
         for name in ("lower", "upper", "scale"):
             object.__setattr__(self, name, self._float32(name, getattr(self, name)))
         if not (self._array(self.lower) <= self._array(self.upper)).all():  # false for NaN as well

@@ -8,6 +8,7 @@ domain. No other module distinguishes images from points, or exact nets from oth
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -38,6 +39,10 @@ class Domain(Box):
         super().__post_init__()
         if self.shape is None and not self.white:
             raise ValueError("a Domain of numbers needs the shape of an input, got None")
+        if self.white and self.shape is not None and len(self.shape) != 3:
+            raise ValueError(f"images have the shape (channels, height, width), got {self.shape}")
+        if not 0 <= operator.index(self.window) <= (min(self.shape[1:]) if self.white and self.shape else 0):
+            raise ValueError(f"a window has a size from 0 (none) to that of the images, got {self.window}")
 
     @classmethod
     def pixels(cls, shape: Shape | None = None, *, window: int = 0) -> Domain:
