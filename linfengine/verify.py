@@ -367,6 +367,10 @@ class Domain:
         self.images = kind != "numbers"
         self.shape: Shape | None = None if config["shape"] is None else tuple(config["shape"])
         self.fraction_bits: int | None = config.get("fraction_bits")
+        window = config.get("window", 0)  # images may be cropped already to that size
+        self.cropped = (self.shape[0], window, window) if self.shape and window else self.shape
+        if window and window > (min(self.shape[1:]) if self.shape else 0):
+            raise Disagreement(f"the model's domain has a window of {window}, larger than its images")
         white = 1.0 if kind == "pixels" else float(WHITE)
         self.lower, self.upper = (
             [None if number is None else Fraction(number) for number in listed(config.get(key, default))]
@@ -381,6 +385,10 @@ class Domain:
         if min(self.scale) <= 0:
             raise Disagreement("the scale of the model's domain has to be above 0")
         ends = [*self.lower, *self.upper]
+        count = max(len(self.lower), len(self.upper))
+        for low, high in zip(self.each(self.lower, count), self.each(self.upper, count), strict=True):
+            if low is not None and high is not None and low > high:
+                raise Disagreement("the model's domain has a lower bound above the upper one")
         for number in filter(None, [*ends, *self.scale]):
             if nearest(number.numerator << 149, number.denominator) != number * 2**149:
                 raise Disagreement(f"the model's domain has the number {float(number)}, which is no float32 number")
@@ -510,7 +518,7 @@ class Net:
 
         Raises Disagreement where the net does not take such images or does not give logits of two classes at least.
         """
-        if self.domain.shape not in (None, shape):
+        if self.domain.shape not in (None, shape) and self.domain.cropped != shape:
             kind = "images" if self.domain.images else "inputs"
             raise Disagreement(f"the model takes {kind} of shape {self.domain.shape}, and the data have {shape}")
         found = [shape]
@@ -604,9 +612,8 @@ class Net:
                     own = 3 * unit * size + tiny
                 case "Normalize":
                     std = Fraction(min(layer["std"]), 2**self.grain)
-                    size += self.largest(layer["mean"])
-                    self.check_size(size, limit)
-                    size, lipschitz, error = size / std, lipschitz / std, error / std
+                    lipschitz, error = lipschitz / std, error / std
+                    _, size = self.normalized(layer, [size], limit)
                     own = 3 * unit * size + tiny
                 case "MeanShift":
                     size += self.largest(layer["running_mean"])
@@ -625,7 +632,7 @@ class Net:
 
     def normalized(self, layer: Layer, magnitude: list[Fraction], limit: int) -> tuple[Fraction, Fraction]:
         """(L, size) after the first layer, coordinate by coordinate where they differ."""
-        scale = self.domain.scale
+        scale = self.domain.scale if len(magnitude) > 1 or layer is self.layers[0] else [Fraction(1)]
         channels = [[Fraction(number, 2**self.grain) for number in layer[key]] for key in ("mean", "std")]
         count = max(map(len, (magnitude, scale)))
         if count > 1 and self.domain.shape is not None:
@@ -727,7 +734,7 @@ class Claims:
         agree("gray_levels", header["gray_levels"], str(WHITE * self.eps) if domain.images else None)
         self.most, magnitude = domain.reach(inputs, self.eps)
         if net.exact:  # the values of its inputs are bounded as they are
-            magnitude = [max(map(abs, side)) for side in domain.extent(inputs)]
+            magnitude = [max(abs(end) for side in domain.extent(inputs) for end in side)]
         self.lipschitz, self.error = net.slack(magnitude)
         self.reaches = [scale * self.eps * 2**net.grain for scale in domain.scale]
         if net.exact:  # over 2^f: an integer exceeds 2 eps where it exceeds the floor of that
@@ -878,8 +885,15 @@ def check_data(domain: Domain, inputs: Any, labels: Any) -> None:
     fits = inputs.dtype == dtype and labels.dtype.kind in "iu"
     if not fits or inputs.ndim != axes or axes < 2 or labels.shape != inputs.shape[:1]:
         raise Disagreement(f"the data are not {np.dtype(dtype)} {kind} with an integer label each")
+    if domain.images:
+        return
     if not np.isfinite(inputs).all():
         raise Disagreement("the data hold numbers that are not finite")
+    for side, beyond in ((domain.lower, np.less), (domain.upper, np.greater)):
+        for k, end in enumerate(side):  # bounds are float32 numbers
+            numbers = inputs if len(side) == 1 else inputs.reshape(len(inputs), -1)[:, k]
+            if end is not None and beyond(numbers, np.float32(float(end))).any():
+                raise Disagreement("the data hold numbers that lie beyond the model's domain")
 
 
 def told(error: BaseException) -> str:

@@ -82,7 +82,8 @@ def attack_radii(model: Module, image: Array, label: Array, rng: np.random.Gener
     x, label = check_samples(model, image, label)
     domain = domain_of(model)
     half = np.float32(margins(predict(model, x), label)[0]) / np.float32(2 * claims(model, domain, 0.0)[0])
-    proof = certify(model, image, label, 0, method="margin")
+    reach = max(Fraction(float(half)), Fraction(0))  # without bounds no larger radius is looked at
+    proof = certify(model, image, label, min(reach, domain.widest or reach), method="margin")
     if proof.steps is not None:
         proved = Fraction(int(proof.steps[0])) / domain.steps(Fraction(1))
     else:

@@ -83,7 +83,7 @@ def gradients(subject: Subject, effort: int) -> Section:
     if subject.exact:
         step = np.float32(max(subject.domain.step, 2.0 ** np.rint(np.log2(np.max(step)))))
     way = subject.rng.integers(-1, 2, x.shape).astype(np.float32)
-    points = [np.clip(x + step * k * way, low, low + span).astype(np.float32) for k in range(5)]
+    points = [subject.domain.clip(np.clip(x + step * k * way, low, low + span)) for k in range(5)]
     slopes = [gradient_of(subject, point, second) for point in points]
     flat = [slope.reshape(count, -1) for slope in slopes]
     straight = np.all([(each == flat[0]).all(axis=1) for each in flat], axis=0)

@@ -48,7 +48,7 @@ def _pairs(subject: Subject, count: int) -> Iterator[tuple[str, Array, Array]]:
     at = np.arange(count), rng.integers(flipped.shape[1], size=count)
     lows, spans = (np.broadcast_to(each, chosen.shape).reshape(count, -1)[at] for each in (low, span))
     flipped[at] = np.where(flipped[at] > lows + spans / 2, lows, lows + spans)
-    yield "one pixel flipped", chosen, flipped.reshape(chosen.shape)
+    yield "one pixel flipped", chosen, valid(flipped.reshape(chosen.shape))
     way = rng.integers(-1, 2, chosen.shape)
     yield "one unit in the last place apart", chosen, valid(subject.domain.neighbours(chosen, way))
     # along the gradient of one logit, whose slope is the full Lipschitz constant as long as the maxima stay the same

@@ -32,6 +32,8 @@ GRAIN = 149  # every float32 number is a multiple of 2^-149
 def exact_evaluation(subject: Subject, effort: int) -> Section:
     """Compare the certificates of the samples with the smallest margins with exact integer arithmetic."""
     try:
+        if isinstance(subject.domain.scale, tuple):
+            raise ValueError("only inputs with one scale are evaluated exactly")
         referee = Referee(subject.model)
     except ValueError as reason:
         return Section(EVALUATION, True, f"not tried: {reason}", {})
@@ -45,7 +47,7 @@ def exact_evaluation(subject: Subject, effort: int) -> Section:
         y = int(subject.labels[i])
         lead = z[y] - max(each for j, each in enumerate(z) if j != y)
         by_margin = certificate.margin[i] > certificate.threshold
-        if by_margin and not lead > 2 * referee.lipschitz * certificate.eps * Fraction(subject.domain.scale):  # type: ignore[arg-type]
+        if by_margin and not lead > 2 * referee.lipschitz * certificate.eps * Fraction(subject.domain.scale):
             false.append(i)
     worst = max(errors, default=0.0)
     margins_tried = "the smallest margin" if len(chosen) == 1 else f"the {len(chosen)} smallest margins"

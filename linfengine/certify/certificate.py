@@ -29,7 +29,7 @@ from ..domain import Domain, domain_of
 from ..errors import UserError
 from ..exact import ExactNet
 from ..layers import Module, evaluation
-from ..rounding import GUARD, downward
+from ..rounding import GUARD, downward, float_below
 from ..tensor import no_grad
 from ..units import WHITE, Radius
 from .checks import check_batch_size, check_labels, check_model, check_samples, claims, copy_of, margins, predict
@@ -180,7 +180,7 @@ def _radii(
         return None, np.zeros(len(margin))
     room = margin - 4 * error * float(GUARD)
     if lipschitz == 0:  # a constant net
-        return None, np.where(room > 0, float(most), 0.0)
-    radius = np.clip(room / (2 * lipschitz * float(GUARD)), 0, float(most))
+        return None, np.where(room > 0, float_below(most), 0.0)
+    radius = np.clip(room / (2 * lipschitz * float(GUARD)), 0, float_below(most))
     radius[by_box] = np.maximum(radius[by_box], downward(np.array(float(eps))))
     return None, radius

@@ -64,7 +64,7 @@ def claims(model: Module, domain: Domain, magnitude: float | Array) -> tuple[flo
     arrays = np.ndim(scale) or np.ndim(magnitude)
     try:
         if arrays and isinstance(model, Sequential) and all(_inherits(model, claim) for claim in CLAIMS[:2]):
-            lipschitz, error, size = model.within(scale, np.asarray(magnitude))
+            lipschitz, error, size = Sequential.within(model, scale, np.asarray(magnitude))
         else:
             lipschitz = float(model.lipschitz()) * float(np.max(scale))
             error, size = model.rounding(float(np.max(magnitude)))

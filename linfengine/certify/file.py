@@ -28,7 +28,7 @@ def write_certificate(
     path: str | Path,
     certificate: Certificate,
     model: str | Path,
-    images: Array,
+    inputs: Array,
     labels: Array,
     *,
     dataset: str | None = None,
@@ -46,8 +46,8 @@ def write_certificate(
         raise UserError(f"{model}: this file does not hold the net that was certified")
     if not np.isfinite(certificate.threshold):
         raise UserError("the net's values may overflow float32, so there is no certificate to write")
-    _check_inputs(certificate, images, labels)
-    lines = [_header(certificate, sha256, dataset, split), *_samples(certificate, images, labels)]
+    _check_inputs(certificate, inputs, labels)
+    lines = [_header(certificate, sha256, dataset, split), *_samples(certificate, inputs, labels)]
     body = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
     seal = json.dumps({"sha256": hashlib.sha256(body).hexdigest()}) + "\n"
     write_file(path, body + seal.encode())

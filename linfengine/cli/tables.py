@@ -16,8 +16,8 @@ from .output import say
 BOUNDS = "% (95% Clopper–Pearson bounds)"  # the contents of the cells of a result table
 
 
-def radius_text(eps: Fraction) -> str:
-    return f"{eps} = {float(255 * eps):g} gray levels" if eps.denominator > 1 else str(eps)
+def radius_text(eps: Fraction, images: bool = True) -> str:
+    return f"{eps} = {float(255 * eps):g} gray levels" if images and eps.denominator > 1 else str(eps)
 
 
 def tell_certificate(certificate: Certificate) -> None:

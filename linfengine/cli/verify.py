@@ -60,8 +60,9 @@ def verify_watched(
 
 def tell_verified(header: dict[str, Any]) -> None:
     certified = header["certified"]["count"]
+    eps = radius_text(Fraction(header["eps"]), images=header["gray_levels"] is not None)
     say(
-        f"Verified: {certified:,} of {header['n']:,} samples certified at ε = {radius_text(Fraction(header['eps']))}, "
+        f"Verified: {certified:,} of {header['n']:,} samples certified at ε = {eps}, "
         f"{header['rederived']:,} of the {header['n']:,} re-derived."
     )
     if header["n"] < header["data_n"]:

@@ -46,7 +46,8 @@ class Box:
                 raise ValueError(f"a Domain needs a shape of positive sizes, got {self.shape}")
         for name in ("lower", "upper", "scale"):
             object.__setattr__(self, name, self._float32(name, getattr(self, name)))
-        if not (self._array(self.lower) <= self._array(self.upper)).all():  # false for NaN as well
+        lower, upper = self._array(self.lower), self._array(self.upper)
+        if not ((lower <= upper) & (lower < math.inf) & (upper > -math.inf)).all():  # false for NaN as well
             raise ValueError(f"a Domain needs lower <= upper, got {self.lower} and {self.upper}")
         scale = self.scales
         if not ((scale > 0) & (scale < math.inf)).all():
@@ -97,7 +98,7 @@ class Box:
         sides = np.broadcast_arrays(lower, upper, self.scales)
         if not np.isfinite(sides).all():
             return None
-        ends = zip(*(side.reshape(-1).tolist() for side in sides), strict=True)
+        ends = np.unique(np.stack([side.reshape(-1) for side in sides], axis=1), axis=0).tolist()
         return max((Fraction(high) - Fraction(low)) / Fraction(scale) for low, high, scale in ends)
 
     def reach(self, x: Array, eps: Fraction) -> tuple[Fraction, float | Array]:
@@ -128,9 +129,10 @@ class Box:
         low, high = self._bounds
         if self.fraction_bits is not None:
             steps = self.steps(eps)
-            reach = np.float32((math.ceil(steps) if outward else math.floor(steps)) * self.step)
-            centre = x.astype(np.float32)
-            return Interval(np.maximum(centre - reach, low), np.minimum(centre + reach, high))
+            reach = float(math.ceil(steps) if outward else math.floor(steps)) * self.step
+            centre = x.astype(np.float64)  # float32 may not hold what lies beyond the bounds
+            lower, upper = np.maximum(centre - reach, low), np.minimum(centre + reach, high)
+            return Interval(lower.astype(np.float32), upper.astype(np.float32))
         centre = x.astype(np.float64)
         if outward:
             radius = self._each(eps, float_above)  # ε itself may round down
@@ -158,7 +160,8 @@ class Box:
         """ε·scale, rounded by the function `rounded`: one number, or one for each coordinate."""
         if isinstance(self.scale, float):
             return float(rounded(eps * Fraction(self.scale)))
-        return self._array(tuple(rounded(eps * Fraction(each)) for each in self.scale))
+        lengths = {each: rounded(eps * Fraction(each)) for each in set(self.scale)}
+        return self._array(tuple(lengths[each] for each in self.scale))
 
     def lengths(self, eps: Fraction) -> Any:
         """ε·scale in float32, rounded to nearest: a number, or one for each coordinate."""

@@ -39,6 +39,12 @@ class Domain(Box):
         super().__post_init__()
         if self.shape is None and not self.white:
             raise ValueError("a Domain of numbers needs the shape of an input, got None")
+        if self.white is not None:
+            bits = None if self.white == 1 else self.fraction_bits
+            white = float(self.white)
+            fits = (self.lower, self.upper, self.scale, self.fraction_bits) == (0.0, white, white, bits)
+            if self.white not in (1, WHITE) or not fits or (self.white == WHITE and bits is None):
+                raise ValueError("the domain of images is made by Domain.pixels or Domain.gray_levels, got others")
         if self.white and self.shape is not None and len(self.shape) != 3:
             raise ValueError(f"images have the shape (channels, height, width), got {self.shape}")
         if not 0 <= operator.index(self.window) <= (min(self.shape[1:]) if self.white and self.shape else 0):
@@ -229,8 +235,9 @@ class Domain(Box):
         if self.white:
             return parse_eps(eps)
         most = self.widest
-        end = "of at least 0" if most is None else f"from 0 to {float(most):g}, in units of the scale"
-        return parse_radius(eps, most=most, expected=f"a radius {end}")
+        if most is None:  # no length of the ball may overflow float32
+            most = Fraction(2**120) / max(Fraction(float(scale)) for scale in np.ravel(self.scale))
+        return parse_radius(eps, most=most, expected=f"a radius from 0 to {float(most):g}, in units of the scale")
 
 
 def domain_of(net: Any) -> Domain:

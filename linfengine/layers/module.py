@@ -187,7 +187,8 @@ class Module(Holder):
             description = json.dumps(self.config(), sort_keys=True)
         except NotImplementedError:
             description = repr([(path, type(module).__qualname__) for path, module in self.modules()])
-        found = hashlib.sha256(description.encode())
+        classes = [(path, type(module).__module__, type(module).__qualname__) for path, module in self.modules()]
+        found = hashlib.sha256(f"{description}{classes}".encode())  # a subclass may compute something else
         for name, array in sorted(self.state().items()):
             found.update(f"{name} {array.dtype} {array.shape}\n".encode())
             found.update(np.ascontiguousarray(to_numpy(array)).data)

@@ -104,7 +104,7 @@ def _inputs(inputs: Shape | Domain, crop: int) -> tuple[Domain, Shape]:
         raise ValueError("a net needs the shape of its inputs, and the domain has none")
     if not crop:
         return inputs, shape
-    if len(shape) != 3:
+    if not inputs.white:
         raise ValueError(f"crop is for images (channels, height, width), got inputs of shape {shape}")
     if not 0 < crop <= min(shape[1:]):
         raise ValueError(

@@ -106,7 +106,7 @@ class Sequential(Module):
 
         Both are arrays of the shape of one input. Normalize uses every coordinate, the other layers the largest.
         """
-        if not (self.layers and isinstance(first := self.layers[0], Normalize)):
+        if not (self.layers and type(first := self.layers[0]) is Normalize):  # a subclass may compute anything
             return self.lipschitz() * float(np.max(scale)), *self.rounding(float(np.max(magnitude)))
         lipschitz, error, size = first.within(scale, magnitude)
         others = self.layers[1:]

@@ -108,10 +108,11 @@ def check_fits(recipe: Recipe, dataset: Dataset) -> None:
     if recipe.dataset and dataset.name != recipe.dataset:
         raise UserError(f"recipe: dataset is {recipe.dataset}, got the samples of {dataset.name}")
     shape = dataset.train_images.shape[1:]
-    if len(shape) == 3 and recipe.crop_size > (side := min(shape[1:])):
+    images = dataset.domain.white is not None
+    if images and recipe.crop_size > (side := min(shape[1:])):
         raise out_of_range("crop_size", recipe.crop_size, 0, side, f"a number of pixels from 0 (no crop) to {side}")
     for key, value in IMAGES_ONLY.items():
-        if len(shape) != 3 and (found := getattr(recipe, key)) != value:
+        if not images and (found := getattr(recipe, key)) != value:
             raise UserError(
                 f"recipe: {key} must be {value} for inputs of shape {shape}, which are no images, got {found!r}"
             )

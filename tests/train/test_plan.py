@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 
 from linfengine.checkpoint import load_model, load_tensors, save_tensors
 from linfengine.data import Dataset, load_dataset
+from linfengine.domain import Domain
 from linfengine.errors import UserError
 from linfengine.recipes import Recipe, load_recipe, make_recipe
 from linfengine.train import CHECKPOINT, MODEL, Observer, check_fits, recipe_in, train
@@ -76,6 +76,16 @@ def test_a_crop_is_compared_with_the_images_that_are_given(few: Dataset) -> None
         check_fits(any_data("crop_size=9"), few)
 
 
+def test_numbers_in_the_shape_of_images_are_none() -> None:
+    """Black, which a crop pads with, may lie beyond their bounds."""
+    x, labels = np.full((50, 1, 8, 8), 0.5, np.float32), np.zeros(50, int)
+    data = Dataset("fields", ("a", "b"), x, labels, x, labels, (0.5,), 0.25, Domain((1, 8, 8), 0.5, 1))
+    check_fits(any_data(), data)
+    for setting in ("flip=true", "crop_padding=2", "crop_size=4"):
+        with pytest.raises(UserError, match="which are no images"):
+            check_fits(any_data(setting), data)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -86,9 +96,8 @@ def test_a_crop_is_compared_with_the_images_that_are_given(few: Dataset) -> None
     ],
 )
 def test_what_is_for_images_alone(settings: list[str], message: str) -> None:
-    points: Any = SimpleNamespace(
-        name="points", train_images=np.zeros((50, 2), np.float32), train_labels=np.zeros(50, int)
-    )
+    x, labels = np.zeros((50, 2), np.float32), np.zeros(50, int)
+    points = Dataset("points", ("a", "b"), x, labels, x, labels, (0.5,), 0.25, Domain((2,), 0, 1))
     words = [word for word in TINY if "net=conv" not in settings or not word.startswith("depth")]
     check_fits(any_data(), points)
     with pytest.raises(UserError) as refusal:
